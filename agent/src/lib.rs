@@ -1,0 +1,3 @@
+//! Pillion's node agent.
+
+pub mod mesh;

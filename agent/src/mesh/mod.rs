@@ -1,0 +1,37 @@
+//! The mesh as plain data: what the agent knows of workloads and services, as one immutable snapshot.
+//!
+//! A [`Mesh`] is built from Kubernetes objects (see `manifest`), never changed afterwards, and shared by
+//! `Arc`. Everything that decides something about a connection is a function of such a snapshot.
+//! Nothing in here does I/O, reads a clock or knows how the objects came.
+
+mod identity;
+mod service;
+mod workload;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use service::{Endpoint, Service, ServicePort};
+pub use workload::{Exclusions, PodName, PortSet, Workload};
+
+/// One consistent picture of the mesh.
+#[derive(Debug, Default)]
+pub struct Mesh {
+    /// Counts snapshots from 1; 0 is the empty mesh before the first was built.
+    pub generation: u64,
+    /// Every pod that has an address or runs on some node, by name.
+    pub workloads: HashMap<PodName, Arc<Workload>>,
+    /// The owner of each pod address. One address has one owner: the builder refuses anything else.
+    pub by_address: HashMap<IpAddr, Arc<Workload>>,
+    /// Services by each of their cluster IPs.
+    pub services: HashMap<IpAddr, Arc<Service>>,
+}
+
+impl Mesh {
+    /// The pods that this node has to bring into the mesh.
+    pub fn captured_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
+        self.workloads.values().filter(move |w| w.node == node && w.captured)
+    }
+}

@@ -1,0 +1,73 @@
+//! Pods, as far as a mesh needs to know them.
+
+use super::SpiffeId;
+use ipnet::IpNet;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// A pod's namespace and name: unique in a cluster at any one time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// A pod and what follows from its labels and annotations.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    pub name: PodName,
+    /// `metadata.uid`, or the pod's name where a manifest has none. Another pod under the same name has another.
+    pub uid: String,
+    /// `spec.nodeName`; empty while the pod is not scheduled.
+    pub node: String,
+    pub identity: SpiffeId,
+    /// `status.podIPs`, the primary address of each family first. IPv4-mapped IPv6 is stored as IPv4.
+    pub addresses: Vec<IpAddr>,
+    /// Where the pod's network namespace is (annotation `pillion.dev/netns`).
+    pub netns: Option<PathBuf>,
+    /// Whether the pod is in the mesh: it opted in by label and is not on the host network.
+    pub captured: bool,
+    /// `metadata.deletionTimestamp` is set: the pod is on its way out and takes no new connections.
+    pub terminating: bool,
+    /// The name of what made the pod (Deployment, StatefulSet, Job …), or the pod's own.
+    pub workload_name: String,
+    /// Label `app`, or `app.kubernetes.io/name`; empty where there is none (Istio's `source_app`).
+    pub app: String,
+    /// Label `version`, or `app.kubernetes.io/version`; empty where there is none.
+    pub version: String,
+    /// Istio's canonical service: label `service.istio.io/canonical-name`, else `app`, else the workload's name.
+    pub canonical_service: String,
+    /// Istio's canonical revision: label `service.istio.io/canonical-revision`, else `version`, else `latest`.
+    pub canonical_revision: String,
+    pub exclusions: Exclusions,
+}
+
+/// What a pod keeps out of the mesh (annotations `pillion.dev/exclude-…`).
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Exclusions {
+    /// Destination ports that are never captured.
+    pub outbound_ports: PortSet,
+    /// Destination networks that are never captured.
+    pub outbound_cidrs: Vec<IpNet>,
+    /// Ports of this pod that peers reach as if it were not in the mesh.
+    pub inbound_ports: PortSet,
+}
+
+/// TCP ports, each from 1 to 65535.
+pub type PortSet = BTreeSet<u16>;
+
+impl Workload {
+    /// The first address of the wanted family.
+    pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|a| a.is_ipv6() == ipv6)
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
