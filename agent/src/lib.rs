@@ -1,3 +1,5 @@
 //! Pillion's node agent.
 
+pub mod identity;
 pub mod mesh;
+pub mod tls;
