@@ -1,5 +1,6 @@
 //! Pillion's node agent.
 
+pub mod hbone;
 pub mod identity;
 pub mod mesh;
 pub mod tls;
