@@ -56,14 +56,22 @@ impl Outgoing {
         }
     }
 
-    /// Sends what [`room`](Self::room) was given for.
+    /// Sends what [`room`](Self::room) was given for, and gives back the rest of it.
     pub fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        Ok(self.0.send_data(bytes, false)?)
+        self.0.send_data(bytes, false)?;
+        self.give_back_room();
+        Ok(())
+    }
+
+    /// Lets other streams of the connection have the room that was not used. A stream that kept it while it has
+    /// nothing to send would starve them where the peer's connection window is small.
+    pub fn give_back_room(&mut self) {
+        self.0.reserve_capacity(0);
     }
 
     /// This direction ends in order (a FIN).
     pub fn finish(&mut self) -> Result<(), StreamError> {
-        self.0.reserve_capacity(0);
+        self.give_back_room();
         Ok(self.0.send_data(Bytes::new(), true)?)
     }
 
