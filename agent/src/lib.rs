@@ -1,3 +1,4 @@
 //! Pillion's node agent.
 
+pub mod kernel;
 pub mod mesh;

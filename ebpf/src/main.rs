@@ -11,9 +11,7 @@
 //! Programs decide nothing else: which pods are captured and what they exclude is the agent's to say, in the maps.
 //! Kernel 5.15 or later (`bpf_get_netns_cookie` in sock_ops).
 
-#![no_std]
-#![no_main]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 mod connect;
 mod context;
@@ -21,11 +19,15 @@ mod getpeername;
 mod maps;
 mod sockops;
 
-#[cfg(not(test))]
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+/// So that clippy, rustdoc and `--workspace` builds see the crate on the host, where it does nothing.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -57,7 +57,7 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
             _ => false,
         };
         if is_handed_off {
-            maps::hand_off(&ends.from_client(ctx), &record);
+            maps::hand_off(&ends.key_as_client(ctx), &record);
             // So that a connection that is never accepted leaves no entry behind.
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
@@ -69,7 +69,7 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
 unsafe fn on_accept(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     unsafe {
-        let key = Ends::of(ctx).from_server(ctx);
+        let key = Ends::of(ctx).key_as_server(ctx);
         let Some(record) = maps::handed_off(&key) else { return };
         if let Some(socket) = socket(ctx) {
             let kind = if record.kind == AGENT { SERVER } else { ACCEPTED };
@@ -89,7 +89,7 @@ unsafe fn on_state(ctx: &SockOpsContext) {
             { core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1) + size_of::<u32>() },
         >(ctx.as_ptr());
         if new_state == BPF_TCP_CLOSE {
-            maps::forget_handoff(&Ends::of(ctx).from_client(ctx));
+            maps::forget_handoff(&Ends::of(ctx).key_as_client(ctx));
         }
     }
 }
@@ -133,7 +133,7 @@ impl Ends {
 
     /// The key of the connection, on the connecting side.
     #[inline(always)]
-    unsafe fn from_client(self, ctx: &SockOpsContext) -> HandoffKey {
+    unsafe fn key_as_client(self, ctx: &SockOpsContext) -> HandoffKey {
         HandoffKey {
             // SAFETY: the context is the kernel's.
             netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
@@ -145,7 +145,7 @@ impl Ends {
 
     /// The same key, on the accepting side.
     #[inline(always)]
-    unsafe fn from_server(self, ctx: &SockOpsContext) -> HandoffKey {
+    unsafe fn key_as_server(self, ctx: &SockOpsContext) -> HandoffKey {
         HandoffKey {
             // SAFETY: the context is the kernel's.
             netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
