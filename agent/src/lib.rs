@@ -1,3 +1,4 @@
 //! Pillion's node agent.
 
+pub mod manifest;
 pub mod mesh;
