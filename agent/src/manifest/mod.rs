@@ -8,6 +8,9 @@
 mod error;
 mod names;
 pub mod objects;
+mod services;
+pub mod snapshot;
+mod workloads;
 
 mod text;
 
