@@ -8,8 +8,10 @@
 mod error;
 mod names;
 pub mod objects;
+mod scan;
 mod services;
 pub mod snapshot;
+pub mod watch;
 mod workloads;
 
 mod text;
@@ -17,3 +19,4 @@ mod text;
 pub use error::{ManifestError, Place};
 pub use objects::{Object, Sourced};
 pub use text::parse;
+pub use watch::{ManifestSource, ManifestStatus};
