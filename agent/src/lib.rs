@@ -1,4 +1,5 @@
 //! Pillion's node agent.
 
+pub mod decide;
 pub mod manifest;
 pub mod mesh;
