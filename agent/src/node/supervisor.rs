@@ -5,7 +5,7 @@ use crate::cli::Run;
 use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
-use crate::telemetry::{AccessLog, NodeMetrics};
+use crate::telemetry::{AccessLog, NodeMetrics, WorkerMetrics};
 use crate::worker::{Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -95,7 +95,8 @@ impl Supervisor {
                 _ => self.remove(&name),
             }
         }
-        for workload in mesh.captured_on(&self.config.node) {
+        let config = self.config.clone();
+        for workload in mesh.captured_on(&config.node) {
             self.want(workload);
         }
         self.metrics.set_captured_pods(self.serving());
