@@ -1,0 +1,136 @@
+//! The command line, as plain data. Every flag can be given as an environment variable, none as a file.
+
+use crate::mesh::TrustDomain;
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Pillion: a sidecarless service mesh, one agent per node, accelerated by eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "pillion", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this node's agent until SIGTERM.
+    Run(Box<Run>),
+    /// Remove every eBPF link, map and pin that the agent with this state directory left in the kernel.
+    Uninstall(Uninstall),
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Name of this node, as `spec.nodeName` of its pods has it.
+    #[arg(long, env = "PILLION_NODE")]
+    pub node: String,
+
+    /// Directory of Kubernetes manifests (Pod, Service, EndpointSlice, Namespace) to watch.
+    #[arg(long, value_name = "DIR", env = "PILLION_MANIFESTS")]
+    pub manifests: PathBuf,
+
+    /// Directory of the embedded certificate authority's root; made if there is none. Nodes of one mesh share it.
+    #[arg(long, value_name = "DIR", env = "PILLION_CA_DIR")]
+    pub ca_dir: PathBuf,
+
+    /// Directory for what this agent has to remember; one agent each.
+    #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
+    pub state_dir: PathBuf,
+
+    /// Where to serve /config_dump, /logging and /audit.
+    #[arg(long, value_name = "ADDR", env = "PILLION_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
+    pub admin_addr: SocketAddr,
+
+    /// Where to serve /metrics.
+    #[arg(long, value_name = "ADDR", env = "PILLION_METRICS_ADDR", default_value = "[::]:15020")]
+    pub metrics_addr: SocketAddr,
+
+    /// Where to serve /healthz/live and /healthz/ready.
+    #[arg(long, value_name = "ADDR", env = "PILLION_HEALTH_ADDR", default_value = "[::]:15021")]
+    pub health_addr: SocketAddr,
+
+    /// The authority that this mesh's identities belong to.
+    #[arg(long, value_name = "NAME", env = "PILLION_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+
+    /// Write one JSON line to standard output for every connection.
+    #[arg(long, env = "PILLION_ACCESS_LOG")]
+    pub access_log: bool,
+
+    /// The cgroup below which connections are captured; by default the root that this process sees.
+    #[arg(long, value_name = "DIR", env = "PILLION_CGROUP_ROOT")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// The BPF file system to pin to; mounted if it is not there.
+    #[arg(long, value_name = "DIR", env = "PILLION_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// How long open connections may go on after SIGTERM; a second SIGTERM ends them at once.
+    #[arg(long, value_name = "TIME", env = "PILLION_DRAIN_TIMEOUT", default_value = "25s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// How long a connection to an app or a peer may take to come up (Istio's default).
+    #[arg(long, value_name = "TIME", env = "PILLION_CONNECT_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// How often kernel and workers are compared with the mesh, and mended.
+    #[arg(long, value_name = "TIME", env = "PILLION_AUDIT_INTERVAL", default_value = "5s", value_parser = duration)]
+    pub audit_interval: Duration,
+
+    /// How long workload certificates live; they are renewed at 50 to 70 % of it.
+    #[arg(long, value_name = "TIME", env = "PILLION_CERT_LIFETIME", default_value = "24h", value_parser = duration)]
+    pub cert_lifetime: Duration,
+
+    /// TCP congestion control of connections between workers; by default the node's own.
+    #[arg(long, value_name = "NAME", env = "PILLION_HBONE_CONGESTION")]
+    pub hbone_congestion: Option<String>,
+
+    /// Metrics whose labels no connection used for this long are dropped.
+    #[arg(long, value_name = "TIME", env = "PILLION_METRICS_IDLE", default_value = "15m", value_parser = duration)]
+    pub metrics_idle: Duration,
+
+    /// What to log to standard error: error, warn, info, debug, trace, or directives like `pillion_agent=debug`.
+    #[arg(long, value_name = "FILTER", env = "PILLION_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Log what the eBPF hooks decide (6 µs a connection; needs a build with `--features bpf-log`).
+    #[arg(long, env = "PILLION_BPF_LOG")]
+    pub bpf_log: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    /// The agent's --state-dir.
+    #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
+    pub state_dir: PathBuf,
+}
+
+/// `90s`, `5m`, `24h`; never zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("a time longer than zero is needed, for example 5s".into()),
+        Ok(duration) => Ok(duration),
+        Err(e) => Err(format!("{e}; write a number and a unit, for example 5s, 10m or 24h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_need_a_unit_and_a_length() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("0s").is_err());
+        assert!(duration("10").is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! The dialling side: one connection to one peer, many streams.
+
+use super::stream::Stream;
+use super::window::{INITIAL_WINDOW, Tuner};
+use super::{
+    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, SEND_BUFFER, STREAMS_PER_CONNECTION, format_forwarded,
+};
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use std::cell::Cell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+
+/// Opens streams on one connection. The connection ends in order when the client and its streams are gone.
+pub struct Client {
+    send: SendRequest<Bytes>,
+    load: Rc<Load>,
+    tuner: Rc<Tuner>,
+}
+
+/// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
+pub struct Driver<T> {
+    connection: Connection<T, Bytes>,
+    tuner: Rc<Tuner>,
+}
+
+/// A stream that counts against its connection's limit until this is dropped.
+pub struct StreamGuard(Rc<Load>);
+
+/// How many streams a connection carries.
+#[derive(Default)]
+struct Load {
+    streams: Cell<usize>,
+    idle: Notify,
+}
+
+/// Why a stream did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The connection was on its way out; the peer has not seen the request, so another connection may take it.
+    #[error("the connection takes no more streams: {0}")]
+    Unusable(h2::Error),
+    /// The peer answered, but not with 200.
+    #[error("the peer answered {0}")]
+    Status(StatusCode),
+    /// The connection broke while the request was under way.
+    #[error("the connection broke: {0}")]
+    Broken(h2::Error),
+    #[error("{0} cannot be written as an authority")]
+    Authority(SocketAddr),
+}
+
+impl Client {
+    /// Speaks HTTP/2's opening over a finished TLS handshake.
+    pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Result<(Self, Driver<T>), h2::Error> {
+        let (send, mut connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(INITIAL_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_SIZE)
+            .max_header_list_size(HEADER_LIST_SIZE)
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake(io)
+            .await?;
+        let tuner = Rc::new(Tuner::new(connection.ping_pong()));
+        let client = Self { send, load: Rc::default(), tuner: tuner.clone() };
+        Ok((client, Driver { connection, tuner }))
+    }
+
+    /// Whether one more stream may open here; the peer's own limit counts too.
+    pub fn has_room(&self) -> bool {
+        self.streams() < STREAMS_PER_CONNECTION.min(self.send.current_max_send_streams())
+    }
+
+    pub fn streams(&self) -> usize {
+        self.load.streams.get()
+    }
+
+    /// Resolves when the last stream has ended, at once where there is none.
+    pub async fn idle(&self) {
+        while self.streams() > 0 {
+            self.load.idle.notified().await;
+        }
+    }
+
+    /// Counts a stream that is about to open.
+    pub fn reserve(&self) -> StreamGuard {
+        self.load.streams.set(self.load.streams.get() + 1);
+        StreamGuard(self.load.clone())
+    }
+
+    /// Asks the peer for a connection to `target`, on behalf of an app at `source`.
+    pub async fn open(
+        &self,
+        target: SocketAddr,
+        source: SocketAddr,
+        guard: StreamGuard,
+    ) -> Result<Stream, OpenError> {
+        let mut send = self.send.clone().ready().await.map_err(OpenError::Unusable)?;
+        let (response, outgoing) = send.send_request(request(target, source)?, false).map_err(before_sent)?;
+        let response = response.await.map_err(|e| match e.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => OpenError::Unusable(e),
+            // A graceful GOAWAY: streams above its last id were never looked at (RFC 9113 §6.8).
+            Some(h2::Reason::NO_ERROR) if e.is_go_away() => OpenError::Unusable(e),
+            _ => OpenError::Broken(e),
+        })?;
+        if response.status() != StatusCode::OK {
+            return Err(OpenError::Status(response.status()));
+        }
+        Ok(Stream::new(outgoing, response.into_body(), self.tuner.clone(), Some(guard)))
+    }
+}
+
+fn before_sent(error: h2::Error) -> OpenError {
+    OpenError::Unusable(error)
+}
+
+fn request(target: SocketAddr, source: SocketAddr) -> Result<Request<()>, OpenError> {
+    let authority = || OpenError::Authority(target);
+    let uri = Uri::builder().authority(target.to_string()).build().map_err(|_| authority())?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = uri;
+    let forwarded = HeaderValue::from_str(&format_forwarded(source)).map_err(|_| authority())?;
+    request.headers_mut().insert(header::FORWARDED, forwarded);
+    Ok(request)
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Some(window) = this.tuner.poll(cx) {
+            // Fails only while an earlier change is not acknowledged; the next measurement asks again.
+            let _ = this.connection.set_initial_window_size(window);
+        }
+        Pin::new(&mut this.connection).poll(cx)
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let left = self.0.streams.get() - 1;
+        self.0.streams.set(left);
+        if left == 0 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! HBONE: TCP connections as HTTP/2 CONNECT streams in mutual TLS, as Istio's ambient mesh speaks it.
+//!
+//! The border of the engine is narrow on purpose: open a stream, bytes out, bytes in, credit back, reset. The
+//! engine behind it is the `h2` crate; nothing outside this folder names it, so that another can take its place.
+//! Everything here lives on one worker's thread (`Rc`, not `Arc`).
+
+mod client;
+mod forwarded;
+mod server;
+mod stream;
+mod window;
+
+pub use client::{Client, Driver, OpenError, StreamGuard};
+pub use forwarded::{format_forwarded, parse_forwarded};
+pub use server::{Request, Server};
+pub use stream::{Incoming, Outgoing, Stream, StreamError};
+
+/// Where a pod's worker takes HBONE connections (Istio's number).
+pub const HBONE_PORT: u16 = 15008;
+
+/// Streams on one connection before another is opened. More of them share one flush and one handshake; fewer
+/// lose less when a connection dies. ztunnel opens 100.
+const STREAMS_PER_CONNECTION: usize = 200;
+
+/// What a peer may open on one connection to us. Above what peers want, so that their choice counts.
+const STREAMS_ACCEPTED: u32 = 1024;
+
+/// The largest credit HTTP/2 can give a connection. Streams are held back by their own windows; a smaller one
+/// here would let a few stalled streams stop all others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// Frames of this size are accepted and asked for: four TLS records, so that a frame never waits long for its end.
+const FRAME_SIZE: u32 = 64 * 1024;
+
+/// Bytes of one stream that may wait for the wire. One frame in flight and one behind it.
+const SEND_BUFFER: usize = 2 * FRAME_SIZE as usize;
+
+/// Request headers are a few hundred bytes; a peer that sends more is not a mesh peer.
+const HEADER_LIST_SIZE: u32 = 16 * 1024;

@@ -1,0 +1,89 @@
+//! The accepting side: CONNECT requests of one peer's connection.
+
+use super::stream::Stream;
+use super::window::{INITIAL_WINDOW, Tuner};
+use super::{CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, SEND_BUFFER, STREAMS_ACCEPTED};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::{Response, StatusCode, request};
+use std::future::poll_fn;
+use std::rc::Rc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A peer's connection. [`next`](Self::next) has to be awaited for anything on it to move.
+pub struct Server<T> {
+    connection: Connection<T, Bytes>,
+    tuner: Rc<Tuner>,
+}
+
+/// A peer's wish for a connection. It is answered once, by [`accept`](Self::accept) or [`refuse`](Self::refuse).
+pub struct Request {
+    pub head: request::Parts,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    tuner: Rc<Tuner>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
+    pub async fn handshake(io: T) -> Result<Self, h2::Error> {
+        let mut connection = h2::server::Builder::new()
+            .initial_window_size(INITIAL_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(STREAMS_ACCEPTED)
+            .max_frame_size(FRAME_SIZE)
+            .max_header_list_size(HEADER_LIST_SIZE)
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake(io)
+            .await?;
+        let tuner = Rc::new(Tuner::new(connection.ping_pong()));
+        Ok(Self { connection, tuner })
+    }
+
+    /// The next request, while all streams make progress; `None` when the connection has ended in order.
+    pub async fn next(&mut self) -> Option<Result<Request, h2::Error>> {
+        poll_fn(|cx| {
+            if let Some(window) = self.tuner.poll(cx) {
+                // Fails only while an earlier change is not acknowledged; the next measurement asks again.
+                let _ = self.connection.set_initial_window_size(window);
+            }
+            self.connection.poll_accept(cx)
+        })
+        .await
+        .map(|accepted| {
+            let (request, respond) = accepted?;
+            let (head, body) = request.into_parts();
+            Ok(Request { head, body, respond, tuner: self.tuner.clone() })
+        })
+    }
+
+    /// Sends GOAWAY: the peer opens no more streams here, those that are open go on.
+    pub fn drain(&mut self) {
+        self.connection.graceful_shutdown();
+    }
+}
+
+impl Request {
+    /// Answers 200: from here on the stream is the connection.
+    pub fn accept(mut self) -> Result<Stream, h2::Error> {
+        let outgoing = self.respond.send_response(status(StatusCode::OK), false)?;
+        Ok(Stream::new(outgoing, self.body, self.tuner, None))
+    }
+
+    /// Answers with an error, and ends the stream.
+    pub fn refuse(mut self, code: StatusCode) {
+        // The peer may be gone already; then nobody waits for the answer.
+        let _ = self.respond.send_response(status(code), true);
+    }
+
+    /// Resolves when the peer no longer wants the connection it asked for.
+    pub async fn withdrawn(&mut self) {
+        poll_fn(|cx| self.respond.poll_reset(cx).map(drop)).await;
+    }
+}
+
+fn status(code: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = code;
+    response
+}

@@ -1,0 +1,82 @@
+//! What a machine must have before anything is loaded: each lack is one clear sentence.
+
+use super::KernelError;
+use std::fs;
+use std::path::Path;
+
+/// `bpf_get_netns_cookie` in sock_ops programs is the newest thing the hooks need.
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Capability numbers of linux/capability.h, and what each is for.
+const CAPABILITIES: [(u32, &str); 4] = [
+    // attach to a cgroup
+    (12, "CAP_NET_ADMIN"),
+    // setns into pods, mount a bpffs
+    (21, "CAP_SYS_ADMIN"),
+    // let programs read sockets
+    (38, "CAP_PERFMON"),
+    // load programs, make maps
+    (39, "CAP_BPF"),
+];
+
+pub fn check() -> Result<(), KernelError> {
+    check_version(&read("/proc/sys/kernel/osrelease"))?;
+    if !Path::new(BTF).exists() {
+        return Err(KernelError::NoBtf { path: BTF });
+    }
+    check_capabilities(&read("/proc/self/status"))
+}
+
+/// An unreadable file reads as an empty one, which fails its check.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn check_version(release: &str) -> Result<(), KernelError> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST_KERNEL {
+        return Err(KernelError::TooOld { found: release.trim().to_owned() });
+    }
+    Ok(())
+}
+
+fn check_capabilities(status: &str) -> Result<(), KernelError> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    let missing: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|(number, _)| effective & (1 << number) == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if !missing.is_empty() {
+        return Err(KernelError::MissingCapabilities { missing: missing.join(", ") });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_older_than_5_15_is_refused_by_name() {
+        assert!(check_version("5.15.0-91-generic\n").is_ok());
+        assert!(check_version("6.1.0\n").is_ok());
+        let error = check_version("5.4.0-150-generic\n").unwrap_err().to_string();
+        assert!(error.starts_with("kernel 5.4.0-150-generic is too old"), "{error}");
+        assert!(check_version("").is_err());
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert!(check_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").is_ok());
+        let error = check_capabilities("CapEff:\t0000000000201000\n").unwrap_err().to_string();
+        assert!(error.starts_with("the agent lacks CAP_PERFMON, CAP_BPF:"), "{error}");
+    }
+}

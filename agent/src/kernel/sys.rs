@@ -1,0 +1,134 @@
+//! The system calls that no crate here has a safe name for. The agent's only unsafe code.
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// What the kernel says about a cgroup link.
+pub struct LinkInfo {
+    pub program_id: u32,
+    /// The inode number of the cgroup's directory; 0 once the link is detached.
+    pub cgroup_id: u64,
+}
+
+/// Attaches a program to a cgroup, as a link that lives as long as its descriptor or its pin.
+pub fn link_create(program: BorrowedFd, cgroup: BorrowedFd, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = fd(program);
+    attr.link_create.__bindgen_anon_2.target_fd = fd(cgroup);
+    attr.link_create.attach_type = hook as u32;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Swaps the program behind a link, with no moment in between.
+pub fn link_update(link: BorrowedFd, program: BorrowedFd) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = fd(link);
+    attr.link_update.__bindgen_anon_1.new_prog_fd = fd(program);
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link, whoever else still holds it.
+pub fn link_detach(link: BorrowedFd) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = fd(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+pub fn link_info(link: BorrowedFd) -> io::Result<LinkInfo> {
+    // SAFETY: a plain C struct of integers, for which zeroes are a value.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = fd(link);
+    attr.info.info = &raw mut info as u64;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the agent pins cgroup links only; any other kind would yield a wrong number, not a wrong access.
+    let cgroup_id = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
+    Ok(LinkInfo { program_id: info.prog_id, cgroup_id })
+}
+
+pub fn pin(object: BorrowedFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = fd(object);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// Reads a socket's value in a socket-local storage map.
+///
+/// `V` must have the size of the map's values: the caller checks it when it opens the map.
+pub fn storage_get<V: aya::Pod>(map: BorrowedFd, socket: BorrowedFd) -> io::Result<V> {
+    // SAFETY: any bytes are a value of a `Pod`.
+    let mut value: V = unsafe { std::mem::zeroed() };
+    let key = socket.as_raw_fd();
+    storage(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, &key, &raw mut value as u64)?;
+    Ok(value)
+}
+
+/// Writes a socket's value in a socket-local storage map. `V` as in [`storage_get`].
+pub fn storage_set<V: aya::Pod>(map: BorrowedFd, socket: BorrowedFd, value: &V) -> io::Result<()> {
+    let key = socket.as_raw_fd();
+    storage(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, &key, &raw const *value as u64)
+}
+
+fn storage(command: bpf_cmd, map: BorrowedFd, key: &i32, value: u64) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = fd(map);
+    attr.__bindgen_anon_2.key = &raw const *key as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value;
+    bpf(command, &mut attr).map(drop)
+}
+
+/// The cookie of the network namespace that a socket was made in: the key of everything in the kernel.
+/// Unique until the machine reboots. Linux 5.14.
+pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `length` outlive the call, and `length` is the size of `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain C structs of integers, for which zeroes are a value.
+    unsafe { std::mem::zeroed() }
+}
+
+fn fd(fd: BorrowedFd) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: the commands this is called with answer a new descriptor, which nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is of the size told, and what it points to outlives the call (see the callers).
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
+    };
+    // A descriptor or 0: it fits.
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

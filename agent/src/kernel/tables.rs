@@ -1,0 +1,218 @@
+//! The maps that say which pods are captured and what they keep out of the mesh.
+
+use super::KernelError;
+use super::address::{to_ip, to_ip4, words};
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use ipnet::IpNet;
+use pillion_ebpf_common::{
+    ExcludedCidr, ExcludedPort, PodEntry,
+    flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
+};
+use std::collections::{BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+/// Every map, by the name it is pinned under.
+pub const MAPS: [&str; 6] = ["PODS", MEMBERS, "EXCLUDED_PORTS", "EXCLUDED_CIDRS", "HANDOFF", "SOCKETS"];
+
+/// Its layout (cookie → u8) is the same in every version: a new agent learns from it whom to refuse until it knows
+/// better.
+const MEMBERS: &str = "MEMBERS";
+
+/// How one pod is captured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodCapture {
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    /// Destination ports that are never captured.
+    pub excluded_ports: BTreeSet<u16>,
+    /// Destination networks that are never captured.
+    pub excluded_cidrs: Vec<IpNet>,
+}
+
+/// The value of maps that are sets.
+const PRESENT: u8 = 1;
+
+pub struct Tables {
+    pods: BpfHashMap<MapData, u64, PodEntry>,
+    members: BpfHashMap<MapData, u64, u8>,
+    ports: BpfHashMap<MapData, ExcludedPort, u8>,
+    cidrs: LpmTrie<MapData, ExcludedCidr, u8>,
+}
+
+/// A set that holds the exclusions of one pod.
+type Ports = HashSet<u16>;
+type Cidrs = HashSet<(u32, ExcludedCidr)>;
+
+impl Tables {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(
+            ebpf: &mut Ebpf,
+            map: &'static str,
+        ) -> Result<T, KernelError> {
+            take(ebpf, map)?.try_into().map_err(failed(map, "opened"))
+        }
+        Ok(Self {
+            pods: typed(ebpf, "PODS")?,
+            members: typed(ebpf, MEMBERS)?,
+            ports: typed(ebpf, "EXCLUDED_PORTS")?,
+            cidrs: typed(ebpf, "EXCLUDED_CIDRS")?,
+        })
+    }
+
+    pub fn has_member(&self, cookie: u64) -> Result<bool, KernelError> {
+        found(self.members.get(&cookie, 0), MEMBERS).map(|value| value.is_some())
+    }
+
+    pub fn add_member(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.members.insert(cookie, PRESENT, 0).map_err(failed(MEMBERS, "written"))
+    }
+
+    pub fn remove_member(&mut self, cookie: u64) -> Result<(), KernelError> {
+        found(self.members.remove(&cookie), MEMBERS).map(drop)
+    }
+
+    pub fn has_pod(&self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
+        found(self.pods.get(&cookie, 0), "PODS").map(|found| found == Some(entry(pod)))
+    }
+
+    pub fn set_pod(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        self.pods.insert(cookie, entry(pod), 0).map_err(failed("PODS", "written"))
+    }
+
+    pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
+        found(self.pods.remove(&cookie), "PODS").map(drop)
+    }
+
+    /// The pods that are captured.
+    pub fn pods(&self) -> Result<Vec<u64>, KernelError> {
+        self.pods.keys().collect::<Result<_, _>>().map_err(failed("PODS", "read"))
+    }
+
+    /// Every pod that any entry speaks of.
+    pub fn known(&self) -> Result<BTreeSet<u64>, KernelError> {
+        let mut known: BTreeSet<u64> = self.pods()?.into_iter().collect();
+        for cookie in self.members.keys() {
+            known.insert(cookie.map_err(failed(MEMBERS, "read"))?);
+        }
+        for port in self.ports.keys() {
+            known.insert(port.map_err(failed("EXCLUDED_PORTS", "read"))?.netns);
+        }
+        for cidr in self.cidrs.keys() {
+            known.insert(cidr.map_err(failed("EXCLUDED_CIDRS", "read"))?.data().netns);
+        }
+        Ok(known)
+    }
+
+    /// Adds the exclusions that are missing. Says whether there were any.
+    pub fn add_exclusions(&mut self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
+        let (has_ports, has_cidrs) = (self.ports_of(cookie)?, self.cidrs_of(cookie)?);
+        let mut added = false;
+        for port in wanted_ports(pod).difference(&has_ports) {
+            self.ports
+                .insert(port_key(cookie, *port), PRESENT, 0)
+                .map_err(failed("EXCLUDED_PORTS", "written"))?;
+            added = true;
+        }
+        for (length, cidr) in wanted_cidrs(cookie, pod).difference(&has_cidrs) {
+            let key = Key::new(*length, *cidr);
+            self.cidrs.insert(&key, PRESENT, 0).map_err(failed("EXCLUDED_CIDRS", "written"))?;
+            added = true;
+        }
+        Ok(added)
+    }
+
+    /// Removes the exclusions that the pod no longer has. Says whether there were any.
+    pub fn remove_other_exclusions(&mut self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
+        let (has_ports, has_cidrs) = (self.ports_of(cookie)?, self.cidrs_of(cookie)?);
+        let mut removed = false;
+        for port in has_ports.difference(&wanted_ports(pod)) {
+            found(self.ports.remove(&port_key(cookie, *port)), "EXCLUDED_PORTS")?;
+            removed = true;
+        }
+        for (length, cidr) in has_cidrs.difference(&wanted_cidrs(cookie, pod)) {
+            found(self.cidrs.remove(&Key::new(*length, *cidr)), "EXCLUDED_CIDRS")?;
+            removed = true;
+        }
+        Ok(removed)
+    }
+
+    fn ports_of(&self, cookie: u64) -> Result<Ports, KernelError> {
+        let keys: Result<Vec<_>, _> = self.ports.keys().collect();
+        let keys = keys.map_err(failed("EXCLUDED_PORTS", "read"))?;
+        // The port was made from 16 bits.
+        Ok(keys.into_iter().filter(|key| key.netns == cookie).map(|key| key.port as u16).collect())
+    }
+
+    fn cidrs_of(&self, cookie: u64) -> Result<Cidrs, KernelError> {
+        let keys: Result<Vec<_>, _> = self.cidrs.keys().collect();
+        let keys = keys.map_err(failed("EXCLUDED_CIDRS", "read"))?;
+        let cidrs = keys.into_iter().map(|key| (key.prefix_len(), key.data()));
+        Ok(cidrs.filter(|(_, cidr)| cidr.netns == cookie).collect())
+    }
+}
+
+/// The members that another layout's agent has left in this pin directory.
+pub fn members_of(directory: &Path) -> Result<Vec<u64>, KernelError> {
+    let path = directory.join(MEMBERS);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let map = MapData::from_pin(path).map_err(failed(MEMBERS, "opened"))?;
+    let members: BpfHashMap<_, u64, u8> = Map::HashMap(map).try_into().map_err(failed(MEMBERS, "opened"))?;
+    members.keys().collect::<Result<_, _>>().map_err(failed(MEMBERS, "read"))
+}
+
+pub fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(map).ok_or(KernelError::Incomplete { what: "map", name: map })
+}
+
+fn entry(pod: &PodCapture) -> PodEntry {
+    let mut flags = 0;
+    if !pod.excluded_ports.is_empty() {
+        flags |= HAS_EXCLUDED_PORTS;
+    }
+    if !pod.excluded_cidrs.is_empty() {
+        flags |= HAS_EXCLUDED_CIDRS;
+    }
+    PodEntry { ip4: pod.ipv4.map_or(0, to_ip4), ip6: pod.ipv6.map_or([0; 4], words), flags }
+}
+
+fn wanted_ports(pod: &PodCapture) -> Ports {
+    pod.excluded_ports.iter().copied().collect()
+}
+
+fn wanted_cidrs(cookie: u64, pod: &PodCapture) -> Cidrs {
+    pod.excluded_cidrs.iter().map(|network| cidr_key(cookie, network)).collect()
+}
+
+fn port_key(cookie: u64, port: u16) -> ExcludedPort {
+    ExcludedPort { netns: cookie, port: u32::from(port), zero: 0 }
+}
+
+/// The trie's prefix length, and its data.
+fn cidr_key(cookie: u64, network: &IpNet) -> (u32, ExcludedCidr) {
+    let mapped_bits = if network.addr().is_ipv4() { 96 } else { 0 };
+    let length = ExcludedCidr::NETNS_BITS + mapped_bits + u32::from(network.prefix_len());
+    // `network()`: host bits would make two keys of one network.
+    let ip: IpAddr = network.network();
+    (length, ExcludedCidr { netns: cookie, ip: to_ip(ip) })
+}
+
+/// A missing entry is no error.
+fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, KernelError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(source) => Err(failed(map, "read or written")(source)),
+    }
+}
+
+fn failed(map: &'static str, action: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, action, source }
+}

@@ -1,0 +1,14 @@
+//! The node core: brings the pods that the mesh wants captured into the mesh, and keeps them there.
+//!
+//! One task owns the kernel side and the workers ([`supervisor`]); everybody else asks it through a mailbox.
+//! Nothing in here touches a connection.
+
+mod audit;
+mod certifier;
+mod introspect;
+mod lifecycle;
+mod pod;
+mod state_dir;
+mod supervisor;
+
+pub use lifecycle::{run, uninstall};

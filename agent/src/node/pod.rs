@@ -1,0 +1,74 @@
+//! A pod that this node has in the mesh, or is bringing in or letting go.
+
+use crate::kernel::PodCapture;
+use crate::mesh::Workload;
+use crate::worker::{Ready, Worker};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub struct Pod {
+    pub workload: Arc<Workload>,
+    /// Tells this worker's messages from those of an earlier one for the same pod.
+    pub incarnation: u64,
+    pub state: State,
+    /// There is one in every state but `Failed`.
+    pub worker: Option<Worker>,
+    /// What the last worker that entered the pod said of itself.
+    pub entered: Option<Ready>,
+    /// Failures to start in a row.
+    pub failures: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum State {
+    /// The worker is on its way up. The hooks do what they did before.
+    Starting,
+    /// The worker serves and the hooks capture.
+    Serving,
+    /// The pod left the mesh; what is open goes on.
+    Retiring,
+    /// There is no worker, and the hooks refuse. It is tried again then.
+    Failed { reason: String, retry_at: Instant },
+}
+
+impl Pod {
+    /// Whether `other` is this very pod, so that its worker may serve on: the same pod object, in the same
+    /// namespace, under the same identity.
+    pub fn is(&self, other: &Workload) -> bool {
+        let own = &self.workload;
+        own.uid == other.uid && own.identity == other.identity && own.netns == other.netns
+    }
+
+    pub fn cookie(&self) -> Option<u64> {
+        self.entered.map(|ready| ready.netns_cookie)
+    }
+
+    pub fn retry_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Failed { retry_at, .. } => Some(retry_at),
+            _ => None,
+        }
+    }
+
+    /// For `/config_dump`.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Starting => "starting",
+            State::Serving => "serving",
+            State::Retiring => "draining",
+            State::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// What the hooks have to know of a pod.
+pub fn capture(workload: &Workload) -> PodCapture {
+    let own = |ipv6| workload.address(ipv6);
+    PodCapture {
+        ipv4: own(false).and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
+        ipv6: own(true).and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
+        excluded_ports: workload.exclusions.outbound_ports.clone(),
+        excluded_cidrs: workload.exclusions.outbound_cidrs.clone(),
+    }
+}

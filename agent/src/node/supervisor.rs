@@ -1,0 +1,348 @@
+//! Wants and has: which pods should have a worker, which do, and what to do about the difference.
+
+use super::pod::{Pod, State, capture};
+use crate::cli::Run;
+use crate::kernel::{Kernel, Wanted};
+use crate::manifest::ManifestStatus;
+use crate::mesh::{Mesh, PodName, Workload};
+use crate::telemetry::{AccessLog, NodeMetrics};
+use crate::worker::{Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// How long a pod that left the mesh still takes connections of peers that have not heard of it: the mesh
+/// applies changes within a second, and agents do so one after the other.
+const RETIRE_GRACE: Duration = Duration::from_secs(3);
+
+/// A worker that cannot start is tried again after this long, doubling up to the bound.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(15);
+
+pub struct Supervisor {
+    pub(super) config: Arc<Run>,
+    pub(super) kernel: Kernel,
+    pub(super) pods: HashMap<PodName, Pod>,
+    pub(super) mesh: watch::Receiver<Arc<Mesh>>,
+    pub(super) manifests: watch::Receiver<ManifestStatus>,
+    pub(super) metrics: Arc<NodeMetrics>,
+    access_log: Option<AccessLog>,
+    settings: Arc<Settings>,
+    signer: mpsc::Sender<SignCall>,
+    events: mpsc::UnboundedSender<Event>,
+    incarnations: u64,
+}
+
+/// What a worker's thread has done.
+pub enum Event {
+    Started { pod: PodName, incarnation: u64, result: Result<Ready, StartError> },
+    Ended { pod: PodName, incarnation: u64 },
+}
+
+/// What a supervisor is made of.
+pub struct Parts {
+    pub config: Arc<Run>,
+    pub kernel: Kernel,
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    pub manifests: watch::Receiver<ManifestStatus>,
+    pub metrics: Arc<NodeMetrics>,
+    pub access_log: Option<AccessLog>,
+    pub signer: mpsc::Sender<SignCall>,
+}
+
+impl Supervisor {
+    pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let config = parts.config;
+        let settings = Arc::new(Settings {
+            connect_timeout: config.connect_timeout,
+            cert_lifetime: config.cert_lifetime,
+            hbone_congestion: config.hbone_congestion.clone(),
+            metrics_idle: config.metrics_idle,
+        });
+        let supervisor = Self {
+            config,
+            kernel: parts.kernel,
+            pods: HashMap::new(),
+            mesh: parts.mesh,
+            manifests: parts.manifests,
+            metrics: parts.metrics,
+            access_log: parts.access_log,
+            settings,
+            signer: parts.signer,
+            events,
+            incarnations: 0,
+        };
+        (supervisor, inbox)
+    }
+
+    /// Brings workers and kernel in line with the mesh as it is now.
+    pub fn reconcile(&mut self) {
+        let mesh = self.mesh.borrow_and_update().clone();
+        self.metrics.set_mesh_generation(mesh.generation);
+        let unwanted: Vec<PodName> = self
+            .pods
+            .iter()
+            .filter(|(name, pod)| {
+                let now = mesh.workloads.get(name);
+                !now.is_some_and(|now| pod.is(now) && now.captured && now.node == self.config.node)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in unwanted {
+            match mesh.workloads.get(&name) {
+                Some(now) if self.pods[&name].is(now) => self.retire(&name),
+                _ => self.remove(&name),
+            }
+        }
+        for workload in mesh.captured_on(&self.config.node) {
+            self.want(workload);
+        }
+        self.metrics.set_captured_pods(self.serving());
+    }
+
+    pub fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Started { pod, incarnation, result } => {
+                if self.is_current(&pod, incarnation) {
+                    self.on_started(&pod, result);
+                }
+            }
+            Event::Ended { pod, incarnation } => {
+                if self.is_current(&pod, incarnation) {
+                    self.on_ended(&pod);
+                }
+            }
+        }
+        self.metrics.set_captured_pods(self.serving());
+    }
+
+    /// Starts again what failed and has waited long enough; when to look again.
+    pub fn retry(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let due = |pod: &&Pod| pod.retry_at().is_some_and(|at| at <= now);
+        let due: Vec<Arc<Workload>> = self.pods.values().filter(due).map(|pod| pod.workload.clone()).collect();
+        for workload in due {
+            self.start(&workload);
+        }
+        self.pods.values().filter_map(Pod::retry_at).min()
+    }
+
+    /// Tells every worker to finish; new connections are refused from now on.
+    pub fn drain(&mut self) {
+        self.pods.retain(|_, pod| pod.worker.is_some());
+        for worker in self.pods.values().filter_map(|pod| pod.worker.as_ref()) {
+            worker.drain(self.config.drain_timeout);
+        }
+    }
+
+    /// While draining, a worker that has ended is not started again. True when none is left.
+    pub fn forget_ended(&mut self, event: Event) -> bool {
+        if let Event::Ended { pod: name, incarnation } = event
+            && self.is_current(&name, incarnation)
+        {
+            self.forget(&name);
+        }
+        self.pods.is_empty()
+    }
+
+    /// What the kernel should hold, or `None` while that is not known: a pod whose worker is on its way up may
+    /// have entries of an earlier agent that nobody has claimed yet.
+    pub(super) fn wanted(&self) -> Option<HashMap<u64, Wanted>> {
+        let mut wanted = HashMap::new();
+        for pod in self.pods.values() {
+            let state = match pod.state {
+                State::Retiring => continue,
+                State::Serving => Wanted::Capture(capture(&pod.workload)),
+                State::Starting if pod.entered.is_none() => return None,
+                State::Starting | State::Failed { .. } => Wanted::Refuse,
+            };
+            if let Some(cookie) = pod.cookie() {
+                wanted.insert(cookie, state);
+            }
+        }
+        Some(wanted)
+    }
+
+    /// The pod should be captured: see to it, whatever it is now.
+    fn want(&mut self, workload: &Arc<Workload>) {
+        let Some(pod) = self.pods.get_mut(&workload.name) else {
+            return self.start(workload);
+        };
+        let changed = capture(&pod.workload) != capture(workload);
+        pod.workload = workload.clone();
+        match (&pod.state, &pod.worker, pod.cookie()) {
+            (State::Retiring, Some(worker), Some(cookie)) => {
+                worker.serve();
+                pod.state = State::Serving;
+                self.capture(&workload.name, cookie);
+            }
+            (State::Serving, _, Some(cookie)) if changed => self.capture(&workload.name, cookie),
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, workload: &Arc<Workload>) {
+        let before = self.pods.remove(&workload.name);
+        self.incarnations += 1;
+        let mut pod = Pod {
+            workload: workload.clone(),
+            incarnation: self.incarnations,
+            state: State::Starting,
+            worker: None,
+            entered: before.as_ref().and_then(|pod| pod.entered),
+            failures: before.map_or(0, |pod| pod.failures),
+        };
+        match self.spawn(workload, pod.incarnation) {
+            Ok(worker) => pod.worker = Some(worker),
+            Err(reason) => self.fail(&mut pod, reason),
+        }
+        self.pods.insert(workload.name.clone(), pod);
+    }
+
+    fn spawn(&self, workload: &Workload, incarnation: u64) -> Result<Worker, String> {
+        let netns = workload.netns.clone().ok_or(
+            "it names no network namespace: add the annotation pillion.dev/netns with its path, \
+             for example /run/netns/shop",
+        )?;
+        let metrics = WorkerMetrics::new(&workload.name);
+        self.metrics.register(&workload.name, metrics.registry());
+        let spec = WorkerSpec {
+            name: workload.name.clone(),
+            netns,
+            settings: self.settings.clone(),
+            sockets: self.kernel.sockets().map_err(|e| e.to_string())?,
+            mesh: self.mesh.clone(),
+            signer: Signer { identity: workload.identity.clone(), calls: self.signer.clone() },
+            metrics,
+            access_log: self.access_log.clone(),
+        };
+        let (worker, lifecycle) = Worker::spawn(spec).map_err(|e| format!("its thread did not start: {e}"))?;
+        self.watch(workload.name.clone(), incarnation, lifecycle);
+        Ok(worker)
+    }
+
+    /// Turns what a worker's thread does into events.
+    fn watch(&self, pod: PodName, incarnation: u64, lifecycle: Lifecycle) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // Both fail only once the supervisor itself is gone.
+            if let Ok(result) = lifecycle.started.await {
+                let _ = events.send(Event::Started { pod: pod.clone(), incarnation, result });
+            }
+            let _: Result<(), _> = lifecycle.ended.await;
+            let _ = events.send(Event::Ended { pod, incarnation });
+        });
+    }
+
+    fn is_current(&self, pod: &PodName, incarnation: u64) -> bool {
+        self.pods.get(pod).is_some_and(|pod| pod.incarnation == incarnation)
+    }
+
+    fn on_started(&mut self, name: &PodName, result: Result<Ready, StartError>) {
+        let Some(mut pod) = self.pods.remove(name) else { return };
+        match result {
+            Ok(ready) => {
+                pod.entered = Some(ready);
+                pod.failures = 0;
+                if pod.state == State::Starting {
+                    pod.state = State::Serving;
+                }
+                tracing::info!(pod = %name, netns_cookie = ready.netns_cookie, "captured");
+            }
+            Err(StartError { netns_cookie, error }) => {
+                if let Some(netns_cookie) = netns_cookie {
+                    pod.entered = Some(Ready { netns_cookie, thread_id: 0 });
+                }
+                self.fail(&mut pod, error.to_string());
+            }
+        }
+        let serving = pod.cookie().filter(|_| pod.state == State::Serving);
+        self.pods.insert(name.clone(), pod);
+        if let Some(cookie) = serving {
+            self.capture(name, cookie);
+        }
+    }
+
+    /// The thread is gone. That was asked for, or it is a bug: then the pod gets a new worker at once, and its
+    /// connections are refused until that serves.
+    fn on_ended(&mut self, name: &PodName) {
+        let Some(pod) = self.pods.get(name) else { return };
+        match pod.state {
+            State::Retiring => self.forget(name),
+            State::Failed { .. } => {}
+            State::Starting | State::Serving => {
+                tracing::error!(pod = %name, "the worker ended by itself; starting another");
+                let workload = pod.workload.clone();
+                self.start(&workload);
+            }
+        }
+    }
+
+    /// No worker: refuse the pod's connections, say why, and try again later.
+    fn fail(&mut self, pod: &mut Pod, reason: String) {
+        let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
+        tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        pod.failures += 1;
+        if let Some(worker) = pod.worker.take() {
+            worker.stop();
+        }
+        pod.state = State::Failed { reason, retry_at: Instant::now() + delay };
+        if let Some(cookie) = pod.cookie()
+            && let Err(e) = self.kernel.refuse(cookie)
+        {
+            tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
+        }
+    }
+
+    fn capture(&mut self, name: &PodName, cookie: u64) {
+        let Some(pod) = self.pods.get(name) else { return };
+        if let Err(e) = self.kernel.capture(cookie, &capture(&pod.workload)) {
+            tracing::error!(pod = %name, "the hooks cannot be told to capture it; the audit tries again: {e}");
+        }
+    }
+
+    /// The pod left the mesh and lives on: its next connection is plain, those that are open go on.
+    fn retire(&mut self, name: &PodName) {
+        let Some(pod) = self.pods.get_mut(name) else { return };
+        match (&pod.state, &pod.worker) {
+            (State::Retiring, _) => {}
+            (State::Serving, Some(worker)) => {
+                tracing::info!(pod = %name, "released");
+                worker.retire(RETIRE_GRACE);
+                pod.state = State::Retiring;
+                let cookie = pod.cookie();
+                self.release(name, cookie);
+            }
+            _ => self.remove(name),
+        }
+    }
+
+    /// The pod is gone, or another has its name: cut everything.
+    fn remove(&mut self, name: &PodName) {
+        tracing::info!(pod = %name, "removed");
+        let cookie = self.pods.get(name).and_then(Pod::cookie);
+        self.release(name, cookie);
+        self.forget(name);
+    }
+
+    fn release(&mut self, name: &PodName, cookie: Option<u64>) {
+        if let Some(cookie) = cookie
+            && let Err(e) = self.kernel.release(cookie)
+        {
+            tracing::error!(pod = %name, "the hooks cannot be told to let it go; the audit tries again: {e}");
+        }
+    }
+
+    fn forget(&mut self, name: &PodName) {
+        if let Some(worker) = self.pods.remove(name).and_then(|pod| pod.worker) {
+            worker.stop();
+        }
+        self.metrics.unregister(name);
+    }
+
+    fn serving(&self) -> usize {
+        self.pods.values().filter(|pod| pod.state == State::Serving).count()
+    }
+}

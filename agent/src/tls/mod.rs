@@ -1,0 +1,11 @@
+//! Mutual TLS between workers: TLS 1.3 only, both sides known by one SPIFFE identity.
+//!
+//! Nothing is resumed: every handshake verifies both certificates in full. Connections are pooled, so that
+//! handshakes are rare, and a ticket would let a peer in that its certificate no longer does.
+
+mod config;
+mod provider;
+mod verify;
+
+pub use config::{client_config, peer_identity, server_config};
+pub use verify::VerifyError;

@@ -1,0 +1,145 @@
+//! A peer's HBONE connection: mutual TLS, then one app connection per CONNECT request.
+
+use super::context::Context;
+use super::dial::DialError;
+use super::record::{Direction, Parties, Record};
+use super::relay::{Far, relay};
+use super::socket::tune_peer;
+use crate::decide::inbound::inbound;
+use crate::hbone::{Request, Server, parse_forwarded};
+use crate::mesh::SpiffeId;
+use crate::tls::peer_identity;
+use http::{StatusCode, header};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+/// A peer has this long to prove who it is.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who is on the other side, and which of the pod's addresses it chose.
+#[derive(Clone)]
+struct Peer {
+    address: SocketAddr,
+    identity: SpiffeId,
+    local: IpAddr,
+}
+
+pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address: SocketAddr) {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
+        Ok(Ok((server, peer))) => {
+            context.metrics.handshake("server", "ok");
+            serve(context, server, peer).await;
+        }
+        Ok(Err(reason)) => {
+            context.metrics.handshake("server", "failed");
+            tracing::info!(pod = %context.name, peer = %address, "mutual TLS with a peer failed: {reason}");
+        }
+        Err(_) => {
+            context.metrics.handshake("server", "failed");
+            tracing::info!(pod = %context.name, peer = %address,
+                "a peer did not finish its handshake within {HANDSHAKE_TIMEOUT:?}");
+        }
+    }
+}
+
+type TlsServer = Server<tokio_rustls::server::TlsStream<TcpStream>>;
+
+async fn handshake(
+    context: &Context,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Result<(TlsServer, Peer), String> {
+    tune_peer(&stream).map_err(|e| e.to_string())?;
+    let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
+    let acceptor = TlsAcceptor::from(context.identity.current().server.clone());
+    let tls = acceptor.accept(stream).await.map_err(|e| e.to_string())?;
+    let identity = peer_identity(tls.get_ref().1).ok_or("the peer showed no identity")?;
+    let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
+    Ok((server, Peer { address, identity, local }))
+}
+
+async fn serve(context: Rc<Context>, mut server: TlsServer, peer: Peer) {
+    let mut go_away = context.go_away.subscribe();
+    loop {
+        tokio::select! {
+            request = server.next() => match request {
+                Some(Ok(request)) => {
+                    spawn_local(stream(context.clone(), request, peer.clone()));
+                }
+                Some(Err(e)) => {
+                    tracing::debug!(pod = %context.name, peer = %peer.address, "a peer's connection broke: {e}");
+                    return;
+                }
+                None => return,
+            },
+            Ok(()) = go_away.changed() => server.drain(),
+        }
+    }
+}
+
+async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
+    let _open = context.open.open();
+    let target = match inbound(peer.local, &request.head) {
+        Ok(target) => target,
+        Err(e) => {
+            tracing::info!(pod = %context.name, peer = %peer.address, "refused a request: {e}");
+            return request.refuse(e.status());
+        }
+    };
+    let client = client_address(&request, &peer);
+    let mesh = context.mesh();
+    let source = mesh.by_address.get(&peer.address.ip()).filter(|w| w.identity == peer.identity);
+    let destination = context.workload();
+    let parties = Parties {
+        direction: Direction::Inbound,
+        source_address: client,
+        source_principal: Some(peer.identity.clone()),
+        source: source.cloned(),
+        destination_address: target,
+        upstream_address: Some(target),
+        destination_principal: Some(context.identity.current().certificate.identity.clone()),
+        destination,
+        service: None,
+        mutual_tls: true,
+    };
+    let dialled = tokio::select! {
+        dialled = context.dial_app(target, client) => dialled,
+        () = request.withdrawn() => {
+            return Record::failed(&context, parties, "DC", "the peer withdrew its request".into());
+        }
+    };
+    match dialled {
+        Ok(app) => match request.accept() {
+            Ok(far) => {
+                let record = Record::open(&context, parties);
+                let ending = relay(app, Far::Mesh(far), &record).await;
+                record.close(ending);
+            }
+            Err(e) => Record::failed(&context, parties, "DC", e.to_string()),
+        },
+        Err(e) => {
+            request.refuse(refusal(&e));
+            Record::failed(&context, parties, e.response_flags(), e.to_string());
+        }
+    }
+}
+
+/// The app's own address, as the peer's worker names it. It is believed only for the peer's own IP: a peer can
+/// lie about its ports, but not about who it is.
+fn client_address(request: &Request, peer: &Peer) -> SocketAddr {
+    let named = request.head.headers.get(header::FORWARDED).and_then(|value| value.to_str().ok());
+    named.and_then(parse_forwarded).filter(|named| named.ip() == peer.address.ip()).unwrap_or(peer.address)
+}
+
+fn refusal(error: &DialError) -> StatusCode {
+    match error {
+        DialError::Timeout(..) => StatusCode::GATEWAY_TIMEOUT,
+        DialError::Io(..) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

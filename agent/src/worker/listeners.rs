@@ -1,0 +1,143 @@
+//! The ports that a worker holds in its pod.
+
+use super::{ListenerRepair, OUTBOUND_PORT, WorkerError};
+use crate::hbone::HBONE_PORT;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// One listener and the task that accepts from it.
+struct Slot {
+    address: SocketAddr,
+    listener: Rc<TcpListener>,
+    accepting: JoinHandle<()>,
+}
+
+/// All listeners of a worker. Dropping them frees the ports.
+pub(super) struct Listeners<F> {
+    slots: Vec<Slot>,
+    wanted: Vec<SocketAddr>,
+    congestion: Option<String>,
+    /// Starts accepting from a listener.
+    accept: F,
+}
+
+impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
+    pub fn new(congestion: Option<String>, accept: F) -> Self {
+        Self { slots: vec![], wanted: vec![], congestion, accept }
+    }
+
+    /// Opens all listeners that are not open yet; on an error, none stays open.
+    pub fn open(&mut self) -> Result<(), WorkerError> {
+        self.wanted = wanted(ipv6_is_on());
+        for address in self.missing() {
+            if let Err(e) = self.add(address) {
+                self.close();
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the ports. Connections that were accepted go on.
+    pub fn close(&mut self) {
+        self.wanted.clear();
+        self.slots.clear();
+    }
+
+    /// Opens anew what should listen and does not.
+    pub fn repair(&mut self) -> Vec<ListenerRepair> {
+        // A dead socket still holds its port: let go of it first.
+        self.slots.retain(|slot| is_listening(&slot.listener));
+        let mend = |address| {
+            let error = self.add(address).err().map(|e| e.to_string());
+            ListenerRepair { address, error }
+        };
+        self.missing().into_iter().map(mend).collect()
+    }
+
+    /// By port: whether all its listeners listen.
+    pub fn state(&self) -> BTreeMap<u16, bool> {
+        let listens = |port: u16| {
+            let mut wanted = self.wanted.iter().filter(|address| address.port() == port).peekable();
+            wanted.peek().is_some() && wanted.all(|address| self.listens(*address))
+        };
+        [OUTBOUND_PORT, HBONE_PORT].map(|port| (port, listens(port))).into()
+    }
+
+    fn missing(&self) -> Vec<SocketAddr> {
+        self.wanted.iter().copied().filter(|address| !self.listens(*address)).collect()
+    }
+
+    fn listens(&self, address: SocketAddr) -> bool {
+        self.slots.iter().any(|slot| slot.address == address && is_listening(&slot.listener))
+    }
+
+    fn add(&mut self, address: SocketAddr) -> Result<(), WorkerError> {
+        let congestion = (address.port() == HBONE_PORT).then_some(self.congestion.as_deref()).flatten();
+        let listener = Rc::new(listen(address, congestion)?);
+        let accepting = (self.accept)(listener.clone(), address);
+        self.slots.push(Slot { address, listener, accepting });
+        Ok(())
+    }
+}
+
+fn wanted(ipv6: bool) -> Vec<SocketAddr> {
+    let outbound4 = SocketAddr::from((Ipv4Addr::LOCALHOST, OUTBOUND_PORT));
+    if !ipv6 {
+        return vec![outbound4, (Ipv4Addr::UNSPECIFIED, HBONE_PORT).into()];
+    }
+    // The IPv6 wildcard takes IPv4 too.
+    vec![
+        outbound4,
+        (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into(),
+        (Ipv6Addr::UNSPECIFIED, HBONE_PORT).into(),
+    ]
+}
+
+/// Whether this namespace has IPv6 at all; where it is switched off there is none to capture either.
+fn ipv6_is_on() -> bool {
+    std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn listen(address: SocketAddr, congestion: Option<&str>) -> Result<TcpListener, WorkerError> {
+    let open = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        // Connections of an earlier worker may still be in TIME-WAIT.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(address.ip() != IpAddr::from(Ipv6Addr::UNSPECIFIED))?;
+        }
+        if let Some(congestion) = congestion {
+            socket.set_tcp_congestion(congestion.as_bytes())?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    open().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => WorkerError::PortTaken { port: address.port() },
+        _ => WorkerError::Listen { address, source },
+    })
+}
+
+fn is_listening(listener: &TcpListener) -> bool {
+    SockRef::from(listener).is_listener().unwrap_or(false)
+}

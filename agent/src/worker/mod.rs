@@ -1,0 +1,179 @@
+//! One pod's data plane: a thread that lives in the pod's network namespace.
+//!
+//! The thread runs a single-threaded runtime with everything that belongs to the pod: its listeners, its key,
+//! its pooled connections. Other workers share nothing with it but counters that are read at a scrape. The
+//! node core speaks to it through [`Worker`] alone, and gives it immutable snapshots.
+
+mod acceptor;
+mod certificate;
+mod context;
+mod dial;
+mod inbound;
+mod listeners;
+mod outbound;
+mod pool;
+mod record;
+mod relay;
+mod service;
+mod socket;
+mod thread;
+
+pub use certificate::{SignCall, Signer};
+pub use context::Settings;
+pub use thread::WorkerSpec;
+
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Where captured connections arrive in the pod (Istio's number).
+pub const OUTBOUND_PORT: u16 = 15001;
+
+/// The node core's handle on a worker. Dropping it ends the worker and cuts its connections.
+pub struct Worker {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: JoinHandle<()>,
+}
+
+/// What the node core tells a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Be in service; takes back an earlier `Retire`.
+    Serve,
+    /// The pod left the mesh and lives on: take what still arrives for `grace`, then nothing new, and end when
+    /// the last connection has.
+    Retire { grace: Duration },
+    /// The agent goes: nothing new from now on, end when the last connection has, or at the deadline.
+    Drain { deadline: Duration },
+    /// Compare the listeners with what should be there, mend them, and say what was mended.
+    Audit(oneshot::Sender<Vec<ListenerRepair>>),
+    Report(oneshot::Sender<Report>),
+}
+
+/// What a worker says of itself once it serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub netns_cookie: u64,
+    /// The thread's id, to read its CPU time by.
+    pub thread_id: i32,
+}
+
+/// What happens to a worker, for whoever watches over it.
+pub struct Lifecycle {
+    /// Yields when the worker serves or has failed to start.
+    pub started: oneshot::Receiver<Result<Ready, StartError>>,
+    /// Yields an error when the thread has ended, in order or by a panic.
+    pub ended: oneshot::Receiver<()>,
+}
+
+/// A failed start. The cookie, where it was learned, lets the node core close the pod.
+#[derive(Debug)]
+pub struct StartError {
+    pub netns_cookie: Option<u64>,
+    pub error: WorkerError,
+}
+
+/// Why a worker could not start. Every one leaves the pod outside the mesh and closed, never open.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("its network namespace {path} cannot be entered: {source}", path = .path.display())]
+    Netns { path: PathBuf, source: std::io::Error },
+    #[error("port {port} in the pod is taken by another process; Pillion needs ports 15001 and 15008 of a captured pod")]
+    PortTaken { port: u16 },
+    #[error("cannot listen on {address} in the pod: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the worker's runtime did not start: {0}")]
+    Runtime(std::io::Error),
+    #[error("the worker's TLS configuration is not usable: {0}")]
+    Tls(rustls::Error),
+}
+
+/// A listener that was not there any more.
+#[derive(Debug, Serialize)]
+pub struct ListenerRepair {
+    pub address: SocketAddr,
+    /// Why it could not be mended; `None` when it was.
+    pub error: Option<String>,
+}
+
+/// A worker's state, for `/config_dump`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// By port: whether all listeners of it are there.
+    pub listeners: std::collections::BTreeMap<u16, bool>,
+    pub certificate: CertificateReport,
+    pub open_connections: usize,
+    pub pool: Vec<PoolReport>,
+    /// Live tasks of the worker's runtime, listeners and timers included.
+    pub tasks: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub struct CertificateReport {
+    pub identity: String,
+    pub serial: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_before: time::OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_after: time::OffsetDateTime,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PoolReport {
+    pub peer: SocketAddr,
+    pub identity: String,
+    pub connections: usize,
+    pub streams: usize,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub fn spawn(spec: WorkerSpec) -> std::io::Result<(Self, Lifecycle)> {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (ready, started) = oneshot::channel();
+        let (alive, ended) = oneshot::channel();
+        let thread = thread::spawn(spec, inbox, ready, alive)?;
+        Ok((Self { commands, thread }, Lifecycle { started, ended }))
+    }
+
+    pub fn serve(&self) {
+        self.tell(Command::Serve);
+    }
+
+    pub fn retire(&self, grace: Duration) {
+        self.tell(Command::Retire { grace });
+    }
+
+    pub fn drain(&self, deadline: Duration) {
+        self.tell(Command::Drain { deadline });
+    }
+
+    /// What the listeners lacked; empty also when the worker has ended.
+    pub async fn audit(&self) -> Vec<ListenerRepair> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Audit(reply));
+        answer.await.unwrap_or_default()
+    }
+
+    pub async fn report(&self) -> Option<Report> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Report(reply));
+        answer.await.ok()
+    }
+
+    /// Ends the worker now. Blocks until its thread has left the pod: a few milliseconds.
+    pub fn stop(self) {
+        drop(self.commands);
+        if self.thread.join().is_err() {
+            tracing::error!("a worker's thread panicked");
+        }
+    }
+
+    /// A worker that has ended takes no commands, and needs none.
+    fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}

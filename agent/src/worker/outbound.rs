@@ -1,0 +1,102 @@
+//! A captured connection: from an app of the pod to wherever it meant to go.
+
+use super::context::Context;
+use super::pool::PeerError;
+use super::record::{Direction, Parties, Record};
+use super::relay::{Far, relay};
+use super::socket::{reset_on_drop, tune_app};
+use crate::decide::outbound::{Outbound, outbound};
+use crate::mesh::{Mesh, Workload};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: SocketAddr) {
+    let _open = context.open.open();
+    let Some(original) = context.sockets.original_destination(&app) else {
+        // Not a connection that the hook sent here, or one whose destination was lost: never guess.
+        tracing::debug!(pod = %context.name, %peer, "refused: no original destination");
+        return reset_on_drop(&app);
+    };
+    if let Err(e) = tune_app(&app) {
+        tracing::debug!(pod = %context.name, %peer, "the app's connection is gone already: {e}");
+        return;
+    }
+    let mesh = context.mesh();
+    let Some(source) = context.workload() else {
+        // The pod is being deleted. What it was allowed is no longer known.
+        return reset_on_drop(&app);
+    };
+    let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let mut parties = Parties {
+        direction: Direction::Outbound,
+        source_address: client,
+        source_principal: Some(source.identity.clone()),
+        source: Some(source.clone()),
+        destination_address: original,
+        upstream_address: None,
+        destination: None,
+        destination_principal: None,
+        service: None,
+        mutual_tls: false,
+    };
+    match reach(&context, &mesh, &source, original, client, &mut parties).await {
+        Ok(far) => {
+            let record = Record::open(&context, parties);
+            let ending = relay(app, far, &record).await;
+            record.close(ending);
+        }
+        Err(failure) => {
+            reset_on_drop(&app);
+            Record::failed(&context, parties, failure.flags, failure.reason);
+        }
+    }
+}
+
+/// Why a captured connection led nowhere.
+struct Failure {
+    flags: &'static str,
+    reason: String,
+}
+
+/// Decides where the connection goes, notes it in `parties`, and goes there.
+async fn reach(
+    context: &Rc<Context>,
+    mesh: &Mesh,
+    source: &Workload,
+    original: SocketAddr,
+    client: SocketAddr,
+    parties: &mut Parties,
+) -> Result<Far, Failure> {
+    let pick = |choices: usize| rand::random_range(0..choices);
+    match outbound(mesh, source, original, pick) {
+        Outbound::Mesh { peer, target, service } => {
+            parties.upstream_address = Some(target);
+            parties.service = service.map(Arc::clone);
+            parties.destination = Some(peer.clone());
+            parties.destination_principal = Some(peer.identity.clone());
+            parties.mutual_tls = true;
+            let stream = context.pool.open(context, peer, target, client).await?;
+            Ok(Far::Mesh(stream))
+        }
+        Outbound::Passthrough { target, peer, service } => {
+            parties.upstream_address = Some(target);
+            parties.service = service.map(Arc::clone);
+            parties.destination = peer.map(Arc::clone);
+            let dialled = context.dial_plain(target).await;
+            dialled
+                .map(Far::Plain)
+                .map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
+        }
+        Outbound::Refuse(refusal) => {
+            Err(Failure { flags: refusal.response_flags(), reason: refusal.to_string() })
+        }
+    }
+}
+
+impl From<PeerError> for Failure {
+    fn from(error: PeerError) -> Self {
+        Self { flags: error.response_flags(), reason: error.to_string() }
+    }
+}

@@ -1,0 +1,276 @@
+//! HBONE connections to peers, kept for the next stream.
+//!
+//! A connection belongs to one peer *under one identity*: a pod that takes over another's address, or the same
+//! pod made anew, is another peer and is dialled anew.
+
+use super::PoolReport;
+use super::context::Context;
+use super::dial::DialError;
+use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
+use crate::mesh::{Mesh, SpiffeId, Workload};
+use rustls_pki_types::ServerName;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+/// A connection without streams is kept this long: longer than the pauses of a busy app, shorter than a peer
+/// would mind.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+#[derive(Default)]
+pub(super) struct Pool {
+    peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
+}
+
+/// Who a connection is to. The uid tells a pod from its successor under the same name, address and identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PeerKey {
+    address: IpAddr,
+    uid: String,
+    identity: SpiffeId,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: RefCell<Vec<Rc<Connection>>>,
+    /// Connections that are no longer for new streams but still carry old ones.
+    leaving: RefCell<Vec<AbortHandle>>,
+    /// One dials, the others wait for what comes of it.
+    dialling: Mutex<Option<Failure>>,
+}
+
+struct Connection {
+    client: Client,
+    driver: AbortHandle,
+}
+
+/// A dial that failed, with the time it began: whoever was waiting by then shares the answer.
+struct Failure {
+    began: Instant,
+    error: Arc<PeerError>,
+}
+
+/// Why there is no stream to a peer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PeerError {
+    #[error("could not connect: {0}")]
+    Dial(#[from] DialError),
+    #[error("mutual TLS with {peer} at {address} failed: {reason}")]
+    Tls { peer: SpiffeId, address: SocketAddr, reason: String },
+    #[error("{address} did not finish its TLS handshake within {limit:?}")]
+    HandshakeTimeout { address: SocketAddr, limit: Duration },
+    #[error("HTTP/2 with {address} failed: {source}")]
+    Http2 { address: SocketAddr, source: h2::Error },
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("no answer to CONNECT within {0:?}")]
+    OpenTimeout(Duration),
+    #[error("{0}")]
+    Shared(Arc<PeerError>),
+}
+
+impl PeerError {
+    /// Envoy's response flags.
+    pub fn response_flags(&self) -> &'static str {
+        match self {
+            Self::Dial(e) => e.response_flags(),
+            Self::HandshakeTimeout { .. } | Self::OpenTimeout(_) => "UT",
+            Self::Tls { .. } | Self::Http2 { .. } => "UF",
+            Self::Open(OpenError::Status(http::StatusCode::UNAUTHORIZED)) => "DENY",
+            Self::Open(_) => "UF",
+            Self::Shared(e) => e.response_flags(),
+        }
+    }
+}
+
+impl Pool {
+    /// A stream to `target` on `peer`, over a connection that is there or a new one.
+    pub async fn open(
+        &self,
+        context: &Rc<Context>,
+        workload: &Workload,
+        target: SocketAddr,
+        source: SocketAddr,
+    ) -> Result<Stream, PeerError> {
+        let key = PeerKey {
+            address: target.ip(),
+            uid: workload.uid.clone(),
+            identity: workload.identity.clone(),
+        };
+        let limit = context.settings.connect_timeout;
+        // A pooled connection may be on its way out just now: then the request was not looked at, and a new
+        // connection gets it. Never more than once: a fresh connection has no such excuse.
+        for _ in 0..2 {
+            let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
+            let (connection, guard) = peer.connection(context, &key).await?;
+            match timeout(limit, connection.client.open(target, source, guard)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(OpenError::Unusable(e))) => {
+                    tracing::debug!(pod = %context.name, peer = %key.identity, "connection takes no stream: {e}");
+                    peer.forget(&connection);
+                }
+                Ok(Err(e)) => return Err(e.into()),
+                Err(_) => return Err(PeerError::OpenTimeout(limit)),
+            }
+        }
+        let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
+        let (connection, guard) = peer.dial(context, &key).await?;
+        Ok(timeout(limit, connection.client.open(target, source, guard))
+            .await
+            .map_err(|_| PeerError::OpenTimeout(limit))??)
+    }
+
+    /// Drops what the mesh no longer has. A pod that only left the mesh finishes its streams; one that is gone,
+    /// or whose address is another's now, is cut off.
+    pub fn update(&self, mesh: &Mesh) {
+        self.peers.borrow_mut().retain(|key, peer| match mesh.by_address.get(&key.address) {
+            Some(w) if w.uid == key.uid && w.identity == key.identity => {
+                if !w.captured {
+                    peer.leave();
+                }
+                w.captured || peer.is_leaving()
+            }
+            _ => {
+                peer.cut();
+                false
+            }
+        });
+    }
+
+    pub fn report(&self) -> Vec<PoolReport> {
+        let peers = self.peers.borrow();
+        let report = |(key, peer): (&PeerKey, &Rc<Peer>)| {
+            let connections = peer.connections.borrow();
+            PoolReport {
+                peer: SocketAddr::new(key.address, HBONE_PORT),
+                identity: key.identity.to_string(),
+                connections: connections.len(),
+                streams: connections.iter().map(|c| c.client.streams()).sum(),
+            }
+        };
+        peers.iter().map(report).filter(|r| r.connections > 0).collect()
+    }
+}
+
+impl Peer {
+    async fn connection(
+        self: &Rc<Self>,
+        context: &Rc<Context>,
+        key: &PeerKey,
+    ) -> Result<(Rc<Connection>, StreamGuard), PeerError> {
+        if let Some(found) = self.with_room() {
+            return Ok(found);
+        }
+        let asked = Instant::now();
+        let mut dialling = self.dialling.lock().await;
+        if let Some(found) = self.with_room() {
+            return Ok(found);
+        }
+        if let Some(failure) = dialling.as_ref().filter(|f| f.began >= asked) {
+            return Err(PeerError::Shared(failure.error.clone()));
+        }
+        let began = Instant::now();
+        match self.dial(context, key).await {
+            Ok(dialled) => {
+                *dialling = None;
+                Ok(dialled)
+            }
+            Err(e) => {
+                let error = Arc::new(e);
+                *dialling = Some(Failure { began, error: error.clone() });
+                Err(PeerError::Shared(error))
+            }
+        }
+    }
+
+    fn with_room(&self) -> Option<(Rc<Connection>, StreamGuard)> {
+        let connections = self.connections.borrow();
+        let connection = connections.iter().find(|c| c.client.has_room())?;
+        Some((connection.clone(), connection.client.reserve()))
+    }
+
+    async fn dial(
+        self: &Rc<Self>,
+        context: &Rc<Context>,
+        key: &PeerKey,
+    ) -> Result<(Rc<Connection>, StreamGuard), PeerError> {
+        let address = SocketAddr::new(key.address, HBONE_PORT);
+        let limit = context.settings.connect_timeout;
+        let stream = context.dial_peer(address).await?;
+        let tls_error =
+            |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
+        let config = context.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
+        // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
+        let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
+        let result = match timeout(limit, handshake).await {
+            Ok(Ok(tls)) => Ok(tls),
+            Ok(Err(e)) => Err(tls_error(e.to_string())),
+            Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
+        };
+        context.metrics.handshake("client", if result.is_ok() { "ok" } else { "failed" });
+        let (client, driver) =
+            Client::handshake(result?).await.map_err(|source| PeerError::Http2 { address, source })?;
+        let guard = client.reserve();
+        let peer = Rc::downgrade(self);
+        let (this, that) = tokio::sync::oneshot::channel::<Weak<Connection>>();
+        let driver = spawn_local(async move {
+            if let Err(e) = driver.await {
+                tracing::debug!(%address, "connection to a peer ended: {e}");
+            }
+            if let (Some(peer), Ok(Some(connection))) = (peer.upgrade(), that.await.map(|c| c.upgrade())) {
+                peer.forget(&connection);
+            }
+        });
+        let connection = Rc::new(Connection { client, driver: driver.abort_handle() });
+        // The receiver lives in the driver's task, which cannot have run yet.
+        let _ = this.send(Rc::downgrade(&connection));
+        self.connections.borrow_mut().push(connection.clone());
+        spawn_local(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
+        Ok((connection, guard))
+    }
+
+    /// The connection takes no more streams; those it has go on.
+    fn forget(&self, connection: &Rc<Connection>) {
+        self.connections.borrow_mut().retain(|c| !Rc::ptr_eq(c, connection));
+    }
+
+    fn leave(&self) {
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.extend(self.connections.borrow_mut().drain(..).map(|c| c.driver.clone()));
+        leaving.retain(|driver| !driver.is_finished());
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.borrow().iter().any(|driver| !driver.is_finished())
+    }
+
+    fn cut(&self) {
+        self.leave();
+        for driver in self.leaving.borrow().iter() {
+            driver.abort();
+        }
+    }
+}
+
+async fn close_when_idle(peer: Weak<Peer>, connection: Weak<Connection>) {
+    loop {
+        // Upgraded for a moment only: a strong reference here would keep the connection itself.
+        match connection.upgrade() {
+            Some(connection) => connection.client.idle().await,
+            None => return,
+        }
+        sleep(IDLE_TIMEOUT).await;
+        let (Some(peer), Some(connection)) = (peer.upgrade(), connection.upgrade()) else { return };
+        if connection.client.streams() == 0 {
+            peer.forget(&connection);
+            return;
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Carries bytes between an app's connection and its far side until both directions have ended.
+//!
+//! What one end does, the other end sees: a FIN stays a FIN of that direction, a reset becomes a reset, a slow
+//! reader slows the writer down. Nothing is read from one side before the other has room for it, and a
+//! connection that is idle holds no buffer.
+
+use crate::hbone::{Stream, StreamError};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::cell::RefCell;
+use std::future::pending;
+use std::io;
+use std::net::Shutdown;
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::socket::reset_on_drop;
+use crate::hbone::{Incoming, Outgoing};
+
+/// Bytes moved at a time. The buffer sizes that were tried (16 to 256 KiB) hardly differ; memory does.
+const CHUNK: usize = 64 * 1024;
+
+/// Less than this left in the read buffer asks for a fresh one, so that a bulk stream reads large pieces.
+const SMALLEST_READ: usize = 8 * 1024;
+
+thread_local! {
+    /// Where all connections of a worker read to: what is read is split off at once, so that it is never shared.
+    static READ_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// How a relayed connection ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// Both directions ended in order.
+    Finished,
+    /// The app reset its connection, or vanished.
+    App(io::Error),
+    /// The far side did.
+    Far(String),
+}
+
+/// Counts bytes while they pass.
+pub(super) trait Traffic {
+    fn from_app(&self, bytes: usize);
+    fn to_app(&self, bytes: usize);
+}
+
+/// The way out of the pod: an HBONE stream or a plain connection.
+pub(super) enum Far {
+    Mesh(Stream),
+    Plain(TcpStream),
+}
+
+enum FarOut {
+    Mesh(Outgoing),
+    Plain(Rc<TcpStream>),
+}
+
+enum FarIn {
+    Mesh(Incoming),
+    Plain(Rc<TcpStream>),
+}
+
+/// Relays until the end, and ends both sides as the other one ended.
+pub(super) async fn relay(app: TcpStream, far: Far, traffic: &impl Traffic) -> Ending {
+    let (mut out, mut inc, _guard) = match far {
+        Far::Mesh(stream) => (FarOut::Mesh(stream.outgoing), FarIn::Mesh(stream.incoming), stream.guard),
+        Far::Plain(stream) => {
+            let stream = Rc::new(stream);
+            (FarOut::Plain(stream.clone()), FarIn::Plain(stream), None)
+        }
+    };
+    let ending = {
+        let both = async {
+            tokio::try_join!(from_app(&app, &mut out, traffic), to_app(&app, &mut inc, traffic))
+        };
+        tokio::select! {
+            ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
+            error = failed(&app) => Ending::App(error),
+        }
+    };
+    match &ending {
+        Ending::Finished => {}
+        Ending::App(_) => {
+            reset_on_drop(&app);
+            out.reset();
+        }
+        Ending::Far(_) => reset_on_drop(&app),
+    }
+    ending
+}
+
+async fn from_app(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> Result<(), Ending> {
+    loop {
+        tokio::select! {
+            biased;
+            readable = app.readable() => readable.map_err(Ending::App)?,
+            ending = out.ended_early() => return Err(ending),
+        }
+        let room = out.room(CHUNK).await?;
+        match try_read(app, room) {
+            Ok(bytes) if bytes.is_empty() => return out.finish(),
+            Ok(bytes) => {
+                traffic.from_app(bytes.len());
+                out.send(bytes).await?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => out.give_back_room(),
+            Err(e) => return Err(Ending::App(e)),
+        }
+    }
+}
+
+async fn to_app(app: &TcpStream, inc: &mut FarIn, traffic: &impl Traffic) -> Result<(), Ending> {
+    while let Some(bytes) = inc.next().await? {
+        let length = bytes.len();
+        write_all(app, bytes).await.map_err(Ending::App)?;
+        traffic.to_app(length);
+        inc.release(length)?;
+    }
+    shut_down_write(app).map_err(Ending::App)
+}
+
+impl FarOut {
+    async fn room(&mut self, wanted: usize) -> Result<usize, Ending> {
+        match self {
+            Self::Mesh(stream) => Ok(stream.room(wanted).await?),
+            Self::Plain(_) => Ok(wanted),
+        }
+    }
+
+    fn give_back_room(&mut self) {
+        if let Self::Mesh(stream) = self {
+            stream.give_back_room();
+        }
+    }
+
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Ending> {
+        match self {
+            Self::Mesh(stream) => Ok(stream.send(bytes)?),
+            Self::Plain(stream) => write_all(stream, bytes).await.map_err(far),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Ending> {
+        match self {
+            Self::Mesh(stream) => Ok(stream.finish()?),
+            Self::Plain(stream) => shut_down_write(stream).map_err(far),
+        }
+    }
+
+    fn reset(&mut self) {
+        match self {
+            Self::Mesh(stream) => stream.reset(),
+            Self::Plain(stream) => reset_on_drop(stream),
+        }
+    }
+
+    async fn ended_early(&mut self) -> Ending {
+        match self {
+            Self::Mesh(stream) => stream.ended_early().await.into(),
+            Self::Plain(stream) => far(failed(stream).await),
+        }
+    }
+}
+
+impl FarIn {
+    async fn next(&mut self) -> Result<Option<Bytes>, Ending> {
+        match self {
+            Self::Mesh(stream) => Ok(stream.next().await?),
+            Self::Plain(stream) => loop {
+                stream.readable().await.map_err(far)?;
+                match try_read(stream, CHUNK) {
+                    Ok(bytes) => return Ok((!bytes.is_empty()).then_some(bytes)),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(far(e)),
+                }
+            },
+        }
+    }
+
+    fn release(&mut self, bytes: usize) -> Result<(), Ending> {
+        match self {
+            Self::Mesh(stream) => Ok(stream.release(bytes)?),
+            Self::Plain(_) => Ok(()),
+        }
+    }
+}
+
+impl From<StreamError> for Ending {
+    fn from(error: StreamError) -> Self {
+        Self::Far(error.to_string())
+    }
+}
+
+fn far(error: io::Error) -> Ending {
+    Ending::Far(error.to_string())
+}
+
+/// Resolves when the connection breaks (RST, keep-alive), also while nobody reads from it or writes to it.
+async fn failed(stream: &TcpStream) -> io::Error {
+    loop {
+        match stream.ready(Interest::ERROR).await {
+            Err(e) => return e,
+            Ok(ready) if !ready.is_error() => pending().await,
+            Ok(_) => match stream.take_error() {
+                Ok(Some(e)) | Err(e) => return e,
+                // Somebody else has read the error, and ends the connection for it; or it was none.
+                Ok(None) => {
+                    let clear: io::Result<()> =
+                        stream.try_io(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()));
+                    debug_assert!(clear.is_err());
+                }
+            },
+        }
+    }
+}
+
+fn try_read(stream: &TcpStream, limit: usize) -> io::Result<Bytes> {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        if buffer.capacity() - buffer.len() < limit.min(SMALLEST_READ) {
+            buffer.reserve(CHUNK);
+        }
+        stream.try_read_buf(&mut (&mut *buffer).limit(limit))?;
+        Ok(buffer.split().freeze())
+    })
+}
+
+async fn write_all(stream: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
+    while bytes.has_remaining() {
+        match stream.try_write(&bytes) {
+            Ok(written) => bytes.advance(written),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// An app that closed in the meantime has no use for the FIN; its close is seen where it is read.
+fn shut_down_write(stream: &TcpStream) -> io::Result<()> {
+    match socket2::SockRef::from(stream).shutdown(Shutdown::Write) {
+        Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+        other => other,
+    }
+}

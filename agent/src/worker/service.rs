@@ -1,0 +1,113 @@
+//! A worker in service: what the node core tells it, and what follows from that.
+
+use super::context::Context;
+use super::listeners::Listeners;
+use super::{CertificateReport, Command, Report};
+use std::future::pending;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+/// How far a worker is on its way out.
+enum Phase {
+    Serving,
+    /// Still takes connections, until then.
+    Retiring(Instant),
+    /// Takes none; ends when the last one has, or at the deadline.
+    Draining(Option<Instant>),
+}
+
+/// Returns when the worker is to end.
+pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
+    context: &Context,
+    mut listeners: Listeners<F>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let mut phase = Phase::Serving;
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                None => return,
+                Some(Command::Serve) => {
+                    phase = Phase::Serving;
+                    if let Err(e) = listeners.open() {
+                        tracing::error!(pod = %context.name, "the pod cannot be served again: {e}");
+                        return;
+                    }
+                }
+                Some(Command::Retire { grace }) => phase = Phase::Retiring(Instant::now() + grace),
+                Some(Command::Drain { deadline }) => {
+                    stop_taking(context, &mut listeners);
+                    phase = Phase::Draining(Some(Instant::now() + deadline));
+                }
+                // Nobody waits for an answer any more when sending it fails.
+                Some(Command::Audit(reply)) => drop(reply.send(listeners.repair())),
+                Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),
+            },
+            () = grace_is_over(&phase) => {
+                stop_taking(context, &mut listeners);
+                phase = Phase::Draining(None);
+            }
+            () = drained(&phase, context) => return,
+        }
+    }
+}
+
+fn stop_taking<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
+    context: &Context,
+    listeners: &mut Listeners<F>,
+) {
+    listeners.close();
+    context.tell_peers_to_go_away();
+}
+
+async fn grace_is_over(phase: &Phase) {
+    match phase {
+        Phase::Retiring(until) => sleep_until(*until).await,
+        _ => pending().await,
+    }
+}
+
+async fn drained(phase: &Phase, context: &Context) {
+    let deadline = async {
+        match phase {
+            Phase::Draining(Some(deadline)) => sleep_until(*deadline).await,
+            _ => pending().await,
+        }
+    };
+    let empty = async {
+        match phase {
+            Phase::Draining(_) => context.open.none().await,
+            _ => pending().await,
+        }
+    };
+    tokio::select! {
+        () = deadline => {
+            tracing::warn!(pod = %context.name, open = context.open.count(), "drained no further: the deadline is here");
+        }
+        () = empty => {}
+    }
+}
+
+fn report<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
+    context: &Context,
+    listeners: &Listeners<F>,
+) -> Report {
+    let current = context.identity.current();
+    let certificate = &current.certificate;
+    Report {
+        listeners: listeners.state(),
+        certificate: CertificateReport {
+            identity: certificate.identity.to_string(),
+            serial: certificate.serial.clone(),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+        },
+        open_connections: context.open.count(),
+        pool: context.pool.report(),
+        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+    }
+}

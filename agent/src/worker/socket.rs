@@ -1,0 +1,45 @@
+//! Socket options that every connection of a worker has.
+
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Towards an app the peer is this kernel, and keep-alive finds an app that is gone without a word: an orphaned
+/// socket leaves FIN-WAIT-2 after a minute and answers a probe with RST. So a stalled or vanished app holds
+/// nothing for longer than about two minutes, and a silent one that lives may stay silent for days.
+const APP_KEEPALIVE: TcpKeepalive = keepalive(60, 15);
+
+/// Towards a peer, a node that vanished is noticed within half a minute, sooner than an app would mind.
+const PEER_KEEPALIVE: TcpKeepalive = keepalive(15, 5);
+
+/// Unacknowledged data gives a peer up after this long; the same bound as keep-alive gives when there is no data.
+const PEER_TIMEOUT: Duration = Duration::from_secs(30);
+
+const fn keepalive(idle: u64, interval: u64) -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(idle))
+        .with_interval(Duration::from_secs(interval))
+        .with_retries(3)
+}
+
+/// A connection to or from an app of the pod, or a plain one on its behalf.
+pub(super) fn tune_app(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&APP_KEEPALIVE)
+}
+
+/// An HBONE connection.
+pub(super) fn tune_peer(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
+    socket.set_tcp_keepalive(&PEER_KEEPALIVE)
+}
+
+/// The connection ends with RST when it is dropped.
+pub(super) fn reset_on_drop(stream: &TcpStream) {
+    // Fails only on a socket that is no socket any more.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

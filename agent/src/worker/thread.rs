@@ -1,0 +1,150 @@
+//! A worker's thread, from entering the pod's namespace to leaving it.
+
+use super::certificate::{self, Identity, Signer};
+use super::context::{Context, Settings};
+use super::listeners::Listeners;
+use super::pool::Pool;
+use super::{Command, Ready, StartError, WorkerError, acceptor, service};
+use crate::kernel::{SocketTable, netns_cookie};
+use crate::mesh::{Mesh, PodName};
+use crate::telemetry::{AccessLog, WorkerMetrics};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::gettid;
+use socket2::{Domain, Socket, Type};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::sleep;
+
+/// Handshakes need a few tens of KiB (post-quantum key exchange the most); untouched pages cost nothing.
+const STACK: usize = 512 * 1024;
+
+/// How often counters of idle label sets are looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// All that a worker is born with.
+pub struct WorkerSpec {
+    pub name: PodName,
+    pub netns: PathBuf,
+    pub settings: Arc<Settings>,
+    pub sockets: SocketTable,
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    pub signer: Signer,
+    pub metrics: WorkerMetrics,
+    pub access_log: Option<AccessLog>,
+}
+
+type Started = oneshot::Sender<Result<Ready, StartError>>;
+
+/// `alive` is dropped when the thread ends, however it ends.
+pub(super) fn spawn(
+    spec: WorkerSpec,
+    commands: mpsc::UnboundedReceiver<Command>,
+    started: Started,
+    alive: oneshot::Sender<()>,
+) -> io::Result<JoinHandle<()>> {
+    // The kernel cuts thread names at 15 bytes.
+    let name = format!("w:{}", spec.name.name);
+    Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let _alive = alive;
+        match enter(&spec.netns) {
+            Ok(ready) => run(spec, ready, commands, started),
+            Err(error) => fail(started, None, error),
+        }
+    })
+}
+
+fn run(spec: WorkerSpec, ready: Ready, commands: mpsc::UnboundedReceiver<Command>, started: Started) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        // The tasks end with the set, before the thread does: every socket of the pod closes there.
+        Ok(runtime) => LocalSet::new().block_on(&runtime, work(spec, ready, commands, started)),
+        Err(e) => fail(started, Some(ready.netns_cookie), WorkerError::Runtime(e)),
+    }
+}
+
+fn fail(started: Started, netns_cookie: Option<u64>, error: WorkerError) {
+    // Nobody waits any more when the node core has given up on this pod.
+    let _ = started.send(Err(StartError { netns_cookie, error }));
+}
+
+/// Moves this thread into the pod's network namespace, and learns its cookie.
+fn enter(path: &Path) -> Result<Ready, WorkerError> {
+    let error = |source: io::Error| WorkerError::Netns { path: path.to_owned(), source };
+    let netns = File::open(path).map_err(error)?;
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(error)?;
+    let netns_cookie = netns_cookie(&socket).map_err(error)?;
+    Ok(Ready { netns_cookie, thread_id: gettid().as_raw() })
+}
+
+async fn work(
+    spec: WorkerSpec,
+    ready: Ready,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    started: Started,
+) {
+    let lifetime = spec.settings.cert_lifetime;
+    let identity = tokio::select! {
+        identity = Identity::obtain(spec.signer, lifetime, &spec.name) => identity,
+        () = hung_up(&mut commands) => return,
+    };
+    let context = Rc::new(Context {
+        name: spec.name,
+        settings: spec.settings,
+        sockets: spec.sockets,
+        mesh: spec.mesh,
+        identity,
+        pool: Pool::default(),
+        metrics: spec.metrics,
+        access_log: spec.access_log,
+        open: Default::default(),
+        go_away: watch::Sender::new(0),
+    });
+    let accepting = context.clone();
+    let congestion = context.settings.hbone_congestion.clone();
+    let mut listeners = Listeners::new(congestion, move |listener, address| {
+        acceptor::accept(accepting.clone(), listener, address)
+    });
+    if let Err(e) = listeners.open() {
+        return fail(started, Some(ready.netns_cookie), e);
+    }
+    spawn_local(certificate::renew(context.clone()));
+    spawn_local(follow_mesh(context.clone()));
+    spawn_local(expire_metrics(context.clone()));
+    let _ = started.send(Ok(ready));
+    service::serve(&context, listeners, commands).await;
+}
+
+/// The pool forgets peers as the mesh does, and peers are told when the pod starts to terminate.
+async fn follow_mesh(context: Rc<Context>) {
+    let mut mesh = context.mesh.clone();
+    let mut terminating = false;
+    while mesh.changed().await.is_ok() {
+        let now = mesh.borrow_and_update().clone();
+        context.pool.update(&now);
+        let ends = now.workloads.get(&context.name).is_some_and(|w| w.terminating);
+        if ends && !terminating {
+            context.tell_peers_to_go_away();
+        }
+        terminating = ends;
+    }
+}
+
+async fn expire_metrics(context: Rc<Context>) {
+    loop {
+        sleep(EXPIRY_INTERVAL.min(context.settings.metrics_idle)).await;
+        context.metrics.expire_idle(Instant::now(), context.settings.metrics_idle);
+    }
+}
+
+/// The node core dropped its handle before the worker was ready. What it says before that cannot matter yet:
+/// a worker that does not serve has nothing to drain or to report.
+async fn hung_up(commands: &mut mpsc::UnboundedReceiver<Command>) {
+    while commands.recv().await.is_some() {}
+}

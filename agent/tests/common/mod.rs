@@ -1,0 +1,208 @@
+//! Where the kernel tests run: a cgroup and a bpffs of their own, and pods that are network namespaces of a thread.
+//!
+//! Everything is removed again when it is dropped, after a panic too. The machine's other cgroups and pins are left
+//! alone.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, unshare};
+use pillion_agent::kernel::{Kernel, KernelConfig, PodCapture, SocketTable, netns_cookie};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, panic, process, thread};
+
+pub const NODE: &str = "test-node";
+
+pub const POD4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+pub const POD6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
+/// Where a plain connection gets to, on any port: these addresses are the pod's as well, under another name.
+pub const ELSEWHERE4: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+pub const ELSEWHERE6: Ipv6Addr = Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1);
+pub const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
+
+/// The cgroup and the bpffs of one test.
+pub struct Bed {
+    pub bpffs: PathBuf,
+    _cgroup: InTestCgroup,
+}
+
+impl Bed {
+    pub fn new() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test loads eBPF programs and makes network namespaces: run it as root"
+        );
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bpffs = env::temp_dir().join(format!("pillion-kernel-{}-{number}", process::id()));
+        Self { bpffs, _cgroup: InTestCgroup::enter() }
+    }
+
+    pub fn config(&self) -> KernelConfig {
+        KernelConfig {
+            node: NODE.to_owned(),
+            bpffs: self.bpffs.clone(),
+            cgroup_root: Some(test_cgroup()),
+            log_hooks: false,
+        }
+    }
+
+    pub fn open(&self) -> Kernel {
+        Kernel::open(&self.config()).unwrap()
+    }
+
+    pub fn pin(&self, name: &str) -> PathBuf {
+        let layout = format!("v{}", pillion_ebpf_common::LAYOUT_VERSION);
+        self.bpffs.join("pillion").join(NODE).join(layout).join(name)
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = Kernel::uninstall(&self.bpffs, NODE);
+        let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.bpffs);
+    }
+}
+
+/// The test process is in its cgroup while any test needs it there. Tests share it: their pods tell them apart.
+struct InTestCgroup;
+
+static USERS: Mutex<usize> = Mutex::new(0);
+
+impl InTestCgroup {
+    fn enter() -> Self {
+        let mut users = USERS.lock().unwrap();
+        if *users == 0 {
+            fs::create_dir_all(test_cgroup()).unwrap();
+            fs::write(test_cgroup().join("cgroup.procs"), "0").unwrap();
+        }
+        *users += 1;
+        Self
+    }
+}
+
+impl Drop for InTestCgroup {
+    fn drop(&mut self) {
+        let mut users = USERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *users -= 1;
+        if *users == 0 {
+            let _ = fs::write(cgroup_mount().join("cgroup.procs"), "0");
+            let _ = fs::remove_dir(test_cgroup());
+        }
+    }
+}
+
+fn test_cgroup() -> PathBuf {
+    cgroup_mount().join(format!("pillion-test-{}", process::id()))
+}
+
+fn cgroup_mount() -> PathBuf {
+    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|mount| mount.join("cgroup.procs").exists())
+        .expect("a cgroup2 mount")
+}
+
+/// Runs a test on a thread in a network namespace of its own, with the addresses above. The namespace goes with the
+/// thread and its sockets.
+pub fn in_pod(test: impl FnOnce(&Pod) + Send) {
+    let result = thread::scope(|scope| {
+        let pod = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            set_up_addresses();
+            let cookie = netns_cookie(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+            test(&Pod { cookie });
+        });
+        pod.join()
+    });
+    if let Err(panicked) = result {
+        panic::resume_unwind(panicked);
+    }
+}
+
+fn set_up_addresses() {
+    ip("link set lo up");
+    ip("link add eth0 type dummy");
+    ip("link set eth0 up");
+    ip(&format!("addr add {POD4}/24 dev eth0"));
+    ip(&format!("addr add {POD6}/64 dev eth0 nodad"));
+    ip(&format!("addr add {LINK_LOCAL}/64 dev eth0 nodad"));
+    ip(&format!("addr add {ELSEWHERE4}/32 dev eth0"));
+    ip(&format!("addr add {ELSEWHERE6}/128 dev eth0 nodad"));
+}
+
+/// A child process inherits the thread's namespace.
+pub fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The network namespace of the test's thread.
+pub struct Pod {
+    pub cookie: u64,
+}
+
+impl Pod {
+    pub fn capture(&self) -> PodCapture {
+        PodCapture { ipv4: Some(POD4), ipv6: Some(POD6), ..PodCapture::default() }
+    }
+
+    /// Captures the pod and opens the worker's listeners in it.
+    pub fn captured(&self, kernel: &mut Kernel) -> Worker {
+        kernel.capture(self.cookie, &self.capture()).unwrap();
+        Worker::listen(kernel)
+    }
+}
+
+/// What stands in for the worker: its two outbound listeners.
+pub struct Worker {
+    ipv4: TcpListener,
+    ipv6: TcpListener,
+    pub sockets: SocketTable,
+}
+
+impl Worker {
+    pub fn listen(kernel: &Kernel) -> Self {
+        let listen = |address| {
+            let listener = TcpListener::bind(address).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        Self {
+            ipv4: listen("127.0.0.1:15001"),
+            ipv6: listen("[::1]:15001"),
+            sockets: kernel.sockets().unwrap(),
+        }
+    }
+
+    /// The next captured connection and where it wanted to go. None when no connection has come: one that an app's
+    /// connect() has returned from is in the queue.
+    pub fn accept(&self) -> Option<(TcpStream, Option<SocketAddr>)> {
+        let stream = [&self.ipv4, &self.ipv6].into_iter().find_map(|listener| match listener.accept() {
+            Ok((stream, _)) => Some(stream),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                None
+            }
+        })?;
+        stream.set_nonblocking(false).unwrap();
+        let destination = self.sockets.original_destination(&stream);
+        Some((stream, destination))
+    }
+
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.accept().and_then(|(_, destination)| destination)
+    }
+}
+
+pub fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

@@ -1,0 +1,183 @@
+//! What outlives the agent in the kernel, how the next one takes it over, and how all of it goes.
+
+mod common;
+
+use aya::maps::{HashMap as BpfHashMap, Map, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
+use common::{Bed, NODE, Worker, exists, in_pod};
+use pillion_agent::kernel::{Kernel, KernelConfig, KernelError, PodCapture};
+use pillion_ebpf_common::PodEntry;
+use std::collections::HashMap;
+use std::fs;
+use std::net::TcpStream;
+
+const NOWHERE: &str = "10.99.0.9:4444";
+const LINKS: [&str; 5] =
+    ["link_sockops", "link_getpeername4", "link_getpeername6", "link_connect4", "link_connect6"];
+
+fn link_and_program(bed: &Bed, link: &str) -> (u32, u32) {
+    let info = FdLink::from(PinnedLink::from_pin(bed.pin(link)).unwrap()).info().unwrap();
+    (info.id(), info.program_id())
+}
+
+fn map<V: aya::Pod>(bed: &Bed, name: &str) -> BpfHashMap<MapData, u64, V> {
+    Map::HashMap(MapData::from_pin(bed.pin(name)).unwrap()).try_into().unwrap()
+}
+
+fn repairs(kernel: &mut Kernel, wanted: &HashMap<u64, PodCapture>) -> Vec<&'static str> {
+    kernel.audit(wanted).unwrap().into_iter().map(|repair| repair.what).collect()
+}
+
+// proves: LIF-1
+#[test]
+fn the_hooks_outlive_the_agent() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        let worker = pod.captured(&mut kernel);
+        drop(kernel);
+        let _client = TcpStream::connect(NOWHERE).unwrap();
+        assert_eq!(worker.destination(), Some(NOWHERE.parse().unwrap()));
+        drop(worker);
+        // Without its listener: refused, not plain.
+        TcpStream::connect(NOWHERE).unwrap_err();
+    });
+}
+
+// proves: LIF-2
+#[test]
+fn the_next_agent_takes_links_and_entries_over() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut first = bed.open();
+        let worker = pod.captured(&mut first);
+        let before = LINKS.map(|link| link_and_program(&bed, link));
+        let second = bed.open();
+        for ((link, program), name) in before.into_iter().zip(LINKS) {
+            let (link_now, program_now) = link_and_program(&bed, name);
+            assert_eq!(link_now, link, "{name} is the same link");
+            assert_ne!(program_now, program, "{name} runs the new agent's program");
+        }
+        assert_eq!(second.captured().unwrap(), [pod.cookie]);
+        drop(first);
+        TcpStream::connect(NOWHERE).unwrap();
+        assert!(worker.destination().is_some());
+    });
+}
+
+#[test]
+fn the_audit_mends_entries() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        let capture = PodCapture { excluded_ports: [1, 2].into(), ..pod.capture() };
+        let wanted = HashMap::from([(pod.cookie, capture.clone())]);
+        kernel.capture(pod.cookie, &capture).unwrap();
+        assert_eq!(repairs(&mut kernel, &wanted), [""; 0]);
+
+        map::<PodEntry>(&bed, "PODS").remove(&pod.cookie).unwrap();
+        assert_eq!(repairs(&mut kernel, &wanted), ["pod_entry"]);
+        map::<u8>(&bed, "MEMBERS").remove(&pod.cookie).unwrap();
+        assert_eq!(repairs(&mut kernel, &wanted), ["member"]);
+        let changed = HashMap::from([(pod.cookie, PodCapture { excluded_ports: [2, 3].into(), ..capture })]);
+        assert_eq!(repairs(&mut kernel, &changed), ["exclusion"]);
+        assert_eq!(repairs(&mut kernel, &changed), [""; 0]);
+
+        kernel.refuse(7).unwrap();
+        assert_eq!(repairs(&mut kernel, &changed), [""; 0], "a refused pod stays refused");
+        assert_eq!(repairs(&mut kernel, &HashMap::new()), ["stale_entry"]);
+        assert!(kernel.captured().unwrap().is_empty());
+        assert_eq!(map::<u8>(&bed, "MEMBERS").keys().flatten().collect::<Vec<_>>(), [7]);
+    });
+}
+
+#[test]
+fn the_audit_mends_links() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        let worker = pod.captured(&mut kernel);
+        let wanted = HashMap::from([(pod.cookie, pod.capture())]);
+
+        fs::remove_file(bed.pin("link_connect4")).unwrap();
+        let mended = kernel.audit(&wanted).unwrap();
+        assert_eq!(mended.len(), 1);
+        assert_eq!((mended[0].what, mended[0].detail.as_str()), ("link", "connect4 was not pinned"));
+        assert!(exists(&bed.pin("link_connect4")));
+
+        // Detaches them, although this agent holds them.
+        Kernel::uninstall(&bed.bpffs, NODE).unwrap();
+        assert!(
+            TcpStream::connect_timeout(&NOWHERE.parse().unwrap(), std::time::Duration::from_millis(50))
+                .is_err()
+        );
+        fs::create_dir_all(bed.pin("")).unwrap();
+        assert_eq!(repairs(&mut kernel, &wanted), ["link"; 5]);
+        TcpStream::connect(NOWHERE).unwrap();
+        assert!(worker.destination().is_some());
+
+        let other = bed.open();
+        assert_eq!(repairs(&mut kernel, &wanted), ["link"; 5], "another agent's programs ran");
+        drop(other);
+    });
+}
+
+// proves: LIF-5
+#[test]
+fn uninstall_leaves_nothing() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        kernel.capture(pod.cookie, &pod.capture()).unwrap();
+        let links: Vec<_> = LINKS.iter().map(|link| link_and_program(&bed, link).0).collect();
+        drop(kernel);
+        let mut removed = Kernel::uninstall(&bed.bpffs, NODE).unwrap();
+        assert_eq!(removed[..2], ["link_connect6", "link_connect4"], "what redirects goes first");
+        removed.sort();
+        let mut expected = vec!["EXCLUDED_CIDRS", "EXCLUDED_PORTS", "HANDOFF", "MEMBERS", "PODS", "SOCKETS"];
+        expected.extend(LINKS);
+        expected.sort_unstable();
+        assert_eq!(removed, expected);
+        assert_eq!(fs::read_dir(&bed.bpffs).unwrap().count(), 0);
+        let alive: Vec<_> = aya::programs::loaded_links().flatten().map(|link| link.id()).collect();
+        assert!(links.iter().all(|link| !alive.contains(link)));
+        assert!(Kernel::uninstall(&bed.bpffs, NODE).unwrap().is_empty(), "nothing is left for a second one");
+    });
+}
+
+// proves: LIF-2
+#[test]
+fn another_layouts_pods_are_refused_until_they_are_captured() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        kernel.capture(pod.cookie, &pod.capture()).unwrap();
+        drop(kernel);
+        let old = bed.pin("").parent().unwrap().join("v0");
+        fs::rename(bed.pin(""), &old).unwrap();
+
+        let mut kernel = bed.open();
+        assert!(!exists(&old));
+        let worker = Worker::listen(&kernel);
+        assert_eq!(TcpStream::connect(NOWHERE).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        kernel.capture(pod.cookie, &pod.capture()).unwrap();
+        TcpStream::connect(NOWHERE).unwrap();
+        assert!(worker.destination().is_some());
+    });
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_loaded() {
+    let bed = Bed::new();
+    let open = |config: KernelConfig| Kernel::open(&config).err().expect("an error");
+    let error = open(KernelConfig { cgroup_root: Some("/tmp".into()), ..bed.config() });
+    assert!(matches!(error, KernelError::NotCgroup2 { .. }), "{error}");
+    let error = open(KernelConfig { node: "a/b".to_owned(), ..bed.config() });
+    assert!(matches!(error, KernelError::NodeName { .. }), "{error}");
+    #[cfg(not(feature = "bpf-log"))]
+    {
+        let error = open(KernelConfig { log_hooks: true, ..bed.config() });
+        assert!(matches!(error, KernelError::LogNotBuilt), "{error}");
+    }
+    assert!(!exists(&bed.bpffs));
+}

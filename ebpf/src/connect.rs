@@ -1,0 +1,238 @@
+//! connect(): turns the connections of captured pods to the worker's listener.
+
+use crate::{
+    context::{field, ip6_field, port_from_network, port_to_network},
+    maps::{self, Membership},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use core::ptr;
+use pillion_ebpf_common::{
+    Address, Ip, OUTBOUND_PORT, PodEntry, SocketRecord,
+    kind::{AGENT, CLIENT},
+    mapped, unmapped,
+};
+
+/// What a program answers: the connection goes on (with the address that the context holds now) …
+const PASS: i32 = 1;
+/// … or connect() fails with EPERM.
+const REFUSE: i32 = 0;
+
+const IPPROTO_TCP: u32 = 6;
+/// The kernel runs the hook for the TCP subflow of an MPTCP socket, so this is what no kernel is known to show
+/// here; were one to do it, the connection would be captured too.
+const IPPROTO_MPTCP: u32 = 262;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOL_SOCKET: i32 = 1;
+const SO_BINDTODEVICE: i32 = 25;
+
+const LOCALHOST4: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
+const LOCALHOST6: Ip = [0, 0, 0, 1_u32.to_be()];
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: the context is the kernel's, and the verifier checks every access to it.
+    unsafe { on_connect4(&ctx) }
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { on_connect6(&ctx) }
+}
+
+#[inline(always)]
+unsafe fn on_connect4(ctx: &SockAddrContext) -> i32 {
+    let address = ctx.sock_addr;
+    let destination = || {
+        // SAFETY: fields that the verifier lets this program read.
+        unsafe { mapped(field!(address, bpf_sock_addr, user_ip4)) }
+    };
+    // SAFETY: as above; the writes are to fields that it lets this program write.
+    unsafe {
+        match decide(ctx, destination) {
+            Decision::Pass => PASS,
+            Decision::Refuse => REFUSE,
+            Decision::Capture(pod, _) => {
+                bind4(ctx, &pod);
+                (*address).user_ip4 = LOCALHOST4;
+                (*address).user_port = port_to_network(OUTBOUND_PORT);
+                PASS
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
+    let address = ctx.sock_addr;
+    let destination = || {
+        // SAFETY: fields that the verifier lets this program read.
+        unsafe { ip6_field!(address, bpf_sock_addr, user_ip6) }
+    };
+    // SAFETY: as above; the writes are to fields that it lets this program write.
+    unsafe {
+        match decide(ctx, destination) {
+            Decision::Pass => PASS,
+            Decision::Refuse => REFUSE,
+            Decision::Capture(pod, destination) => {
+                let listener = if unmapped(&destination).is_some() {
+                    if pod.ip4 != 0 {
+                        bind6(ctx, &mapped(pod.ip4));
+                    }
+                    mapped(LOCALHOST4)
+                } else {
+                    if pod.ip6 != [0; 4] {
+                        bind6(ctx, &pod.ip6);
+                    }
+                    LOCALHOST6
+                };
+                // Volatile: LLVM would make one copy of 16 bytes out of them.
+                let user_ip6 = &raw mut (*address).user_ip6;
+                ptr::write_volatile(&raw mut (*user_ip6)[0], listener[0]);
+                ptr::write_volatile(&raw mut (*user_ip6)[1], listener[1]);
+                ptr::write_volatile(&raw mut (*user_ip6)[2], listener[2]);
+                ptr::write_volatile(&raw mut (*user_ip6)[3], listener[3]);
+                (*address).user_port = port_to_network(OUTBOUND_PORT);
+                PASS
+            }
+        }
+    }
+}
+
+enum Decision {
+    Pass,
+    Refuse,
+    /// The socket has its record. The pod, and the destination that the app asked for.
+    Capture(PodEntry, Ip),
+}
+
+/// Decides on a connection, cheapest question first: every process of the node pays for this.
+#[inline(always)]
+unsafe fn decide(ctx: &SockAddrContext, destination: impl Fn() -> Ip) -> Decision {
+    let address = ctx.sock_addr;
+    // SAFETY: fields that the verifier lets this program read.
+    let protocol = unsafe { field!(address, bpf_sock_addr, protocol) };
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+        return Decision::Pass;
+    }
+    // SAFETY: the context is the kernel's.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let (pod, refused) = match maps::membership(netns) {
+        Membership::None => return Decision::Pass,
+        Membership::Captured(pod) => (pod, false),
+        Membership::Refused => (PodEntry::default(), true),
+    };
+    let ip = destination();
+    if is_local(&ip, &pod) {
+        return Decision::Pass;
+    }
+    // SAFETY: as above.
+    let socket = unsafe { (*address).__bindgen_anon_1.sk };
+    if socket.is_null() {
+        return Decision::Refuse;
+    }
+    // SAFETY: not null, and the context's.
+    if unsafe { maps::record(socket) }.is_some_and(|record| record.kind == AGENT) {
+        return Decision::Pass;
+    }
+    if refused {
+        return Decision::Refuse;
+    }
+    // SAFETY: as above.
+    let port = port_from_network(unsafe { field!(address, bpf_sock_addr, user_port) });
+    if maps::is_excluded(netns, &pod, &ip, port) {
+        return Decision::Pass;
+    }
+    log_capture(ctx, &ip, port);
+    let record = SocketRecord { kind: CLIENT, address: Address { ip, port } };
+    // SAFETY: as above. Without a record the worker could not tell where to.
+    if !unsafe { maps::set_record(socket, &record) } {
+        return Decision::Refuse;
+    }
+    // SAFETY: as above.
+    unsafe { leave_device(ctx, socket) };
+    Decision::Capture(pod, ip)
+}
+
+/// Destinations that no mesh has a business with: they do not leave the pod, or the link.
+#[inline(always)]
+fn is_local(ip: &Ip, pod: &PodEntry) -> bool {
+    if let Some(ip4) = unmapped(ip) {
+        let first_byte = ip4.to_ne_bytes()[0];
+        return first_byte == 127 || ip4 == 0 || ip4 == pod.ip4;
+    }
+    let is_unspecified_or_loopback =
+        ip[0] == 0 && ip[1] == 0 && ip[2] == 0 && (ip[3] == 0 || ip[3] == LOCALHOST6[3]);
+    // fe80::/10
+    let is_link_local = u32::from_be(ip[0]) >> 22 == 0xfe80 >> 6;
+    is_unspecified_or_loopback || is_link_local || *ip == pod.ip6
+}
+
+/// A socket bound to a device cannot reach the listener on `lo`.
+#[inline(always)]
+unsafe fn leave_device(ctx: &SockAddrContext, socket: *mut bpf_sock) {
+    // SAFETY: a field that the verifier lets this program read; the name is an empty C string.
+    unsafe {
+        if field!(socket, bpf_sock, bound_dev_if) != 0 {
+            let mut no_device = 0_u32;
+            bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTODEVICE, (&raw mut no_device).cast(), 4);
+        }
+    }
+}
+
+/// Binds an unbound socket to the pod's address, so that getsockname() says what it says without a mesh.
+/// A socket that the app has bound keeps its address (the kernel refuses to bind one that has a port).
+#[inline(always)]
+unsafe fn bind4(ctx: &SockAddrContext, pod: &PodEntry) {
+    // SAFETY: reads that the verifier allows; `source` is a sockaddr_in of 16 bytes.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if pod.ip4 == 0 || socket.is_null() || field!(socket, bpf_sock, src_ip4) != 0 {
+            return;
+        }
+        let mut source = [family_word(AF_INET), pod.ip4, 0, 0];
+        bpf_bind(ctx.sock_addr, source.as_mut_ptr().cast(), 16);
+    }
+}
+
+/// As [`bind4`], for a socket of the other family.
+#[inline(always)]
+unsafe fn bind6(ctx: &SockAddrContext, ip: &Ip) {
+    // SAFETY: reads that the verifier allows; `source` is a sockaddr_in6 of 28 bytes.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if socket.is_null() || ip6_field!(socket, bpf_sock, src_ip6) != [0; 4] {
+            return;
+        }
+        let mut source = [family_word(AF_INET6), 0, ip[0], ip[1], ip[2], ip[3], 0];
+        bpf_bind(ctx.sock_addr, source.as_mut_ptr().cast(), 28);
+    }
+}
+
+/// The first word of a socket address: the family, and port 0 (any).
+#[inline(always)]
+const fn family_word(family: u16) -> u32 {
+    let [a, b] = family.to_ne_bytes();
+    u32::from_ne_bytes([a, b, 0, 0])
+}
+
+#[cfg(feature = "log")]
+#[inline(always)]
+fn log_capture(ctx: &SockAddrContext, ip: &Ip, port: u32) {
+    match unmapped(ip) {
+        Some(ip4) => aya_log_ebpf::info!(ctx, "captured connect to {:i}:{}", u32::from_be(ip4), port),
+        None => aya_log_ebpf::info!(ctx, "captured connect to an IPv6 address, port {}", port),
+    }
+}
+
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn log_capture(_ctx: &SockAddrContext, _ip: &Ip, _port: u32) {}

@@ -1,0 +1,71 @@
+//! getpeername() (and accept(), which shows the same): either app sees the peer that it would see without a mesh.
+
+use crate::{
+    context::{field, port_from_network, port_to_network},
+    maps,
+};
+use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
+use core::ptr;
+use pillion_ebpf_common::{
+    Address, OUTBOUND_PORT,
+    kind::{CLIENT, SERVER},
+    unmapped,
+};
+
+/// The only answer that the kernel takes here.
+const PASS: i32 = 1;
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: the context is the kernel's, and the verifier checks every access to it.
+    unsafe {
+        if let Some(peer) = peer(&ctx)
+            && let Some(ip4) = unmapped(&peer.ip)
+        {
+            (*ctx.sock_addr).user_ip4 = ip4;
+            (*ctx.sock_addr).user_port = port_to_network(peer.port as u16);
+        }
+    }
+    PASS
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    // SAFETY: as above. Volatile: LLVM would make one copy of 16 bytes out of the writes.
+    unsafe {
+        if let Some(peer) = peer(&ctx) {
+            let user_ip6 = &raw mut (*ctx.sock_addr).user_ip6;
+            ptr::write_volatile(&raw mut (*user_ip6)[0], peer.ip[0]);
+            ptr::write_volatile(&raw mut (*user_ip6)[1], peer.ip[1]);
+            ptr::write_volatile(&raw mut (*user_ip6)[2], peer.ip[2]);
+            ptr::write_volatile(&raw mut (*user_ip6)[3], peer.ip[3]);
+            (*ctx.sock_addr).user_port = port_to_network(peer.port as u16);
+        }
+    }
+    PASS
+}
+
+/// The peer to show, when it is not the true one.
+#[inline(always)]
+unsafe fn peer(ctx: &SockAddrContext) -> Option<Address> {
+    // SAFETY: fields that the verifier lets these programs read.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if socket.is_null() {
+            return None;
+        }
+        let record = maps::record(socket)?;
+        match record.kind {
+            SERVER => Some(record.address),
+            // A socket that was captured once may have been connected again to what is not captured: its record
+            // is stale, and the true peer is the one to show.
+            CLIENT
+                if port_from_network(field!(ctx.sock_addr, bpf_sock_addr, user_port))
+                    == u32::from(OUTBOUND_PORT) =>
+            {
+                Some(record.address)
+            }
+            _ => None,
+        }
+    }
+}

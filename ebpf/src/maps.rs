@@ -1,0 +1,129 @@
+//! The maps, and the socket-local storage. The agent pins every one of them by its name.
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::SkStorage,
+    helpers::generated::bpf_sk_storage_get,
+    macros::{btf_map, map},
+    maps::{HashMap, LpmTrie, lpm_trie::Key},
+};
+use core::{ffi::c_void, ptr};
+use pillion_ebpf_common::{
+    ExcludedCidr, ExcludedPort, HandoffKey, Ip, PodEntry, SocketRecord,
+    flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
+};
+
+/// Captured pods by netns cookie. 4096 is eight times what the largest nodes run.
+#[map]
+static PODS: HashMap<u64, PodEntry> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Pods that belong to the mesh, by netns cookie. Redundant on purpose: a pod that is in here and not in `PODS` is
+/// refused, so that a lost entry never sends traffic out in the clear.
+#[map]
+static MEMBERS: HashMap<u64, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+#[map]
+static EXCLUDED_PORTS: HashMap<ExcludedPort, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+#[map]
+static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Records of connections between their SYN and their accept(): an entry lives for microseconds.
+///
+/// No LRU: an evicted entry would be a lost destination, while a full table refuses new connections only. 262144 is
+/// the kernel's largest SYN backlog (65535) four times over.
+#[map]
+static HANDOFF: HashMap<HandoffKey, SocketRecord> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+#[btf_map]
+static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
+
+/// What the mesh has to do with a network namespace.
+pub enum Membership {
+    Captured(PodEntry),
+    /// In the mesh, and its entry is missing.
+    Refused,
+    None,
+}
+
+#[inline(always)]
+pub fn membership(netns: u64) -> Membership {
+    // SAFETY: a lookup; the entry is copied before the agent could change it under the program.
+    if let Some(pod) = unsafe { PODS.get(netns) } {
+        return Membership::Captured(*pod);
+    }
+    // SAFETY: as above.
+    match unsafe { MEMBERS.get(netns) } {
+        Some(_) => Membership::Refused,
+        None => Membership::None,
+    }
+}
+
+/// Whether the pod keeps that destination out of the mesh.
+#[inline(always)]
+pub fn is_excluded(netns: u64, pod: &PodEntry, ip: &Ip, port: u32) -> bool {
+    if pod.flags & HAS_EXCLUDED_PORTS != 0 {
+        // SAFETY: a lookup; the value is not read.
+        if unsafe { EXCLUDED_PORTS.get(ExcludedPort { netns, port, zero: 0 }) }.is_some() {
+            return true;
+        }
+    }
+    pod.flags & HAS_EXCLUDED_CIDRS != 0
+        && EXCLUDED_CIDRS.get(Key::new(ExcludedCidr::ALL_BITS, ExcludedCidr { netns, ip: *ip })).is_some()
+}
+
+#[inline(always)]
+pub fn hand_off(key: &HandoffKey, record: &SocketRecord) {
+    // A failed insert is a connection without an original destination, which the worker refuses.
+    let _ = HANDOFF.insert(key, record, 0);
+}
+
+#[inline(always)]
+pub fn handed_off(key: &HandoffKey) -> Option<SocketRecord> {
+    // SAFETY: a lookup; the record is copied, and only the two ends of its own connection write it.
+    unsafe { HANDOFF.get(key) }.copied()
+}
+
+#[inline(always)]
+pub fn forget_handoff(key: &HandoffKey) {
+    let _ = HANDOFF.remove(key);
+}
+
+/// The record of a socket, if it has one.
+///
+/// # Safety
+/// `socket` comes from a program's context and is not null.
+#[inline(always)]
+pub unsafe fn record(socket: *mut bpf_sock) -> Option<SocketRecord> {
+    // SAFETY: the verifier checks the socket; the storage lives as long as the socket does.
+    unsafe {
+        bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0).cast::<SocketRecord>().as_ref()
+    }
+    .copied()
+}
+
+/// Writes (or overwrites) the record of a socket. False when the kernel had no memory for it.
+///
+/// # Safety
+/// As [`record`].
+#[inline(always)]
+pub unsafe fn set_record(socket: *mut bpf_sock, record: &SocketRecord) -> bool {
+    let initial = ptr::from_ref(record).cast_mut().cast();
+    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage.
+    unsafe {
+        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        match bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>().as_mut() {
+            Some(stored) => {
+                *stored = *record;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// aya's own methods take a `SockAddrContext` only.
+#[inline(always)]
+fn storage() -> *mut c_void {
+    (&raw const SOCKETS).cast_mut().cast()
+}
