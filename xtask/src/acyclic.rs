@@ -13,6 +13,7 @@ use syn::visit::{self, Visit};
 /// Where the workspace's crates begin.
 const ROOTS: [&str; 6] = [
     "agent/src/lib.rs",
+    "agent/src/main.rs",
     "ebpf/src/main.rs",
     "ebpf-common/src/lib.rs",
     "tests/src/lib.rs",
