@@ -1,0 +1,44 @@
+//! Ctrl-C: a bed is removed also when its owner is asked to end.
+
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::sweep;
+
+/// Somebody waits for the signal, and will clean up.
+static AWAITED: AtomicBool = AtomicBool::new(false);
+static CAME: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+/// From now on SIGINT, SIGTERM and SIGHUP remove this process's beds and end it, with the shell's exit status
+/// (128 + signal). Call it first in `main`: threads inherit the mask.
+pub fn clean_up_on_signals() -> Result<()> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().context("cannot block signals")?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            if AWAITED.swap(false, Ordering::SeqCst) {
+                *CAME.0.lock().expect("no holder panics") = true;
+                CAME.1.notify_all();
+                continue;
+            }
+            eprintln!("\n{signal}: removing the test bed");
+            if let Err(error) = sweep::remove_own() {
+                eprintln!("{error:#}");
+            }
+            process::exit(128 + signal as i32);
+        }
+    })?;
+    Ok(())
+}
+
+/// Waits for one of those signals and lets the caller go on: the bed is kept until then.
+pub fn wait() {
+    AWAITED.store(true, Ordering::SeqCst);
+    let came = CAME.0.lock().expect("no holder panics");
+    drop(CAME.1.wait_while(came, |came| !*came));
+}

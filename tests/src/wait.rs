@@ -1,0 +1,24 @@
+//! Waiting for what has no event of its own.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How often a condition is looked at again: short beside what is waited for, cheap on two cores.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// Looks again and again until `found` gives something. A deadline that passes is an error that says what was
+/// waited for; an error of `found` ends the wait at once.
+pub fn until<T>(what: &str, timeout: Duration, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(value) = found()? {
+            return Ok(value);
+        }
+        if Instant::now() >= deadline {
+            bail!("waited {timeout:?} in vain for {what}");
+        }
+        thread::sleep(EVERY);
+    }
+}

@@ -1,0 +1,62 @@
+//! `cargo xtask test`: everything that has to hold before a change is done.
+
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
+
+use crate::step::Steps;
+use crate::workspace::{HOST_PACKAGES, cargo, root};
+use crate::{acyclic, deny, requirements, workspace};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Without the end-to-end tests, which need root and take minutes
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Runs all steps; an error names those that failed.
+pub fn run(args: &Args) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("format", || cargo_does(&["fmt", "--all", "--check"]));
+    steps.run("lints", || {
+        cargo_does(&[&["clippy"], &HOST_PACKAGES[..], &["--all-targets", "--", "-D", "warnings"]].concat())
+    });
+    steps.run("dependencies", deny::check);
+    steps.run("modules", || acyclic::check(&root()));
+    steps.run("unit tests", unit_tests);
+    if !args.quick {
+        steps.run("end to end", end_to_end);
+        steps.run("left behind", left_behind);
+    }
+    steps.finish()
+}
+
+fn unit_tests() -> Result<Option<String>> {
+    cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests"]].concat())?;
+    cargo_does(&["test", "-p", "pillion-tests", "--lib"])
+}
+
+fn end_to_end() -> Result<Option<String>> {
+    ensure!(
+        geteuid().is_root(),
+        "network namespaces, cgroups and eBPF need root; `--quick` leaves these tests out"
+    );
+    requirements::ensure()?;
+    // Built once: the tests find it here.
+    let program = pillion_tests::agent::binary()?;
+    workspace::run(cargo().args(["test", "-p", "pillion-tests", "--tests"]).env("PILLION_BIN", program))?;
+    Ok(None)
+}
+
+/// A test that ends, however it ends, removes its bed.
+fn left_behind() -> Result<Option<String>> {
+    let dead = pillion_tests::sweep()?;
+    let names: Vec<String> = dead.iter().map(ToString::to_string).collect();
+    ensure!(names.is_empty(), "tests that have ended left {} (removed now)", names.join(", "));
+    Ok(None)
+}
+
+fn cargo_does(args: &[&str]) -> Result<Option<String>> {
+    workspace::run(cargo().args(args))?;
+    Ok(None)
+}

@@ -1,0 +1,41 @@
+//! Where things are, and cargo.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// The workspace's packages that are built for this machine: the eBPF programs are the agent's build script's.
+pub const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "pillion-ebpf"];
+
+/// The workspace's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs this.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Runs a command to its end, with this terminal.
+pub fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_owned();
+    let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
+    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+    ensure!(status.success(), "`{} {}` ended with {status}", file_name(&program), args.join(" "));
+    Ok(())
+}
+
+fn file_name(program: &std::ffi::OsStr) -> String {
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
+}
