@@ -130,8 +130,9 @@ pub fn in_pod(test: impl FnOnce(&Pod) + Send) {
 
 fn set_up_addresses() {
     ip("link set lo up");
-    ip("link add eth0 type dummy");
+    ip("link add eth0 type veth peer name eth1");
     ip("link set eth0 up");
+    ip("link set eth1 up");
     ip(&format!("addr add {POD4}/24 dev eth0"));
     ip(&format!("addr add {POD6}/64 dev eth0 nodad"));
     ip(&format!("addr add {LINK_LOCAL}/64 dev eth0 nodad"));
