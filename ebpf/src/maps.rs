@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{
-    ExcludedCidr, ExcludedPort, HandoffKey, Ip, PodEntry, SocketRecord,
+    ExcludedCidr, ExcludedPort, HandoffKey, Ip, PodEntry, SocketRecord, cidr,
     flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 
@@ -69,7 +69,9 @@ pub fn is_excluded(netns: u64, pod: &PodEntry, ip: &Ip, port: u32) -> bool {
         }
     }
     pod.flags & HAS_EXCLUDED_CIDRS != 0
-        && EXCLUDED_CIDRS.get(Key::new(ExcludedCidr::ALL_BITS, ExcludedCidr { netns, ip: *ip })).is_some()
+        && EXCLUDED_CIDRS
+            .get(Key::new(ExcludedCidr::ALL_BITS, ExcludedCidr { netns, ip: *ip }))
+            .is_some_and(|verdict| *verdict == cidr::EXCLUDED)
 }
 
 #[inline(always)]
