@@ -254,7 +254,14 @@ const fn family_word(family: u16) -> u32 {
 fn log_capture(ctx: &SockAddrContext, ip: &Ip, port: u32) {
     match unmapped(ip) {
         Some(ip4) => aya_log_ebpf::info!(ctx, "captured connect to {:i}:{}", u32::from_be(ip4), port),
-        None => aya_log_ebpf::info!(ctx, "captured connect to an IPv6 address, port {}", port),
+        None => {
+            let [a, b, c, d] = ip.map(u32::to_ne_bytes);
+            let octets = [
+                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+                d[3],
+            ];
+            aya_log_ebpf::info!(ctx, "captured connect to [{:i}]:{}", octets, port);
+        }
     }
 }
 
