@@ -111,17 +111,17 @@ pub unsafe fn record(socket: *mut bpf_sock) -> Option<SocketRecord> {
 #[inline(always)]
 pub unsafe fn set_record(socket: *mut bpf_sock, record: &SocketRecord) -> bool {
     let initial = ptr::from_ref(record).cast_mut().cast();
-    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage.
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage. Storage and stack do not
+    // overlap (a plain assignment would be a call of memmove).
     unsafe {
-        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        match bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>().as_mut() {
-            Some(stored) => {
-                *stored = *record;
-                true
-            }
-            None => false,
+        let stored = bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>();
+        if stored.is_null() {
+            return false;
         }
+        ptr::copy_nonoverlapping(record, stored, 1);
     }
+    true
 }
 
 /// aya's own methods take a `SockAddrContext` only.
