@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::process::{Command, Process, Spot};
+use crate::sys;
 
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 /// The default of `--metrics-addr` is every address; IPv6's loopback proves that it is dual-stack.
@@ -94,8 +95,7 @@ impl Node {
     /// Runs `pillion uninstall` for this node's agent; gives what it printed.
     pub fn uninstall(&self) -> Result<String> {
         let state = self.make_state_dir()?;
-        let command = self.pillion("uninstall")?.arg("--state-dir").arg(state);
-        command.arg("--bpffs").arg(self.shared.bpffs()).run()
+        self.pillion("uninstall")?.arg("--state-dir").arg(state).run()
     }
 
     fn pillion(&self, subcommand: &str) -> Result<Command> {
@@ -297,7 +297,9 @@ pub fn binary() -> Result<PathBuf> {
 
 fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = process::Command::new(cargo)
+    let mut command = process::Command::new(cargo);
+    sys::hear_signals(&mut command);
+    let output = command
         .args(["build", "--release", "-p", "pillion-agent", "--message-format=json-render-diagnostics"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .stderr(Stdio::inherit())

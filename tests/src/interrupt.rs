@@ -1,4 +1,4 @@
-//! Ctrl-C: a bed is removed also when its owner is asked to end.
+//! Ctrl-C: a bed is removed also when its owner is asked to end, and an installation is left in order.
 
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::sweep;
+use crate::{requirements, sweep};
 
 /// Somebody waits for the signal, and will clean up.
 static AWAITED: AtomicBool = AtomicBool::new(false);
@@ -27,6 +27,7 @@ pub fn clean_up_on_signals() -> Result<()> {
                 continue;
             }
             eprintln!("\n{signal}: removing the test bed");
+            requirements::allow_services();
             if let Err(error) = sweep::remove_own() {
                 eprintln!("{error:#}");
             }

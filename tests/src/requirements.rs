@@ -5,10 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
+
+use crate::sys;
 
 /// A Debian package and a program by which it is recognised (searched in the PATH, unless it is a path).
 const PACKAGES: &[(&str, &str)] = &[
@@ -83,6 +86,7 @@ fn on_path(program: &str) -> bool {
 
 fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
+    sys::hear_signals(&mut command);
     let status = command
         .args(["-o", "DPkg::Lock::Timeout=600"])
         .args(args)
@@ -96,32 +100,38 @@ fn apt(args: &[&str]) -> Result<()> {
 
 /// Debian's way to install a server without starting it (invoke-rc.d(8)): a policy that forbids everything, as
 /// long as this lives. A policy of the machine's own stays as it is.
-struct NoServices {
-    made: bool,
-}
+struct NoServices;
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// The policy is there and is ours.
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
 impl NoServices {
-    const POLICY: &str = "/usr/sbin/policy-rc.d";
-
     fn new() -> Result<Self> {
-        let made = !Path::new(Self::POLICY).exists();
-        if made {
+        if !Path::new(POLICY).exists() {
+            FORBIDDEN.store(true, Ordering::SeqCst);
             let write = || {
-                fs::write(Self::POLICY, "#!/bin/sh\nexit 101\n")?;
-                fs::set_permissions(Self::POLICY, fs::Permissions::from_mode(0o755))
+                fs::write(POLICY, "#!/bin/sh\nexit 101\n")?;
+                fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))
             };
-            write().with_context(|| format!("cannot write {}", Self::POLICY))?;
+            write().with_context(|| format!("cannot write {POLICY}"))?;
         }
-        Ok(Self { made })
+        Ok(Self)
     }
 }
 
 impl Drop for NoServices {
     fn drop(&mut self) {
-        if self.made
-            && let Err(error) = fs::remove_file(Self::POLICY)
-        {
-            eprintln!("{} is left behind: {error}", Self::POLICY);
-        }
+        allow_services();
+    }
+}
+
+/// Takes the policy away again, where it is ours; also for whoever is interrupted.
+pub(crate) fn allow_services() {
+    if FORBIDDEN.swap(false, Ordering::SeqCst)
+        && let Err(error) = fs::remove_file(POLICY)
+    {
+        eprintln!("{POLICY} is left behind: {error}");
     }
 }

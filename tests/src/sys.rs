@@ -1,5 +1,5 @@
-//! The two things that only system calls do: a process that begins its life in a pod, and a thread that visits
-//! a network namespace. The only file with `unsafe`.
+//! What only system calls do: a process that begins its life in a pod, one that hears signals, and a thread that
+//! visits a network namespace. The only file with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 /// Where a process shall begin its life.
@@ -39,6 +40,14 @@ pub(crate) fn start_in(command: &mut process::Command, place: Place) {
     // SAFETY: between fork and exec the closure makes async-signal-safe system calls only (write, setns,
     // setgroups, setgid, setuid) and allocates nothing: the files are open and the errors are numbers.
     unsafe { command.pre_exec(join) };
+    hear_signals(command);
+}
+
+/// Lets `command` start with no signal blocked: children inherit the mask of a process that waits for signals on
+/// a thread ([`crate::interrupt`]), and would be deaf to SIGTERM and Ctrl-C.
+pub(crate) fn hear_signals(command: &mut process::Command) {
+    // SAFETY: sigprocmask is async-signal-safe, and nothing is allocated.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
 }
 
 /// Runs `work` on a thread in the network namespace at `path`. Sockets it makes stay there; their cgroup is
