@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod acyclic;
+mod demo;
 mod deny;
 mod requirements;
 mod step;
+mod terminal;
 mod test;
 mod workspace;
 
@@ -21,19 +23,30 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Show the mesh: two nodes, four pods, real applications, and what was seen of each promise (as root)
+    ///
+    /// Builds the agent, installs the Debian packages that are missing, plays for half a minute on network namespaces
+    /// of its own, and removes them. Progress is on standard error, the findings are on standard output; the exit
+    /// status is 1 when a promise did not hold.
+    Demo(demo::Args),
     /// Check and test everything: format, lints, dependencies, modules, unit tests, end-to-end tests (as root)
     Test(test::Args),
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
     Requirements,
+    /// Measures connect() for the demo, in a pod
+    #[command(hide = true)]
+    ConnectCost(demo::Probe),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().task {
+        Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
+        Task::ConnectCost(args) => demo::probe(&args),
     }
 }
 
