@@ -1,10 +1,14 @@
 //! Pillion's node agent. `ARCHITECTURE.md` has the map.
 
+pub mod admin;
 pub mod cli;
+pub mod decide;
 pub mod hbone;
 pub mod identity;
 pub mod kernel;
+pub mod manifest;
 pub mod mesh;
 pub mod node;
+pub mod telemetry;
 pub mod tls;
 pub mod worker;

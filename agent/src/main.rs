@@ -1,1 +1,26 @@
-fn main() {}
+//! The `pillion` command.
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use pillion_agent::cli::{Cli, Command};
+use pillion_agent::node;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(node::run(*run))),
+        Command::Uninstall(uninstall) => node::uninstall(&uninstall),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("pillion: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The node core's runtime. One thread: the work is in the workers, which have their own.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}

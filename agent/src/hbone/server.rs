@@ -64,6 +64,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
 }
 
 impl Request {
+    /// Where the peer wants to connect to; empty when it did not say.
+    pub fn authority(&self) -> &str {
+        self.head.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
     /// Answers 200: from here on the stream is the connection.
     pub fn accept(mut self) -> Result<Stream, h2::Error> {
         let outgoing = self.respond.send_response(status(StatusCode::OK), false)?;

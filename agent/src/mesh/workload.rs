@@ -24,11 +24,12 @@ pub struct Workload {
     /// `spec.nodeName`; empty while the pod is not scheduled.
     pub node: String,
     pub identity: SpiffeId,
-    /// `status.podIPs`, the primary address of each family first. IPv4-mapped IPv6 is stored as IPv4.
+    /// The addresses that are the pod's own: `status.podIPs`, the primary of each family first. Empty for a pod
+    /// on the host network (they are its node's) and for one that has finished. IPv4-mapped IPv6 is IPv4 here.
     pub addresses: Vec<IpAddr>,
     /// Where the pod's network namespace is (annotation `pillion.dev/netns`).
     pub netns: Option<PathBuf>,
-    /// Whether the pod is in the mesh: it opted in by label and is not on the host network.
+    /// Whether the pod is in the mesh: it opted in by label, is not on the host network and has not finished.
     pub captured: bool,
     /// `metadata.deletionTimestamp` is set: the pod is on its way out and takes no new connections.
     pub terminating: bool,

@@ -2,10 +2,10 @@
 
 use super::pod::{Pod, State, capture};
 use crate::cli::Run;
-use crate::kernel::{Kernel, Wanted};
+use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
-use crate::telemetry::{AccessLog, NodeMetrics};
+use crate::telemetry::{AccessLog, NodeMetrics, WorkerMetrics};
 use crate::worker::{Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -80,7 +80,6 @@ impl Supervisor {
     /// Brings workers and kernel in line with the mesh as it is now.
     pub fn reconcile(&mut self) {
         let mesh = self.mesh.borrow_and_update().clone();
-        self.metrics.set_mesh_generation(mesh.generation);
         let unwanted: Vec<PodName> = self
             .pods
             .iter()
@@ -96,7 +95,8 @@ impl Supervisor {
                 _ => self.remove(&name),
             }
         }
-        for workload in mesh.captured_on(&self.config.node) {
+        let config = self.config.clone();
+        for workload in mesh.captured_on(&config.node) {
             self.want(workload);
         }
         self.metrics.set_captured_pods(self.serving());
@@ -137,6 +137,10 @@ impl Supervisor {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
     /// While draining, a worker that has ended is not started again. True when none is left.
     pub fn forget_ended(&mut self, event: Event) -> bool {
         if let Event::Ended { pod: name, incarnation } = event
@@ -144,25 +148,15 @@ impl Supervisor {
         {
             self.forget(&name);
         }
-        self.pods.is_empty()
+        self.is_empty()
     }
 
-    /// What the kernel should hold, or `None` while that is not known: a pod whose worker is on its way up may
-    /// have entries of an earlier agent that nobody has claimed yet.
-    pub(super) fn wanted(&self) -> Option<HashMap<u64, Wanted>> {
-        let mut wanted = HashMap::new();
-        for pod in self.pods.values() {
-            let state = match pod.state {
-                State::Retiring => continue,
-                State::Serving => Wanted::Capture(capture(&pod.workload)),
-                State::Starting if pod.entered.is_none() => return None,
-                State::Starting | State::Failed { .. } => Wanted::Refuse,
-            };
-            if let Some(cookie) = pod.cookie() {
-                wanted.insert(cookie, state);
-            }
-        }
-        Some(wanted)
+    /// What the hooks should capture, or `None` while that is not known: a pod whose worker is on its way up may
+    /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
+    /// side remembers by itself.
+    pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
+        let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
+        captured.map(|pod| Some((pod.cookie()?, capture(&pod.workload)))).collect()
     }
 
     /// The pod should be captured: see to it, whatever it is now.

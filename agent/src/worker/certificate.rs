@@ -114,7 +114,7 @@ pub(super) async fn renew(context: Rc<Context>) {
     loop {
         let current = context.identity.current();
         let expiry = current.certificate.not_after;
-        context.metrics.certificate_expiry(expiry);
+        context.metrics.set_certificate_expiry(expiry);
         sleep_until(renewal_time(current.issued, expiry, rand::random())).await;
         let mut retry = Retry::default();
         loop {

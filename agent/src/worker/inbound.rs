@@ -2,12 +2,13 @@
 
 use super::context::Context;
 use super::dial::DialError;
-use super::record::{Direction, Parties, Record};
+use super::record::{Began, Parties, Record};
 use super::relay::{Far, relay};
 use super::socket::tune_peer;
-use crate::decide::inbound::inbound;
+use crate::decide::inbound;
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
+use crate::telemetry::{ConnectionSecurity, Direction, HandshakeRole};
 use crate::tls::peer_identity;
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
@@ -33,15 +34,15 @@ pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address:
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
         Ok(Ok((server, peer))) => {
-            context.metrics.handshake("server", "ok");
+            context.metrics.handshake(HandshakeRole::Server, "ok");
             serve(context, server, peer).await;
         }
         Ok(Err(reason)) => {
-            context.metrics.handshake("server", "failed");
+            context.metrics.handshake(HandshakeRole::Server, "failed");
             tracing::info!(pod = %context.name, peer = %address, "mutual TLS with a peer failed: {reason}");
         }
         Err(_) => {
-            context.metrics.handshake("server", "failed");
+            context.metrics.handshake(HandshakeRole::Server, "failed");
             tracing::info!(pod = %context.name, peer = %address,
                 "a peer did not finish its handshake within {HANDSHAKE_TIMEOUT:?}");
         }
@@ -85,7 +86,7 @@ async fn serve(context: Rc<Context>, mut server: TlsServer, peer: Peer) {
 
 async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let _open = context.open.open();
-    let target = match inbound(peer.local, &request.head) {
+    let target = match inbound(peer.local, &request.head.method, request.authority()) {
         Ok(target) => target,
         Err(e) => {
             tracing::info!(pod = %context.name, peer = %peer.address, "refused a request: {e}");
@@ -97,6 +98,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let source = mesh.by_address.get(&peer.address.ip()).filter(|w| w.identity == peer.identity);
     let destination = context.workload();
     let parties = Parties {
+        began: Began::now(),
         direction: Direction::Inbound,
         source_address: client,
         source_principal: Some(peer.identity.clone()),
@@ -106,12 +108,12 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         destination_principal: Some(context.identity.current().certificate.identity.clone()),
         destination,
         service: None,
-        mutual_tls: true,
+        security: ConnectionSecurity::MutualTls,
     };
     let dialled = tokio::select! {
         dialled = context.dial_app(target, client) => dialled,
         () = request.withdrawn() => {
-            return Record::failed(&context, parties, "DC", "the peer withdrew its request".into());
+            return Record::failed(&context, parties, "DC", "the peer withdrew its request");
         }
     };
     match dialled {
@@ -119,13 +121,13 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
             Ok(far) => {
                 let record = Record::open(&context, parties);
                 let ending = relay(app, Far::Mesh(far), &record).await;
-                record.close(ending);
+                record.close(&ending);
             }
-            Err(e) => Record::failed(&context, parties, "DC", e.to_string()),
+            Err(e) => Record::failed(&context, parties, "DC", &e.to_string()),
         },
         Err(e) => {
             request.refuse(refusal(&e));
-            Record::failed(&context, parties, e.response_flags(), e.to_string());
+            Record::failed(&context, parties, e.response_flags(), &e.to_string());
         }
     }
 }

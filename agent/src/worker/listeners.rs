@@ -56,11 +56,12 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
     pub fn repair(&mut self) -> Vec<ListenerRepair> {
         // A dead socket still holds its port: let go of it first.
         self.slots.retain(|slot| is_listening(&slot.listener));
+        let missing = self.missing();
         let mend = |address| {
             let error = self.add(address).err().map(|e| e.to_string());
             ListenerRepair { address, error }
         };
-        self.missing().into_iter().map(mend).collect()
+        missing.into_iter().map(mend).collect()
     }
 
     /// By port: whether all its listeners listen.

@@ -48,8 +48,8 @@ pub(crate) enum Command {
     Retire { grace: Duration },
     /// The agent goes: nothing new from now on, end when the last connection has, or at the deadline.
     Drain { deadline: Duration },
-    /// Compare the listeners with what should be there, mend them, and say what was mended.
-    Audit(oneshot::Sender<Vec<ListenerRepair>>),
+    /// Compare what the worker holds with what it should, mend it, and say what was found.
+    Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
 }
 
@@ -91,8 +91,16 @@ pub enum WorkerError {
     Tls(rustls::Error),
 }
 
+/// What a worker found when it looked at itself.
+#[derive(Debug)]
+pub struct Inspection {
+    pub listeners: Vec<ListenerRepair>,
+    /// Renewal has failed for so long that new connections have no valid certificate.
+    pub certificate_expired: bool,
+}
+
 /// A listener that was not there any more.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct ListenerRepair {
     pub address: SocketAddr,
     /// Why it could not be mended; `None` when it was.
@@ -151,11 +159,11 @@ impl Worker {
         self.tell(Command::Drain { deadline });
     }
 
-    /// What the listeners lacked; empty also when the worker has ended.
-    pub async fn audit(&self) -> Vec<ListenerRepair> {
+    /// `None` when the worker has ended.
+    pub async fn audit(&self) -> Option<Inspection> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Audit(reply));
-        answer.await.unwrap_or_default()
+        answer.await.ok()
     }
 
     pub async fn report(&self) -> Option<Report> {

@@ -2,11 +2,12 @@
 
 use super::context::Context;
 use super::pool::PeerError;
-use super::record::{Direction, Parties, Record};
+use super::record::{Began, Parties, Record};
 use super::relay::{Far, relay};
 use super::socket::{reset_on_drop, tune_app};
-use crate::decide::outbound::{Outbound, outbound};
+use crate::decide::{Outbound, outbound};
 use crate::mesh::{Mesh, Workload};
+use crate::telemetry::{ConnectionSecurity, Direction};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 
 pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: SocketAddr) {
     let _open = context.open.open();
+    let began = Began::now();
     let Some(original) = context.sockets.original_destination(&app) else {
         // Not a connection that the hook sent here, or one whose destination was lost: never guess.
         tracing::debug!(pod = %context.name, %peer, "refused: no original destination");
@@ -30,6 +32,7 @@ pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: Socke
     };
     let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut parties = Parties {
+        began,
         direction: Direction::Outbound,
         source_address: client,
         source_principal: Some(source.identity.clone()),
@@ -39,17 +42,17 @@ pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: Socke
         destination: None,
         destination_principal: None,
         service: None,
-        mutual_tls: false,
+        security: ConnectionSecurity::None,
     };
     match reach(&context, &mesh, &source, original, client, &mut parties).await {
         Ok(far) => {
             let record = Record::open(&context, parties);
             let ending = relay(app, far, &record).await;
-            record.close(ending);
+            record.close(&ending);
         }
         Err(failure) => {
             reset_on_drop(&app);
-            Record::failed(&context, parties, failure.flags, failure.reason);
+            Record::failed(&context, parties, failure.flags, &failure.reason);
         }
     }
 }
@@ -76,7 +79,7 @@ async fn reach(
             parties.service = service.map(Arc::clone);
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
-            parties.mutual_tls = true;
+            parties.security = ConnectionSecurity::MutualTls;
             let stream = context.pool.open(context, peer, target, client).await?;
             Ok(Far::Mesh(stream))
         }

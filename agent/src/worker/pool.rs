@@ -8,6 +8,7 @@ use super::context::Context;
 use super::dial::DialError;
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
+use crate::telemetry::HandshakeRole;
 use rustls_pki_types::ServerName;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -214,7 +215,7 @@ impl Peer {
             Ok(Err(e)) => Err(tls_error(e.to_string())),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };
-        context.metrics.handshake("client", if result.is_ok() { "ok" } else { "failed" });
+        context.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
         let (client, driver) =
             Client::handshake(result?).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();

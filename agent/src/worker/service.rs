@@ -2,10 +2,11 @@
 
 use super::context::Context;
 use super::listeners::Listeners;
-use super::{CertificateReport, Command, Report};
+use super::{CertificateReport, Command, Inspection, Report};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -44,7 +45,7 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                     phase = Phase::Draining(Some(Instant::now() + deadline));
                 }
                 // Nobody waits for an answer any more when sending it fails.
-                Some(Command::Audit(reply)) => drop(reply.send(listeners.repair())),
+                Some(Command::Audit(reply)) => drop(reply.send(inspect(context, &mut listeners))),
                 Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),
             },
             () = grace_is_over(&phase) => {
@@ -89,6 +90,17 @@ async fn drained(phase: &Phase, context: &Context) {
             tracing::warn!(pod = %context.name, open = context.open.count(), "drained no further: the deadline is here");
         }
         () = empty => {}
+    }
+}
+
+fn inspect<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
+    context: &Context,
+    listeners: &mut Listeners<F>,
+) -> Inspection {
+    let expiry = context.identity.current().certificate.not_after;
+    Inspection {
+        listeners: listeners.repair(),
+        certificate_expired: expiry <= OffsetDateTime::now_utc(),
     }
 }
 

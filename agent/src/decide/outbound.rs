@@ -1,0 +1,197 @@
+//! Where a captured connection goes.
+
+use super::is_reserved;
+use crate::mesh::{Endpoint, Mesh, Service, Workload};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// What becomes of a connection that an app opened.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outbound<'a> {
+    /// Mutual TLS to the peer's worker. `target`, the pod's IP and port, is the authority asked for.
+    Mesh { peer: &'a Arc<Workload>, target: SocketAddr, service: Option<&'a Arc<Service>> },
+    /// Plain TCP, to what the app asked for or to the endpoint chosen for a Service.
+    Passthrough { target: SocketAddr, peer: Option<&'a Arc<Workload>>, service: Option<&'a Arc<Service>> },
+    /// There is nowhere to go.
+    Refuse(Refusal),
+}
+
+/// Why a connection goes nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("service {service} has no ready endpoint for port {port}")]
+    NoEndpoint { service: String, port: u16 },
+    #[error("service {service} has no TCP port {port}")]
+    NoServicePort { service: String, port: u16 },
+    #[error("port {} of pod {pod} is the mesh's own", target.port())]
+    ReservedPort { pod: String, target: SocketAddr },
+}
+
+impl Refusal {
+    /// The reason as access log and metrics give it (Envoy's response flags).
+    pub fn response_flags(&self) -> &'static str {
+        match self {
+            Self::NoEndpoint { .. } => "UH",
+            Self::NoServicePort { .. } | Self::ReservedPort { .. } => "NR",
+        }
+    }
+}
+
+/// Decides on a connection that `source` opened to `original`.
+///
+/// `pick(n)` chooses one of `n ≥ 1` endpoints; what it answers is taken modulo `n`.
+pub fn outbound<'a>(
+    mesh: &'a Mesh,
+    source: &Workload,
+    original: SocketAddr,
+    pick: impl FnMut(usize) -> usize,
+) -> Outbound<'a> {
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    let service = mesh.services.get(&original.ip());
+    let target = match service.map(|service| endpoint(mesh, service, original, pick)) {
+        None => original,
+        Some(Ok(endpoint)) => endpoint,
+        Some(Err(refusal)) => return Outbound::Refuse(refusal),
+    };
+    let peer = mesh.by_address.get(&target.ip());
+    let Some(captured) = peer.filter(|peer| peer.captured) else {
+        return Outbound::Passthrough { target, peer, service };
+    };
+    if is_reserved(target.port()) {
+        return Outbound::Refuse(Refusal::ReservedPort { pod: captured.name.to_string(), target });
+    }
+    // A pod that reaches itself by its Service (hairpin) stays within its own netns: nothing to protect there.
+    if captured.name == source.name || captured.exclusions.inbound_ports.contains(&target.port()) {
+        return Outbound::Passthrough { target, peer, service };
+    }
+    Outbound::Mesh { peer: captured, target, service }
+}
+
+/// Chooses an endpoint of the cluster IP's own family. One whose pod is going away takes new connections only
+/// where there is no other: it may be gone before the slices say so.
+fn endpoint(
+    mesh: &Mesh,
+    service: &Service,
+    original: SocketAddr,
+    mut pick: impl FnMut(usize) -> usize,
+) -> Result<SocketAddr, Refusal> {
+    let (name, port) = (|| format!("{}/{}", service.namespace, service.name), original.port());
+    let Some(endpoints) = service.endpoints(port) else {
+        return Err(Refusal::NoServicePort { service: name(), port });
+    };
+    let leaving = |ip: IpAddr| mesh.by_address.get(&ip).is_some_and(|pod| pod.terminating);
+    let family = |e: &&Endpoint| e.address.is_ipv6() == original.is_ipv6();
+    let staying = |e: &&Endpoint| family(e) && !leaving(e.address.ip());
+    let chosen = match endpoints.iter().filter(staying).count() {
+        0 => match endpoints.iter().filter(family).count() {
+            0 => None,
+            n => endpoints.iter().filter(family).nth(pick(n) % n),
+        },
+        n => endpoints.iter().filter(staying).nth(pick(n) % n),
+    };
+    chosen.map(|e| e.address).ok_or_else(|| Refusal::NoEndpoint { service: name(), port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{parse, snapshot};
+    use crate::mesh::PodName;
+
+    const MANIFESTS: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: client, labels: {pillion.dev/capture: enabled}}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: server, labels: {pillion.dev/capture: enabled}, annotations: {pillion.dev/exclude-inbound-ports: "9090"}}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: leaving, deletionTimestamp: "2026-01-01T00:00:00Z", labels: {pillion.dev/capture: enabled}}, status: {podIP: 10.0.0.3}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: plain}, status: {podIP: 10.0.0.4}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIPs: [10.96.0.1, "fd00:96::1"], ports: [{name: a, port: 80}, {name: b, port: 81}, {name: c, port: 82}, {name: d, port: 83}, {name: e, port: 84}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}, {addresses: [10.0.0.4]}], ports: [{name: a, port: 8080}]}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-2, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.3]}], ports: [{name: b, port: 8080}]}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-3, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{name: d, port: 8080}]}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-4, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.2]}], ports: [{name: e, port: 15008}]}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-5, labels: {kubernetes.io/service-name: web}}, addressType: IPv6, endpoints: [{addresses: ["fd00::2"]}], ports: [{name: a, port: 8080}]}
+"#;
+
+    /// What is decided on a connection of the pod `client`, in short, when the `pick`th endpoint is chosen.
+    fn decide(original: &str, pick: usize) -> String {
+        let objects = parse("x.yaml", MANIFESTS.as_bytes()).unwrap();
+        let mesh = snapshot::build(&objects, &"cluster.local".parse().unwrap(), 1).unwrap();
+        let client = &mesh.workloads[&PodName { namespace: "default".into(), name: "client".into() }];
+        let service = |s: Option<&Arc<Service>>| s.map(|s| format!(" of {}", s.name)).unwrap_or_default();
+        match outbound(&mesh, client, original.parse().unwrap(), |_| pick) {
+            Outbound::Mesh { peer, target, service: s } => {
+                format!("mesh {} {target}{}", peer.name.name, service(s))
+            }
+            Outbound::Passthrough { target, peer, service: s } => {
+                let peer = peer.map(|peer| format!("{} ", peer.name.name)).unwrap_or_default();
+                format!("plain {peer}{target}{}", service(s))
+            }
+            Outbound::Refuse(refusal) => format!("{} {refusal}", refusal.response_flags()),
+        }
+    }
+
+    #[test]
+    fn captured_pods_are_reached_through_the_mesh_and_others_as_asked() {
+        assert_eq!(decide("10.0.0.2:80", 0), "mesh server 10.0.0.2:80");
+        assert_eq!(decide("[::ffff:10.0.0.2]:80", 0), "mesh server 10.0.0.2:80");
+        assert_eq!(decide("[fd00::2]:80", 0), "mesh server [fd00::2]:80");
+        assert_eq!(decide("10.0.0.4:80", 0), "plain plain 10.0.0.4:80");
+        assert_eq!(decide("192.0.2.1:443", 0), "plain 192.0.2.1:443");
+    }
+
+    #[test]
+    fn a_terminating_pod_stays_reachable_by_its_address() {
+        assert_eq!(decide("10.0.0.3:80", 0), "mesh leaving 10.0.0.3:80");
+    }
+
+    #[test]
+    fn excluded_inbound_ports_are_reached_plainly() {
+        assert_eq!(decide("10.0.0.2:9090", 0), "plain server 10.0.0.2:9090");
+    }
+
+    #[test]
+    fn a_cluster_ip_leads_to_an_endpoint_that_stays() {
+        assert_eq!(decide("10.96.0.1:80", 0), "mesh server 10.0.0.2:8080 of web");
+        assert_eq!(decide("10.96.0.1:80", 1), "plain plain 10.0.0.4:8080 of web");
+        assert_eq!(decide("10.96.0.1:80", 2), "mesh server 10.0.0.2:8080 of web");
+        assert_eq!(decide("10.96.0.1:81", 0), "mesh leaving 10.0.0.3:8080 of web");
+    }
+
+    #[test]
+    fn a_cluster_ip_leads_to_its_own_family() {
+        for pick in 0..3 {
+            assert_eq!(decide("[fd00:96::1]:80", pick), "mesh server [fd00::2]:8080 of web");
+        }
+        assert_eq!(decide("[fd00:96::1]:81", 0), "UH service default/web has no ready endpoint for port 81");
+    }
+
+    #[test]
+    fn a_service_without_endpoint_or_port_refuses() {
+        assert_eq!(decide("10.96.0.1:82", 0), "UH service default/web has no ready endpoint for port 82");
+        assert_eq!(decide("10.96.0.1:443", 0), "NR service default/web has no TCP port 443");
+    }
+
+    #[test]
+    fn a_pod_reaches_itself_plainly() {
+        assert_eq!(decide("10.96.0.1:83", 0), "plain client 10.0.0.1:8080 of web");
+    }
+
+    #[test]
+    fn nobody_tunnels_into_a_worker() {
+        for port in [15001, 15006, 15008] {
+            let refused = format!("NR port {port} of pod default/server is the mesh's own");
+            assert_eq!(decide(&format!("10.0.0.2:{port}"), 0), refused);
+            assert_eq!(decide(&format!("10.0.0.4:{port}"), 0), format!("plain plain 10.0.0.4:{port}"));
+        }
+        assert_eq!(decide("10.96.0.1:84", 0), "NR port 15008 of pod default/server is the mesh's own");
+        assert_eq!(decide("10.0.0.1:15001", 0), "NR port 15001 of pod default/client is the mesh's own");
+    }
+}

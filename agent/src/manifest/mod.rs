@@ -1,0 +1,22 @@
+//! From Kubernetes objects to one immutable [`Mesh`](crate::mesh::Mesh).
+//!
+//! Three steps, each of its own: [`objects`] reads text into the few fields that matter, [`snapshot`] builds a
+//! mesh from objects (pure), [`watch`] does both again whenever the directory changes. Anything wrong is a
+//! [`ManifestError`] that says where; the last good mesh stays until it is mended.
+//! Nothing in here knows what the mesh is used for.
+
+mod error;
+mod names;
+pub mod objects;
+mod scan;
+mod services;
+pub mod snapshot;
+pub mod watch;
+mod workloads;
+
+mod text;
+
+pub use error::{ManifestError, Place};
+pub use objects::{Object, Sourced};
+pub use text::parse;
+pub use watch::{ManifestSource, ManifestStatus};

@@ -1,0 +1,252 @@
+//! What Service and EndpointSlice objects say of a service.
+
+use super::names::is_subdomain;
+use super::objects::{self, EndpointSlice};
+use super::snapshot::{Key, Wrong};
+use super::{ManifestError, Place};
+use crate::mesh::{Endpoint, Service, ServicePort};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// The label by which an EndpointSlice belongs to a Service of its namespace.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A service's endpoints by port name.
+pub(super) type Endpoints = BTreeMap<String, PortEndpoints>;
+
+/// The endpoints of one port of a service.
+#[derive(Debug, Default)]
+pub(super) struct PortEndpoints {
+    ready: BTreeSet<Endpoint>,
+    /// Terminating, and serving still.
+    draining: BTreeSet<Endpoint>,
+}
+
+/// Joins the slices of each service.
+pub(super) fn endpoints<'a>(
+    slices: &BTreeMap<Key<'a>, (&'a Place, &'a EndpointSlice)>,
+    errors: &mut Vec<ManifestError>,
+) -> BTreeMap<Key<'a>, Endpoints> {
+    let mut services: BTreeMap<Key<'a>, Endpoints> = BTreeMap::new();
+    for ((namespace, _), (place, slice)) in slices {
+        let Some(name) = slice.metadata.labels.get(SERVICE_NAME) else { continue };
+        let ipv6 = match slice.address_type.as_str() {
+            "IPv4" => false,
+            "IPv6" => true,
+            // Names, which a cluster IP never leads to.
+            "FQDN" => continue,
+            other => {
+                errors.push(place.error("addressType", format!("{other:?} is neither IPv4, IPv6 nor FQDN")));
+                continue;
+            }
+        };
+        let service = services.entry((namespace, name)).or_default();
+        for (i, endpoint) in slice.endpoints.iter().enumerate() {
+            // The API promises that an endpoint's addresses are interchangeable; kube-proxy takes the first.
+            let Some(address) = endpoint.addresses.first() else { continue };
+            let Some(ip) = address.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() == ipv6) else {
+                let message = format!("{address:?} is no {} address", slice.address_type);
+                errors.push(place.error(&format!("endpoints[{i}].addresses"), message));
+                continue;
+            };
+            for port in slice.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())) {
+                let Some(number) = port.port else { continue };
+                let endpoints = service.entry(port.name.clone().unwrap_or_default()).or_default();
+                let address = SocketAddr::new(ip.to_canonical(), number.get());
+                if endpoint.conditions.is_ready() {
+                    endpoints.ready.insert(Endpoint { address });
+                } else if endpoint.conditions.is_draining() {
+                    endpoints.draining.insert(Endpoint { address });
+                }
+            }
+        }
+    }
+    services
+}
+
+/// Reads a service; `Ok(None)` for one without a cluster IP.
+pub(super) fn service(
+    service: &objects::Service,
+    endpoints: &Endpoints,
+) -> Result<Option<Service>, Vec<Wrong>> {
+    let (metadata, spec) = (&service.metadata, &service.spec);
+    let mut wrong = Vec::new();
+    for (field, name) in [("metadata.namespace", metadata.namespace()), ("metadata.name", &metadata.name)] {
+        if !is_subdomain(name) {
+            let message = format!("{name:?} is no name: use lower-case letters, digits and dashes");
+            wrong.push(Wrong { field, message });
+        }
+    }
+    let mut cluster_ips = Vec::new();
+    let one = spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_empty());
+    for ip in spec.cluster_ips.iter().chain(one) {
+        match ip.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+            Ok(ip) if cluster_ips.contains(&ip) => {}
+            Ok(ip) => cluster_ips.push(ip),
+            Err(_) if ip.is_empty() || ip == "None" => {}
+            Err(_) => {
+                let message =
+                    format!("service {}/{}: {ip:?} is no IP address", metadata.namespace(), metadata.name);
+                wrong.push(Wrong { field: "spec.clusterIPs", message });
+            }
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    if cluster_ips.is_empty() || spec.kind.as_deref() == Some("ExternalName") {
+        return Ok(None);
+    }
+    let none = PortEndpoints::default();
+    let ports = spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())).map(|port| {
+        let name = port.name.clone().unwrap_or_default();
+        let endpoints = endpoints.get(&name).unwrap_or(&none).usable();
+        ServicePort { port: port.port.get(), name, endpoints }
+    });
+    Ok(Some(Service {
+        namespace: metadata.namespace().to_owned(),
+        name: metadata.name.clone(),
+        cluster_ips,
+        ports: ports.collect(),
+    }))
+}
+
+impl PortEndpoints {
+    /// The ready endpoints of each address family, or those that drain where a family has none ready: a cluster
+    /// IP leads to endpoints of its own family only.
+    fn usable(&self) -> Vec<Endpoint> {
+        [false, true]
+            .into_iter()
+            .flat_map(|ipv6| {
+                let family = move |e: &&Endpoint| e.address.is_ipv6() == ipv6;
+                let some_ready = self.ready.iter().any(|e| family(&e));
+                let set = if some_ready { &self.ready } else { &self.draining };
+                set.iter().filter(family).copied()
+            })
+            .collect()
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    matches!(protocol, None | Some("" | "TCP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(spec: Value, slices: &[Value]) -> Option<Service> {
+        let object = json!({"metadata": {"name": "cart", "namespace": "shop"}, "spec": spec});
+        let object: objects::Service = serde_json::from_value(object).unwrap();
+        let slices: Vec<EndpointSlice> =
+            slices.iter().cloned().map(|s| serde_json::from_value(s).unwrap()).collect();
+        let place = Place::file("x.yaml");
+        let names: Vec<String> = (0..slices.len()).map(|i| i.to_string()).collect();
+        let sorted =
+            names.iter().zip(&slices).map(|(name, s)| (("shop", name.as_str()), (&place, s))).collect();
+        let mut errors = Vec::new();
+        let joined = endpoints(&sorted, &mut errors);
+        assert_eq!(errors, []);
+        service(&object, joined.get(&("shop", "cart")).unwrap_or(&Endpoints::default())).ok().unwrap()
+    }
+
+    fn slice(family: &str, port: Value, endpoints: Value) -> Value {
+        json!({"metadata": {"name": "cart-1", "namespace": "shop", "labels": {SERVICE_NAME: "cart"}},
+            "addressType": family, "ports": [port], "endpoints": endpoints})
+    }
+
+    fn addresses(service: &Service, port: u16) -> Vec<String> {
+        service.endpoints(port).unwrap().iter().map(|e| e.address.to_string()).collect()
+    }
+
+    #[test]
+    fn ports_are_matched_by_name() {
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [
+            {"name": "http", "port": 80}, {"name": "db", "port": 5432}, {"name": "dns", "port": 53, "protocol": "UDP"}]});
+        let http = slice(
+            "IPv4",
+            json!({"name": "http", "port": 8080}),
+            json!([{"addresses": ["10.0.0.2", "10.0.0.9"]}]),
+        );
+        let more = slice(
+            "IPv4",
+            json!({"name": "http", "port": 8080}),
+            json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}]),
+        );
+        let service = read(spec, &[http, more]).unwrap();
+        assert_eq!(addresses(&service, 80), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+        assert!(addresses(&service, 5432).is_empty());
+        assert!(service.endpoints(53).is_none());
+    }
+
+    #[test]
+    fn a_port_without_a_name_is_matched_too() {
+        let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+        for name in [Value::Null, json!("")] {
+            let slice =
+                slice("IPv4", json!({"name": name, "port": 8080, "protocol": "TCP"}), endpoints.clone());
+            let service =
+                read(json!({"clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]}), &[slice]).unwrap();
+            assert_eq!(addresses(&service, 80), ["10.0.0.1:8080"]);
+        }
+    }
+
+    #[test]
+    fn ready_endpoints_come_first_and_draining_ones_where_there_is_none() {
+        let endpoints = |ready: bool| {
+            let conditions = |ready, serving, terminating| json!({"ready": ready, "serving": serving, "terminating": terminating});
+            slice(
+                "IPv4",
+                json!({"port": 80}),
+                json!([
+                    {"addresses": ["10.0.0.1"], "conditions": conditions(ready, true, false)},
+                    {"addresses": ["10.0.0.2"], "conditions": conditions(false, true, true)},
+                    {"addresses": ["10.0.0.3"], "conditions": conditions(false, false, true)},
+                    {"addresses": ["10.0.0.4"], "conditions": {"ready": false}},
+                ]),
+            )
+        };
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+        assert_eq!(addresses(&read(spec.clone(), &[endpoints(true)]).unwrap(), 80), ["10.0.0.1:80"]);
+        assert_eq!(addresses(&read(spec, &[endpoints(false)]).unwrap(), 80), ["10.0.0.2:80"]);
+    }
+
+    #[test]
+    fn each_family_has_its_own_ready_endpoints() {
+        let v4 = slice("IPv4", json!({"port": 80}), json!([{"addresses": ["10.0.0.1"]}]));
+        let v6 = slice(
+            "IPv6",
+            json!({"port": 80}),
+            json!([
+            {"addresses": ["fd00::1"], "conditions": {"ready": false, "serving": true, "terminating": true}}]),
+        );
+        let spec = json!({"clusterIPs": ["10.96.0.1", "fd00:96::1"], "ports": [{"port": 80}]});
+        let service = read(spec, &[v4, v6]).unwrap();
+        assert_eq!(service.cluster_ips.len(), 2);
+        assert_eq!(addresses(&service, 80), ["10.0.0.1:80", "[fd00::1]:80"]);
+    }
+
+    #[test]
+    fn services_without_a_cluster_ip_are_not_kept() {
+        for spec in [
+            json!({"clusterIP": "None"}),
+            json!({"clusterIPs": ["None"]}),
+            json!({"type": "ExternalName", "externalName": "example.com"}),
+            json!({}),
+        ] {
+            assert!(read(spec, &[]).is_none());
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_family_is_an_error() {
+        let slice: EndpointSlice =
+            serde_json::from_value(slice("IPv6", json!({"port": 80}), json!([{"addresses": ["10.0.0.1"]}])))
+                .unwrap();
+        let mut errors = Vec::new();
+        let place = Place::file("x.yaml");
+        endpoints(&[(("shop", "s"), (&place, &slice))].into(), &mut errors);
+        assert_eq!(errors[0].to_string(), "x.yaml, endpoints[0].addresses: \"10.0.0.1\" is no IPv6 address");
+    }
+}

@@ -1,0 +1,249 @@
+//! Builds a mesh from objects. Pure: the same objects give an equal mesh.
+
+use super::objects::{EndpointSlice, Metadata, Namespace, Object, Pod, Service};
+use super::{ManifestError, Place, Sourced, services, workloads};
+use crate::mesh::{self, Mesh, TrustDomain};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Builds the mesh that the objects describe.
+///
+/// # Errors
+/// Everything that is wrong with the objects; there is no mesh made of the rest, because a pod left out would
+/// be a pod outside the mesh that nobody sees.
+pub fn build<'a>(
+    objects: impl IntoIterator<Item = &'a Sourced>,
+    trust_domain: &TrustDomain,
+    generation: u64,
+) -> Result<Mesh, Vec<ManifestError>> {
+    let mut errors = Vec::new();
+    let objects = Objects::sort(objects, &mut errors);
+    let mut mesh = Mesh { generation, ..Mesh::default() };
+    let mut owners = Owners::default();
+
+    for (key, (place, pod)) in &objects.pods {
+        let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
+        match workloads::workload(pod, namespace, trust_domain) {
+            Ok(workload) => {
+                let workload = Arc::new(workload);
+                for address in &workload.addresses {
+                    owners.claim(
+                        *address,
+                        format!("pod {}", workload.name),
+                        place,
+                        "status.podIPs",
+                        &mut errors,
+                    );
+                    mesh.by_address.insert(*address, workload.clone());
+                }
+                mesh.workloads.insert(workload.name.clone(), workload);
+            }
+            Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
+        }
+    }
+
+    let endpoints = services::endpoints(&objects.slices, &mut errors);
+    for (key, (place, service)) in &objects.services {
+        match services::service(service, endpoints.get(key).unwrap_or(&services::Endpoints::default())) {
+            Ok(None) => {}
+            Ok(Some(service)) => {
+                let service = Arc::new(service);
+                for ip in &service.cluster_ips {
+                    let name = format!("service {}/{}", service.namespace, service.name);
+                    owners.claim(*ip, name, place, "spec.clusterIPs", &mut errors);
+                    mesh.services.insert(*ip, service.clone());
+                }
+            }
+            Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
+        }
+    }
+    if errors.is_empty() { Ok(mesh) } else { Err(errors) }
+}
+
+/// Whether two snapshots say the same, whatever their generations.
+pub fn same(a: &mesh::Mesh, b: &mesh::Mesh) -> bool {
+    a.workloads == b.workloads && a.by_address == b.by_address && a.services == b.services
+}
+
+/// What is wrong with an object, before it is known where that object stands.
+pub(super) struct Wrong {
+    pub field: &'static str,
+    pub message: String,
+}
+
+/// An object's namespace and name.
+pub(super) type Key<'a> = (&'a str, &'a str);
+
+/// The objects by kind and name. Ordered, so that errors come in the same order every time.
+#[derive(Default)]
+struct Objects<'a> {
+    namespaces: BTreeMap<Key<'a>, (&'a Place, &'a Namespace)>,
+    pods: BTreeMap<Key<'a>, (&'a Place, &'a Pod)>,
+    services: BTreeMap<Key<'a>, (&'a Place, &'a Service)>,
+    slices: BTreeMap<Key<'a>, (&'a Place, &'a EndpointSlice)>,
+}
+
+impl<'a> Objects<'a> {
+    fn sort(objects: impl IntoIterator<Item = &'a Sourced>, errors: &mut Vec<ManifestError>) -> Self {
+        let mut sorted = Self::default();
+        for Sourced { place, object } in objects {
+            match object {
+                Object::Namespace(o) => {
+                    // A Namespace is in no namespace, whatever its manifest says.
+                    let key = ("", o.metadata.name.as_str());
+                    put(&mut sorted.namespaces, "namespace", key, place, o, errors);
+                }
+                Object::Pod(o) => put(&mut sorted.pods, "pod", key(&o.metadata), place, o, errors),
+                Object::Service(o) => {
+                    put(&mut sorted.services, "service", key(&o.metadata), place, o, errors)
+                }
+                Object::EndpointSlice(o) => {
+                    put(&mut sorted.slices, "endpoint slice", key(&o.metadata), place, o, errors);
+                }
+            }
+        }
+        sorted
+    }
+}
+
+fn key(metadata: &Metadata) -> Key<'_> {
+    (metadata.namespace(), &metadata.name)
+}
+
+fn put<'a, T>(
+    objects: &mut BTreeMap<Key<'a>, (&'a Place, &'a T)>,
+    kind: &str,
+    key: Key<'a>,
+    place: &'a Place,
+    object: &'a T,
+    errors: &mut Vec<ManifestError>,
+) {
+    if let Some((first, _)) = objects.get(&key) {
+        let name = if key.0.is_empty() { key.1.to_owned() } else { format!("{}/{}", key.0, key.1) };
+        errors.push(place.error("metadata.name", format!("{kind} {name} is already defined in {first}")));
+    } else {
+        objects.insert(key, (place, object));
+    }
+}
+
+/// Who has which address: one address has one owner.
+#[derive(Default)]
+struct Owners<'a>(HashMap<IpAddr, (String, &'a Place)>);
+
+impl<'a> Owners<'a> {
+    fn claim(
+        &mut self,
+        address: IpAddr,
+        name: String,
+        place: &'a Place,
+        field: &str,
+        errors: &mut Vec<ManifestError>,
+    ) {
+        if let Some((owner, other)) = self.0.get(&address) {
+            let message = format!("{name} and {owner} ({other}) both have the address {address}");
+            errors.push(place.error(field, message));
+        } else {
+            self.0.insert(address, (name, place));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::parse;
+    use crate::mesh::PodName;
+
+    fn mesh(manifests: &str) -> Result<Mesh, String> {
+        let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
+        build(&objects, &"cluster.local".parse().unwrap(), 1)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn pod(name: &str, ip: &str, more: &str) -> String {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop}}, \
+             status: {{podIPs: [{{ip: '{ip}'}}]}}{more}}}\n"
+        )
+    }
+
+    fn service(name: &str, ip: &str) -> String {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{clusterIP: '{ip}', ports: [{{port: 80}}]}}}}\n"
+        )
+    }
+
+    #[test]
+    fn pods_are_found_by_name_and_by_address() {
+        let mesh = mesh(&(pod("a", "10.0.0.1", "") + &pod("b", "::ffff:10.0.0.2", ""))).unwrap();
+        let name = PodName { namespace: "shop".into(), name: "b".into() };
+        assert!(Arc::ptr_eq(&mesh.workloads[&name], &mesh.by_address[&"10.0.0.2".parse().unwrap()]));
+    }
+
+    #[test]
+    fn two_pods_with_one_address_are_an_error_naming_both() {
+        assert_eq!(
+            mesh(&(pod("a", "10.0.0.1", "") + &pod("b", "10.0.0.1", ""))).unwrap_err(),
+            "x.yaml, document 2, status.podIPs: pod shop/b and pod shop/a (x.yaml, document 1) both have the \
+             address 10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn an_address_may_be_had_again_once_its_pod_is_done() {
+        let done = |phase| {
+            let done = format!(
+                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: job}}, status: {{phase: {phase}, podIP: 10.0.0.1}}}}\n"
+            );
+            mesh(&(pod("a", "10.0.0.1", "") + &done))
+        };
+        for phase in ["Succeeded", "Failed"] {
+            let mesh = done(phase).unwrap();
+            assert_eq!(mesh.by_address[&"10.0.0.1".parse().unwrap()].name.name, "a");
+            assert_eq!(mesh.workloads.len(), 2);
+        }
+        assert!(done("Running").is_err());
+    }
+
+    #[test]
+    fn host_network_pods_share_their_nodes_address() {
+        let host = |name| pod(name, "10.0.0.1", ", spec: {hostNetwork: true}");
+        let mesh = mesh(&(host("a") + &host("b"))).unwrap();
+        assert!(mesh.by_address.is_empty());
+    }
+
+    #[test]
+    fn two_services_with_one_cluster_ip_are_an_error_naming_both() {
+        let error = mesh(&(service("a", "10.96.0.1") + &service("b", "10.96.0.1"))).unwrap_err();
+        assert!(error.contains("service shop/b and service shop/a (x.yaml, document 1)"), "{error}");
+        let error = mesh(&(service("a", "10.96.0.1") + &pod("b", "10.96.0.1", ""))).unwrap_err();
+        assert!(error.contains("service shop/a and pod shop/b"), "{error}");
+    }
+
+    #[test]
+    fn an_object_defined_twice_is_an_error_naming_both_places() {
+        let mut objects = parse("one.yaml", pod("a", "10.0.0.1", "").as_bytes()).unwrap();
+        objects.extend(parse("two.yaml", pod("a", "10.0.0.2", "").as_bytes()).unwrap());
+        let errors = build(&objects, &"cluster.local".parse().unwrap(), 1).unwrap_err();
+        assert_eq!(
+            errors[0].to_string(),
+            "two.yaml, document 1, metadata.name: pod shop/a is already defined in one.yaml, document 1"
+        );
+    }
+
+    #[test]
+    fn a_namespaces_label_captures_its_pods() {
+        let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {pillion.dev/capture: enabled}}}\n";
+        let mesh = mesh(&(pod("a", "10.0.0.1", "") + namespace)).unwrap();
+        assert!(mesh.by_address[&"10.0.0.1".parse().unwrap()].captured);
+    }
+
+    #[test]
+    fn equal_objects_give_equal_meshes() {
+        let text = pod("a", "10.0.0.1", "") + &service("a", "10.96.0.1");
+        assert!(same(&mesh(&text).unwrap(), &mesh(&(text.clone() + "# a comment")).unwrap()));
+        assert!(!same(&mesh(&text).unwrap(), &mesh(&service("a", "10.96.0.1")).unwrap()));
+    }
+}

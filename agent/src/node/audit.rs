@@ -1,0 +1,91 @@
+//! What the mesh says of each pod, against what kernel and workers hold: others have root on the node, too.
+//!
+//! What is missing is mended and counted. Until then the pod fails closed: without a listener its connections
+//! are refused, and the hooks refuse a member of the mesh that has lost its entry.
+
+use super::pod::State;
+use super::supervisor::Supervisor;
+use crate::mesh::PodName;
+use crate::worker::Inspection;
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A worker answers between two connections, within microseconds; one that takes this long is stuck.
+const WORKER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One audit's findings, all mended unless an error says otherwise.
+#[derive(Debug, Default, Serialize)]
+pub struct Findings {
+    pub repairs: Vec<Finding>,
+    /// What could not be compared or mended; the next audit tries again.
+    pub errors: Vec<String>,
+    /// Pods that are in the mesh and have no worker now, with the reason.
+    pub failed: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// The label of `pillion_audit_repairs_total`.
+    pub what: &'static str,
+    pub detail: String,
+}
+
+impl Supervisor {
+    pub async fn audit(&mut self) -> Findings {
+        let mut findings = Findings::default();
+        self.audit_kernel(&mut findings);
+        self.audit_listeners(&mut findings).await;
+        for (name, pod) in &self.pods {
+            if let State::Failed { reason, .. } = &pod.state {
+                findings.failed.push(format!("{name}: {reason}"));
+            }
+        }
+        for finding in &findings.repairs {
+            tracing::warn!(what = finding.what, "the audit repaired: {}", finding.detail);
+            self.metrics.audit_repair(finding.what);
+        }
+        for error in &findings.errors {
+            tracing::error!("the audit could not repair: {error}");
+        }
+        findings
+    }
+
+    fn audit_kernel(&mut self, findings: &mut Findings) {
+        // While a pod is on its way up, its entries from an earlier agent look like nobody's.
+        let Some(wanted) = self.wanted() else { return };
+        match self.kernel.audit(&wanted) {
+            Ok(repairs) => findings
+                .repairs
+                .extend(repairs.into_iter().map(|repair| Finding { what: repair.what, detail: repair.detail })),
+            Err(e) => findings.errors.push(e.to_string()),
+        }
+    }
+
+    async fn audit_listeners(&self, findings: &mut Findings) {
+        for (name, pod) in &self.pods {
+            let (State::Serving, Some(worker)) = (&pod.state, &pod.worker) else { continue };
+            match timeout(WORKER_PATIENCE, worker.audit()).await {
+                Ok(Some(inspection)) => findings.add(name, inspection),
+                // It has ended just now; what follows from that comes as an event.
+                Ok(None) => {}
+                Err(_) => findings.errors.push(format!("pod {name}: its worker does not answer")),
+            }
+        }
+    }
+}
+
+impl Findings {
+    fn add(&mut self, pod: &PodName, inspection: Inspection) {
+        for repair in inspection.listeners {
+            let detail = format!("pod {pod}, listener {}", repair.address);
+            match repair.error {
+                None => self.repairs.push(Finding { what: "listener", detail }),
+                Some(e) => self.errors.push(format!("{detail}: {e}")),
+            }
+        }
+        if inspection.certificate_expired {
+            self.errors.push(format!("pod {pod}: its certificate has expired and could not be renewed"));
+        }
+    }
+}

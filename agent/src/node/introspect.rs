@@ -1,0 +1,161 @@
+//! What people and machines ask the node: a mailbox in front of the supervisor, which alone knows.
+
+use super::pod::{Pod, State};
+use super::supervisor::Supervisor;
+use crate::admin::{BoxFuture, Introspect};
+use crate::mesh::PodName;
+use crate::worker::Report;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::fs;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+/// A worker that does not answer within this time is left out of the dump.
+const WORKER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A question to the supervisor, with where to put the answer.
+pub enum Question {
+    ConfigDump(oneshot::Sender<Value>),
+    Audit(oneshot::Sender<Value>),
+    Metrics(oneshot::Sender<String>),
+}
+
+/// The servers' end of the mailbox.
+pub struct Mailbox {
+    pub questions: mpsc::Sender<Question>,
+    /// What the node waits for; empty once it is ready.
+    pub waits_for: watch::Receiver<Vec<String>>,
+}
+
+impl Mailbox {
+    /// The default answer is given when the node is on its way out.
+    async fn ask<T: Default>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> T {
+        let (reply, answer) = oneshot::channel();
+        if self.questions.send(question(reply)).await.is_err() {
+            return T::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+}
+
+impl Introspect for Mailbox {
+    fn config_dump(&self) -> BoxFuture<'_, Value> {
+        Box::pin(self.ask(Question::ConfigDump))
+    }
+
+    fn audit(&self) -> BoxFuture<'_, Value> {
+        Box::pin(self.ask(Question::Audit))
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(self.ask(Question::Metrics))
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let waits_for = self.waits_for.borrow().clone();
+        if waits_for.is_empty() { Ok(()) } else { Err(waits_for) }
+    }
+}
+
+/// A worker's line in the dump.
+#[derive(Serialize)]
+struct WorkerDump<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    state: &'static str,
+    reason: Option<&'a str>,
+    netns: Option<&'a std::path::Path>,
+    netns_cookie: Option<u64>,
+    #[serde(flatten)]
+    report: Option<Report>,
+}
+
+impl Supervisor {
+    /// Nobody waits any more when sending an answer fails.
+    pub async fn answer(&mut self, question: Question) {
+        match question {
+            Question::ConfigDump(reply) => drop(reply.send(self.config_dump().await)),
+            Question::Audit(reply) => drop(reply.send(json!(self.audit().await))),
+            Question::Metrics(reply) => drop(reply.send(self.scrape())),
+        }
+    }
+
+    /// What has to happen before the node is ready. A pod that cannot be captured is not among it: its own
+    /// connections are refused, and the others' go on.
+    pub fn waits_for(&self) -> Vec<String> {
+        let mut waits_for = vec![];
+        if self.mesh.borrow().generation == 0 {
+            waits_for.push("manifests that are whole: see /config_dump for what is wrong".to_owned());
+        }
+        let starting = self.pods.iter().filter(|(_, pod)| pod.state == State::Starting);
+        waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
+        waits_for.sort();
+        waits_for
+    }
+
+    async fn config_dump(&self) -> Value {
+        let mesh = self.mesh.borrow().clone();
+        let manifests = self.manifests.borrow().clone();
+        let mut workloads: Vec<_> = mesh.workloads.values().collect();
+        workloads.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut services: Vec<_> = mesh.services.values().collect();
+        services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        services.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+        let mut workers = vec![];
+        let mut pods: Vec<_> = self.pods.iter().collect();
+        pods.sort_by_key(|(name, _)| *name);
+        for (name, pod) in pods {
+            workers.push(worker_dump(name, pod).await);
+        }
+        let captured = self.kernel.captured().unwrap_or_default();
+        json!({
+            "node": self.config.node,
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": mesh.generation,
+            "manifests": manifests,
+            "workloads": workloads,
+            "services": services,
+            "workers": workers,
+            "kernel": { "links": self.kernel.links(), "pods": captured },
+        })
+    }
+
+    fn scrape(&self) -> String {
+        let manifests = self.manifests.borrow();
+        self.metrics.set_manifests(manifests.generation, manifests.errors.len());
+        for (name, pod) in &self.pods {
+            if let Some(seconds) = pod.entered.and_then(|ready| cpu_seconds(ready.thread_id)) {
+                self.metrics.set_worker_cpu(name, seconds);
+            }
+        }
+        self.metrics.encode()
+    }
+}
+
+async fn worker_dump(name: &PodName, pod: &Pod) -> Value {
+    let report = match &pod.worker {
+        Some(worker) => timeout(WORKER_PATIENCE, worker.report()).await.ok().flatten(),
+        None => None,
+    };
+    json!(WorkerDump {
+        namespace: &name.namespace,
+        pod: &name.name,
+        state: pod.state_name(),
+        reason: match &pod.state {
+            State::Failed { reason, .. } => Some(reason),
+            _ => None,
+        },
+        netns: pod.workload.netns.as_deref(),
+        netns_cookie: pod.cookie(),
+        report,
+    })
+}
+
+/// Time on a CPU, from the scheduler: `/proc/PID/task/TID/schedstat`, first field, nanoseconds.
+fn cpu_seconds(thread_id: i32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/self/task/{thread_id}/schedstat")).ok()?;
+    let nanoseconds: u64 = text.split_whitespace().next()?.parse().ok()?;
+    Some(nanoseconds as f64 / 1e9)
+}

@@ -1,0 +1,203 @@
+//! An agent's life: start, serve, drain, end; and what `uninstall` does after it.
+
+use super::certifier;
+use super::introspect::{Mailbox, Question};
+use super::state_dir::{Record, StateDir};
+use super::supervisor::{Event, Parts, Supervisor};
+use crate::admin::{Addresses, Servers};
+use crate::cli::{Run, Uninstall};
+use crate::identity::EmbeddedCa;
+use crate::kernel::{Kernel, KernelConfig};
+use crate::manifest::ManifestSource;
+use crate::telemetry::{AccessLog, Logging, NodeMetrics};
+use anyhow::{Context as _, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::future::pending;
+use std::io::stdout;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
+
+/// Questions that wait for the supervisor.
+const MAILBOX: usize = 64;
+
+/// Lines of the access log that are still to be written when the agent ends get this long.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
+
+/// Runs the agent until it is told to end.
+pub async fn run(config: Run) -> anyhow::Result<()> {
+    let logging = Logging::install(&config.log)?;
+    let mut signals = Signals::new()?;
+    let config = Arc::new(config);
+    let state_dir = StateDir::open(&config.state_dir)?;
+    check_congestion(&config)?;
+    let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust_domain)?);
+    let manifests = ManifestSource::start(config.manifests.clone(), config.trust_domain.clone())?;
+    raise_file_limit();
+
+    state_dir.write(&Record { node: config.node.clone(), bpffs: config.bpffs.clone() })?;
+    let kernel = Kernel::open(&KernelConfig {
+        node: config.node.clone(),
+        bpffs: config.bpffs.clone(),
+        cgroup_root: config.cgroup_root.clone(),
+        log_hooks: config.bpf_log,
+    })?;
+
+    let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
+    let access_log = match config.access_log {
+        true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
+        false => None,
+    };
+    let (signer, calls) = mpsc::channel(certifier::QUEUE);
+    tokio::spawn(certifier::run(ca, calls));
+    let (supervisor, events) = Supervisor::new(Parts {
+        config: config.clone(),
+        kernel,
+        mesh: manifests.mesh(),
+        manifests: manifests.status(),
+        metrics,
+        access_log: access_log.clone(),
+        signer,
+    });
+
+    let (questions, mail) = mpsc::channel(MAILBOX);
+    let (readiness, waits_for) = watch::channel(vec!["the first look at the manifests".to_owned()]);
+    let addresses =
+        Addresses { admin: config.admin_addr, metrics: config.metrics_addr, health: config.health_addr };
+    let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
+    tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
+
+    let mut node = Node { supervisor, events, mail, readiness };
+    node.serve(&mut signals, config.audit_interval).await;
+    tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
+    node.drain(&mut signals, config.drain_timeout).await;
+    if access_log.is_some_and(|log| !log.flush(LOG_FLUSH)) {
+        tracing::warn!("the end of the access log could not be written");
+    }
+    tracing::info!("ended; the hooks stay and refuse captured pods' connections until an agent is back");
+    Ok(())
+}
+
+/// Removes what the agent with this state directory left in the kernel.
+pub fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
+    if !options.state_dir.exists() {
+        println!("nothing to do: there is no {}", options.state_dir.display());
+        return Ok(());
+    }
+    let state_dir = StateDir::open(&options.state_dir)?;
+    if let Some(record) = state_dir.record()? {
+        for removed in Kernel::uninstall(&record.bpffs, &record.node)? {
+            println!("removed {removed}");
+        }
+    }
+    state_dir.remove()?;
+    println!("nothing of the agent is left in the kernel");
+    Ok(())
+}
+
+struct Node {
+    supervisor: Supervisor,
+    events: mpsc::UnboundedReceiver<Event>,
+    mail: mpsc::Receiver<Question>,
+    readiness: watch::Sender<Vec<String>>,
+}
+
+impl Node {
+    /// Until a signal says to end.
+    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) {
+        let mut audits = ticks(audit_interval);
+        let mut mesh = self.supervisor.mesh.clone();
+        self.supervisor.reconcile();
+        loop {
+            let retry_at = self.supervisor.retry();
+            self.readiness.send_replace(self.supervisor.waits_for());
+            tokio::select! {
+                () = signals.end() => return,
+                Ok(()) = mesh.changed() => {
+                    mesh.mark_unchanged();
+                    self.supervisor.reconcile();
+                }
+                Some(event) = self.events.recv() => self.supervisor.on_event(event),
+                Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
+                _ = audits.tick() => drop(self.supervisor.audit().await),
+                () = until(retry_at) => {}
+            }
+        }
+    }
+
+    /// Until the last worker has ended, or the deadline, or a second signal.
+    async fn drain(&mut self, signals: &mut Signals, deadline: Duration) {
+        self.readiness.send_replace(vec!["nothing: the agent is draining".to_owned()]);
+        self.supervisor.drain();
+        let drained = async {
+            let mut empty = self.supervisor.is_empty();
+            while !empty {
+                tokio::select! {
+                    Some(event) = self.events.recv() => empty = self.supervisor.forget_ended(event),
+                    Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
+                }
+            }
+        };
+        // The workers end at their own deadline; the second one is for a worker that is stuck.
+        tokio::select! {
+            () = signals.end() => tracing::warn!("told to end again: open connections are cut"),
+            result = timeout(deadline + Duration::from_secs(1), drained) => if result.is_err() {
+                tracing::warn!("a worker did not end in time");
+            },
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Every connection of every pod is a descriptor or two: take what the system gives.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(e) = raised {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
+}
+
+fn check_congestion(config: &Run) -> anyhow::Result<()> {
+    let Some(name) = &config.hbone_congestion else { return Ok(()) };
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    if let Err(e) = socket.set_tcp_congestion(name.as_bytes()) {
+        let known = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+        let known = known.unwrap_or_default();
+        bail!("--hbone-congestion {name}: {e}; this kernel has: {}", known.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! What the node counts, and the scrape that gathers it with what the workers count.
+
+use super::worker_metrics::register;
+use crate::mesh::PodName;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The node's metrics and the registries of its workers.
+pub struct NodeMetrics {
+    registry: Registry,
+    worker_cpu: CounterVec,
+    audit_repairs: IntCounterVec,
+    captured_pods: IntGauge,
+    mesh_generation: IntGauge,
+    manifest_errors: IntGauge,
+    access_log_dropped: IntCounter,
+    workers: Mutex<BTreeMap<PodName, Registry>>,
+}
+
+impl NodeMetrics {
+    /// `version` is the agent's own.
+    pub fn new(version: &str) -> Self {
+        let registry = Registry::new();
+        let gauge =
+            |name: &str, help: &str| register(&registry, IntGauge::new(name, help).expect("a valid name"));
+        let build_info = Opts::new("pillion_build_info", "The agent's version; always 1.");
+        let build_info =
+            register(&registry, IntGaugeVec::new(build_info, &["version"]).expect("a valid name"));
+        build_info.with_label_values(&[version]).set(1);
+        let cpu = Opts::new("pillion_worker_cpu_seconds_total", "CPU time that a pod's worker has used.");
+        let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
+        Self {
+            worker_cpu: register(
+                &registry,
+                CounterVec::new(cpu, &["namespace", "pod"]).expect("a valid name"),
+            ),
+            audit_repairs: register(&registry, IntCounterVec::new(repairs, &["what"]).expect("a valid name")),
+            captured_pods: gauge("pillion_captured_pods", "Pods of this node that are in the mesh."),
+            mesh_generation: gauge("pillion_mesh_generation", "The generation of the mesh in use."),
+            manifest_errors: gauge("pillion_manifest_errors", "What is wrong with the manifests now."),
+            access_log_dropped: register(
+                &registry,
+                IntCounter::new(
+                    "pillion_access_log_dropped_total",
+                    "Access log lines that could not be written.",
+                )
+                .expect("a valid name"),
+            ),
+            workers: Mutex::default(),
+            registry,
+        }
+    }
+
+    /// Adds a worker to the scrape; a worker that is started again takes the place of the one before.
+    pub fn register(&self, pod: &PodName, worker: Registry) {
+        self.workers().insert(pod.clone(), worker);
+    }
+
+    /// Takes a worker, and its CPU time, out of the scrape.
+    pub fn unregister(&self, pod: &PodName) {
+        self.workers().remove(pod);
+        // An error would be that there is none.
+        let _ = self.worker_cpu.remove_label_values(&[&pod.namespace, &pod.name]);
+    }
+
+    /// The CPU time that a worker's thread has used since it started. A smaller value than before is another
+    /// thread's: the counter starts anew, as counters may.
+    pub fn set_worker_cpu(&self, pod: &PodName, seconds: f64) {
+        let counter: Counter = self.worker_cpu.with_label_values(&[&pod.namespace, &pod.name]);
+        let since = seconds - counter.get();
+        if since < 0.0 {
+            counter.reset();
+            counter.inc_by(seconds.max(0.0));
+        } else {
+            counter.inc_by(since);
+        }
+    }
+
+    /// Counts a repair; `what` is from a small set (`map`, `link`, `listener` …).
+    pub fn audit_repair(&self, what: &str) {
+        self.audit_repairs.with_label_values(&[what]).inc();
+    }
+
+    pub fn set_captured_pods(&self, pods: usize) {
+        self.captured_pods.set(pods.try_into().unwrap_or(i64::MAX));
+    }
+
+    pub fn set_manifests(&self, generation: u64, errors: usize) {
+        self.mesh_generation.set(generation.try_into().unwrap_or(i64::MAX));
+        self.manifest_errors.set(errors.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// The counter that the access log adds to.
+    pub fn access_log_dropped(&self) -> IntCounter {
+        self.access_log_dropped.clone()
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn encode(&self) -> String {
+        let workers: Vec<Registry> = self.workers().values().cloned().collect();
+        let gathered = std::iter::once(&self.registry).chain(&workers).flat_map(Registry::gather);
+        let families: Vec<MetricFamily> = merge(gathered).into_values().collect();
+        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+            // Only a family without metrics or without a name cannot be encoded, and there are none.
+            tracing::error!("metrics cannot be encoded: {error}");
+            String::new()
+        })
+    }
+
+    fn workers(&self) -> MutexGuard<'_, BTreeMap<PodName, Registry>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One family for each name: the text format allows a name once.
+fn merge(gathered: impl Iterator<Item = MetricFamily>) -> BTreeMap<String, MetricFamily> {
+    let mut families = BTreeMap::new();
+    for mut family in gathered {
+        match families.entry(family.name().to_owned()) {
+            Entry::Vacant(entry) => drop(entry.insert(family)),
+            Entry::Occupied(entry) => entry.into_mut().mut_metric().append(family.mut_metric()),
+        }
+    }
+    families
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{HandshakeRole, WorkerMetrics};
+
+    fn pod(name: &str) -> PodName {
+        PodName { namespace: "shop".into(), name: name.into() }
+    }
+
+    #[test]
+    fn a_scrape_holds_every_worker_and_each_family_once() {
+        let node = NodeMetrics::new("0.1.0");
+        for name in ["cart", "db"] {
+            let worker = WorkerMetrics::new(&pod(name));
+            worker.handshake(HandshakeRole::Client, "ok");
+            node.register(&pod(name), worker.registry());
+            node.set_worker_cpu(&pod(name), 1.5);
+        }
+        node.audit_repair("listener");
+        node.set_captured_pods(2);
+        node.set_manifests(7, 1);
+        let text = node.encode();
+        assert_eq!(text.matches("# TYPE pillion_handshakes_total counter").count(), 1, "{text}");
+        for line in [
+            r#"pillion_handshakes_total{result="ok",role="client",namespace="shop",pod="cart"} 1"#,
+            r#"pillion_handshakes_total{result="ok",role="client",namespace="shop",pod="db"} 1"#,
+            r#"pillion_worker_cpu_seconds_total{namespace="shop",pod="db"} 1.5"#,
+            r#"pillion_audit_repairs_total{what="listener"} 1"#,
+            r#"pillion_build_info{version="0.1.0"} 1"#,
+            "pillion_captured_pods 2",
+            "pillion_mesh_generation 7",
+            "pillion_manifest_errors 1",
+            "pillion_access_log_dropped_total 0",
+        ] {
+            // The order of a registry's own labels is not given.
+            let swapped = line.replace(r#"namespace="shop",pod="cart""#, r#"pod="cart",namespace="shop""#);
+            let swapped = swapped.replace(r#"namespace="shop",pod="db""#, r#"pod="db",namespace="shop""#);
+            assert!(text.lines().any(|l| l == line || l == swapped), "no {line} in\n{text}");
+        }
+        node.unregister(&pod("db"));
+        assert!(!node.encode().contains(r#"pod="db""#));
+    }
+
+    #[test]
+    fn a_workers_cpu_time_starts_anew_with_its_thread() {
+        let node = NodeMetrics::new("0.1.0");
+        for (seconds, line) in [(2.0, "} 2"), (2.5, "} 2.5"), (0.25, "} 0.25")] {
+            node.set_worker_cpu(&pod("cart"), seconds);
+            assert!(node.encode().lines().any(|l| l.starts_with("pillion_worker_cpu") && l.ends_with(line)));
+        }
+    }
+}

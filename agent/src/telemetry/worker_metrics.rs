@@ -1,0 +1,357 @@
+//! What one worker counts.
+
+use super::ConnectionLabels;
+use crate::mesh::PodName;
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+
+/// The metrics of one pod's worker, in a registry of their own that carries the pod's name.
+pub struct WorkerMetrics {
+    registry: Registry,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    sent: IntCounterVec,
+    received: IntCounterVec,
+    failed: IntCounterVec,
+    handshakes: IntCounterVec,
+    open_connections: IntGauge,
+    certificate_expiry: IntGaugeVec,
+    /// Only the worker's own thread comes here, so the lock is never waited for.
+    used: Mutex<Used>,
+}
+
+/// The label sets in use, each with the counters it leads to.
+#[derive(Default)]
+struct Used {
+    connections: HashMap<ConnectionLabels, Entry<Arc<Series>>>,
+    failures: HashMap<(ConnectionLabels, &'static str), Entry<IntCounter>>,
+}
+
+struct Entry<T> {
+    counters: T,
+    /// Used since it was last looked at.
+    fresh: bool,
+    /// When it was last seen to be used.
+    seen: Option<Instant>,
+}
+
+/// The counters of one label set. All carry the response flags "-", the closed ones too, so that
+/// `opened - closed` is what is open; why a connection failed is counted by itself.
+struct Series {
+    opened: IntCounter,
+    closed: IntCounter,
+    sent: IntCounter,
+    received: IntCounter,
+}
+
+/// A connection that is counted as open until this is dropped.
+pub struct OpenConnection {
+    series: Arc<Series>,
+    open_connections: IntGauge,
+}
+
+/// Which part a worker plays in a TLS handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeRole {
+    Client,
+    Server,
+}
+
+impl WorkerMetrics {
+    pub fn new(pod: &PodName) -> Self {
+        let labels = [("namespace", &pod.namespace), ("pod", &pod.name)];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.clone())).into();
+        let registry = Registry::new_custom(None, Some(labels)).expect("no prefix that could be empty");
+        let connection = [&ConnectionLabels::NAMES[..], &["response_flags"]].concat();
+        let counters = |name, help, labels: &[&str]| {
+            let counters =
+                IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name and labels");
+            register(&registry, counters)
+        };
+        Self {
+            opened: counters("istio_tcp_connections_opened_total", "Connections opened.", &connection),
+            closed: counters("istio_tcp_connections_closed_total", "Connections closed.", &connection),
+            sent: counters(
+                "istio_tcp_sent_bytes_total",
+                "Bytes that the server sent to the client.",
+                &connection,
+            ),
+            received: counters(
+                "istio_tcp_received_bytes_total",
+                "Bytes that the server received from the client.",
+                &connection,
+            ),
+            failed: counters(
+                "istio_tcp_connections_failed_total",
+                "Connections that failed, by Envoy's response flags.",
+                &connection,
+            ),
+            handshakes: counters(
+                "pillion_handshakes_total",
+                "TLS handshakes by role and result.",
+                &["role", "result"],
+            ),
+            open_connections: register(
+                &registry,
+                IntGauge::new("pillion_open_connections", "Connections open now.").expect("a valid name"),
+            ),
+            // A vector without labels: there is no value before there is a certificate.
+            certificate_expiry: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "pillion_certificate_expiry_timestamp_seconds",
+                        "When the worker's certificate expires, in seconds since 1970.",
+                    ),
+                    &[],
+                )
+                .expect("a valid name"),
+            ),
+            used: Mutex::default(),
+            registry,
+        }
+    }
+
+    /// What the node gathers at a scrape; clones share the metrics.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// Counts a connection as opened, and as closed when the answer is dropped.
+    pub fn connection(&self, labels: &ConnectionLabels) -> OpenConnection {
+        let mut used = self.used();
+        let series = match used.connections.get_mut(labels) {
+            Some(entry) => entry.touch().clone(),
+            None => {
+                let series = Arc::new(self.series(labels));
+                used.connections.insert(labels.clone(), Entry::new(series.clone()));
+                series
+            }
+        };
+        series.opened.inc();
+        self.open_connections.inc();
+        OpenConnection { series, open_connections: self.open_connections.clone() }
+    }
+
+    /// Counts a connection that failed, before or after it was open; `flags` are Envoy's response flags.
+    pub fn failed(&self, labels: &ConnectionLabels, flags: &'static str) {
+        let entry = (labels.clone(), flags);
+        let mut used = self.used();
+        let entry = used.failures.entry(entry).or_insert_with_key(|(labels, flags)| {
+            Entry::new(self.failed.with_label_values(&labels.with_flags(flags)))
+        });
+        entry.touch().inc();
+    }
+
+    /// Counts a handshake; `result` is `ok` or a reason from a small set.
+    pub fn handshake(&self, role: HandshakeRole, result: &'static str) {
+        self.handshakes.with_label_values(&[role.as_str(), result]).inc();
+    }
+
+    pub fn open_connections(&self) -> i64 {
+        self.open_connections.get()
+    }
+
+    pub fn set_certificate_expiry(&self, not_after: OffsetDateTime) {
+        self.certificate_expiry.with_label_values::<&str>(&[]).set(not_after.unix_timestamp());
+    }
+
+    /// Forgets the label sets that no connection has had for `max_idle`, so that peers which are gone do not
+    /// stay for ever. Called now and then; a use is noticed at the next call after it.
+    pub fn expire_idle(&self, now: Instant, max_idle: Duration) {
+        let mut used = self.used();
+        used.connections.retain(|labels, entry| {
+            // The entry's own reference is one; any other is an open connection's.
+            let open = Arc::strong_count(&entry.counters) > 1;
+            let keep = entry.keep(open, now, max_idle);
+            if !keep {
+                for counters in [&self.opened, &self.closed, &self.sent, &self.received] {
+                    // An error would be that there is none, which is what is wanted.
+                    let _ = counters.remove_label_values(&labels.with_flags("-"));
+                }
+            }
+            keep
+        });
+        used.failures.retain(|(labels, flags), entry| {
+            let keep = entry.keep(false, now, max_idle);
+            if !keep {
+                let _ = self.failed.remove_label_values(&labels.with_flags(flags));
+            }
+            keep
+        });
+    }
+
+    fn series(&self, labels: &ConnectionLabels) -> Series {
+        let values = labels.with_flags("-");
+        Series {
+            opened: self.opened.with_label_values(&values),
+            closed: self.closed.with_label_values(&values),
+            sent: self.sent.with_label_values(&values),
+            received: self.received.with_label_values(&values),
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        // Counters are whole after a panic too.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenConnection {
+    /// Counts bytes that the server sent to the client.
+    pub fn sent(&self, bytes: u64) {
+        self.series.sent.inc_by(bytes);
+    }
+
+    /// Counts bytes that the server received from the client.
+    pub fn received(&self, bytes: u64) {
+        self.series.received.inc_by(bytes);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.series.closed.inc();
+        self.open_connections.dec();
+    }
+}
+
+impl<T> Entry<T> {
+    fn new(counters: T) -> Self {
+        Self { counters, fresh: true, seen: None }
+    }
+
+    fn touch(&mut self) -> &T {
+        self.fresh = true;
+        &self.counters
+    }
+
+    fn keep(&mut self, in_use: bool, now: Instant, max_idle: Duration) -> bool {
+        let used_since = std::mem::take(&mut self.fresh);
+        if in_use || used_since {
+            self.seen = Some(now);
+        }
+        self.seen.is_none_or(|seen| now.saturating_duration_since(seen) < max_idle)
+    }
+}
+
+impl HandshakeRole {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// Registers a metric whose name is a constant, used once in its registry: it cannot fail.
+pub(super) fn register<T: Collector + Clone + 'static>(registry: &Registry, metric: T) -> T {
+    registry.register(Box::new(metric.clone())).expect("a name that is not taken");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::connection::tests::workload;
+    use crate::telemetry::{ConnectionSecurity, Peer, Reporter};
+    use prometheus::TextEncoder;
+
+    const IDLE: Duration = Duration::from_secs(900);
+
+    fn labels(source: &str) -> ConnectionLabels {
+        let source = workload(source);
+        let source = Peer { workload: Some(&source), identity: Some(&source.identity) };
+        ConnectionLabels::new(Reporter::Source, source, Peer::default(), None, ConnectionSecurity::MutualTls)
+    }
+
+    fn metrics() -> WorkerMetrics {
+        WorkerMetrics::new(&PodName { namespace: "shop".into(), name: "cart-0".into() })
+    }
+
+    fn text(metrics: &WorkerMetrics) -> String {
+        TextEncoder::new().encode_to_string(&metrics.registry().gather()).unwrap()
+    }
+
+    /// The value of the first series with this name that has all these labels.
+    fn value(metrics: &WorkerMetrics, name: &str, labels: &[&str]) -> Option<f64> {
+        let text = text(metrics);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    // proves: TEL-1
+    #[test]
+    fn a_connection_is_counted_from_opening_to_drop() {
+        let metrics = metrics();
+        let connection = metrics.connection(&labels("cart"));
+        connection.sent(100);
+        connection.sent(20);
+        connection.received(7);
+        let cart =
+            [r#"source_workload="cart""#, r#"pod="cart-0""#, r#"namespace="shop""#, r#"response_flags="-""#];
+        assert_eq!(value(&metrics, "istio_tcp_connections_opened_total", &cart), Some(1.0));
+        assert_eq!(value(&metrics, "istio_tcp_connections_closed_total", &cart), Some(0.0));
+        assert_eq!(value(&metrics, "istio_tcp_sent_bytes_total", &cart), Some(120.0));
+        assert_eq!(value(&metrics, "istio_tcp_received_bytes_total", &cart), Some(7.0));
+        assert_eq!(value(&metrics, "pillion_open_connections", &[]), Some(1.0));
+        drop(connection);
+        assert_eq!(value(&metrics, "istio_tcp_connections_closed_total", &cart), Some(1.0));
+        assert_eq!(metrics.open_connections(), 0);
+    }
+
+    #[test]
+    fn failures_and_handshakes_are_counted_by_reason() {
+        let metrics = metrics();
+        metrics.failed(&labels("cart"), "UF");
+        metrics.failed(&labels("cart"), "UF");
+        metrics.failed(&labels("cart"), "UH");
+        metrics.handshake(HandshakeRole::Server, "ok");
+        assert_eq!(value(&metrics, "istio_tcp_connections_failed_total", &[r#"flags="UF""#]), Some(2.0));
+        assert_eq!(value(&metrics, "istio_tcp_connections_failed_total", &[r#"flags="UH""#]), Some(1.0));
+        assert_eq!(
+            value(&metrics, "pillion_handshakes_total", &[r#"role="server""#, r#"result="ok""#]),
+            Some(1.0)
+        );
+    }
+
+    #[test]
+    fn a_certificates_expiry_is_there_once_there_is_one() {
+        let metrics = metrics();
+        assert!(!text(&metrics).contains("pillion_certificate_expiry"));
+        metrics.set_certificate_expiry(OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap());
+        assert_eq!(value(&metrics, "pillion_certificate_expiry_timestamp_seconds", &[]), Some(1.7e9));
+    }
+
+    // proves: TEL-1
+    #[test]
+    fn idle_series_expire_and_open_ones_do_not() {
+        let metrics = metrics();
+        let start = Instant::now();
+        let open = metrics.connection(&labels("open"));
+        drop(metrics.connection(&labels("idle")));
+        metrics.failed(&labels("idle"), "UF");
+        metrics.expire_idle(start, IDLE);
+        assert!(text(&metrics).contains("idle"));
+        metrics.expire_idle(start + IDLE, IDLE);
+        let after = text(&metrics);
+        assert!(after.contains("open") && !after.contains(r#"source_workload="idle""#), "{after}");
+
+        // The time of an open connection counts from its end.
+        drop(open);
+        metrics.expire_idle(start + IDLE + IDLE / 2, IDLE);
+        assert!(text(&metrics).contains(r#"source_workload="open""#));
+        metrics.expire_idle(start + IDLE * 2, IDLE);
+        assert!(!text(&metrics).contains(r#"source_workload="open""#));
+
+        // What comes back starts anew.
+        drop(metrics.connection(&labels("idle")));
+        assert_eq!(value(&metrics, "istio_tcp_connections_opened_total", &["idle"]), Some(1.0));
+    }
+}
