@@ -183,8 +183,8 @@ fn excluded_ports_and_networks_are_left_alone_until_they_are_not_excluded() {
 
         let only_ipv6 = PodCapture { excluded_cidrs: cidrs(&["::/0"]), ..pod.capture() };
         kernel.capture(pod.cookie, &only_ipv6).unwrap();
-        // IPv4-mapped IPv6 lies in ::/0; so does all of IPv4 then: whoever writes ::/0 means everything.
         assert!(goes_plain(everywhere[1], worker));
+        assert!(is_captured(everywhere[0]) && is_captured(everywhere[2]), "::/0 does not mean IPv4");
         let everything_ipv4 = PodCapture { excluded_cidrs: cidrs(&["0.0.0.0/0"]), ..pod.capture() };
         kernel.capture(pod.cookie, &everything_ipv4).unwrap();
         assert!(goes_plain(everywhere[0], worker) && is_captured(everywhere[1]));

@@ -109,6 +109,13 @@ impl ExcludedCidr {
     pub const ALL_BITS: u32 = Self::NETNS_BITS + 128;
 }
 
+/// The values of `EXCLUDED_CIDRS`: the longest prefix decides.
+pub mod cidr {
+    pub const EXCLUDED: u8 = 1;
+    /// Takes a part out of a larger network: `::/0` does not mean IPv4, although IPv4 is stored within it.
+    pub const CAPTURED: u8 = 0;
+}
+
 /// The first 96 bits of an IPv4-mapped IPv6 address.
 const MAPPED_PREFIX: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 

@@ -5,9 +5,9 @@ use crate::{
     maps::{self, Membership},
 };
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext as _, Global,
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt},
+    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_skc_to_mptcp_sock},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
@@ -107,6 +107,11 @@ unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
     }
 }
 
+/// Whether the kernel can tell the MPTCP socket of a subflow: Linux 5.19 with CONFIG_MPTCP. Set by the agent when it
+/// loads the program; the verifier never looks at a branch that is off.
+#[unsafe(no_mangle)]
+static MPTCP: Global<u8> = Global::new(0);
+
 enum Decision {
     Pass,
     Refuse,
@@ -157,9 +162,29 @@ unsafe fn decide(ctx: &SockAddrContext, destination: impl Fn() -> Ip) -> Decisio
     if !unsafe { maps::set_record(socket, &record) } {
         return Decision::Refuse;
     }
+    if MPTCP.load() != 0 {
+        // SAFETY: as above.
+        unsafe { set_record_of_mptcp(socket, &record) };
+    }
     // SAFETY: as above.
     unsafe { leave_device(ctx, socket) };
     Decision::Capture(pod, ip)
+}
+
+/// The hook sees an MPTCP connection's first subflow, getpeername() sees the MPTCP socket itself: it gets the record
+/// as well.
+///
+/// # Safety
+/// `socket` is not null, and the context's.
+#[inline(always)]
+unsafe fn set_record_of_mptcp(socket: *mut bpf_sock, record: &SocketRecord) {
+    // SAFETY: the caller's promise; what comes back is null or a socket.
+    unsafe {
+        let mptcp = bpf_skc_to_mptcp_sock(socket.cast());
+        if !mptcp.is_null() {
+            maps::set_record(mptcp.cast(), record);
+        }
+    }
 }
 
 /// Destinations that no mesh has a business with: they do not leave the pod, or the link.
@@ -229,7 +254,14 @@ const fn family_word(family: u16) -> u32 {
 fn log_capture(ctx: &SockAddrContext, ip: &Ip, port: u32) {
     match unmapped(ip) {
         Some(ip4) => aya_log_ebpf::info!(ctx, "captured connect to {:i}:{}", u32::from_be(ip4), port),
-        None => aya_log_ebpf::info!(ctx, "captured connect to an IPv6 address, port {}", port),
+        None => {
+            let [a, b, c, d] = ip.map(u32::to_ne_bytes);
+            let octets = [
+                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+                d[3],
+            ];
+            aya_log_ebpf::info!(ctx, "captured connect to [{:i}]:{}", octets, port);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{
-    ExcludedCidr, ExcludedPort, HandoffKey, Ip, PodEntry, SocketRecord,
+    ExcludedCidr, ExcludedPort, HandoffKey, Ip, PodEntry, SocketRecord, cidr,
     flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 
@@ -69,7 +69,9 @@ pub fn is_excluded(netns: u64, pod: &PodEntry, ip: &Ip, port: u32) -> bool {
         }
     }
     pod.flags & HAS_EXCLUDED_CIDRS != 0
-        && EXCLUDED_CIDRS.get(Key::new(ExcludedCidr::ALL_BITS, ExcludedCidr { netns, ip: *ip })).is_some()
+        && EXCLUDED_CIDRS
+            .get(Key::new(ExcludedCidr::ALL_BITS, ExcludedCidr { netns, ip: *ip }))
+            .is_some_and(|verdict| *verdict == cidr::EXCLUDED)
 }
 
 #[inline(always)]
@@ -109,17 +111,17 @@ pub unsafe fn record(socket: *mut bpf_sock) -> Option<SocketRecord> {
 #[inline(always)]
 pub unsafe fn set_record(socket: *mut bpf_sock, record: &SocketRecord) -> bool {
     let initial = ptr::from_ref(record).cast_mut().cast();
-    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage.
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage. Storage and stack do not
+    // overlap (a plain assignment would be a call of memmove).
     unsafe {
-        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        match bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>().as_mut() {
-            Some(stored) => {
-                *stored = *record;
-                true
-            }
-            None => false,
+        let stored = bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>();
+        if stored.is_null() {
+            return false;
         }
+        ptr::copy_nonoverlapping(record, stored, 1);
     }
+    true
 }
 
 /// aya's own methods take a `SockAddrContext` only.

@@ -1,6 +1,6 @@
 //! Which path answers what.
 
-use super::Introspect;
+use super::introspect::Introspect;
 use super::server::Route;
 use crate::telemetry::Logging;
 use bytes::Bytes;

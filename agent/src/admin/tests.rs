@@ -1,5 +1,8 @@
 use super::*;
-use serde_json::json;
+use crate::telemetry::Logging;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,6 +1,6 @@
 //! Whether a tunnel that a peer asks for leads anywhere.
 
-use super::is_reserved;
+use super::ports::is_reserved;
 use http::{Method, StatusCode};
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,6 +1,6 @@
 //! Where a captured connection goes.
 
-use super::is_reserved;
+use super::ports::is_reserved;
 use crate::mesh::{Endpoint, Mesh, Service, Workload};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

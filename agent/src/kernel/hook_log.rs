@@ -22,9 +22,10 @@ pub use reader::HookLog;
 #[cfg(feature = "bpf-log")]
 mod reader {
     use super::KernelError;
+    use crate::kernel::sys;
     use aya::Ebpf;
     use aya_log::EbpfLogger;
-    use tokio::io::unix::AsyncFd;
+    use std::os::fd::AsFd as _;
     use tokio::sync::oneshot;
 
     /// The thread that reads the hooks' log; it ends when this is dropped.
@@ -58,12 +59,13 @@ mod reader {
         }
     }
 
-    async fn read(logger: EbpfLogger<&'static dyn log::Log>) -> std::io::Result<()> {
-        let mut logger = AsyncFd::new(logger)?;
+    async fn read(mut logger: EbpfLogger<&'static dyn log::Log>) -> std::io::Result<()> {
+        let records = sys::watch(logger.as_fd().try_clone_to_owned()?)?;
         loop {
-            let mut ready = logger.readable_mut().await?;
-            ready.get_inner_mut().flush();
+            let mut ready = records.readable().await?;
+            // Before the read: a record that comes during it makes the descriptor ready again.
             ready.clear_ready();
+            logger.flush();
         }
     }
 }

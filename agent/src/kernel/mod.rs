@@ -171,6 +171,8 @@ fn load(pins: &Pins, log_hooks: bool) -> Result<Ebpf, KernelError> {
     for map in tables::MAPS {
         loader.map_pin_path(map, pins.path(map));
     }
+    let mptcp = u8::from(preflight::tells_mptcp_sockets());
+    loader.override_global("MPTCP", &mptcp, true);
     #[cfg(feature = "bpf-log")]
     let level = hook_log::level(log_hooks);
     #[cfg(feature = "bpf-log")]

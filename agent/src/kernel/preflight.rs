@@ -7,6 +7,10 @@ use std::path::Path;
 /// `bpf_get_netns_cookie` in sock_ops programs is the newest thing the hooks need.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
 
+/// Since this version a program can find the MPTCP socket of a subflow. Without it MPTCP clients are captured just
+/// the same, but see the worker as their peer.
+const MPTCP_HELPER: (u32, u32) = (5, 19);
+
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Capability numbers of linux/capability.h, and what each is for.
@@ -29,18 +33,27 @@ pub fn check() -> Result<(), KernelError> {
     check_capabilities(&read("/proc/self/status"))
 }
 
+/// Whether the kernel has MPTCP, and `bpf_skc_to_mptcp_sock`.
+pub fn tells_mptcp_sockets() -> bool {
+    version(&read("/proc/sys/kernel/osrelease")) >= MPTCP_HELPER && Path::new("/proc/sys/net/mptcp").exists()
+}
+
 /// An unreadable file reads as an empty one, which fails its check.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
 fn check_version(release: &str) -> Result<(), KernelError> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < OLDEST_KERNEL {
+    if version(release) < OLDEST_KERNEL {
         return Err(KernelError::TooOld { found: release.trim().to_owned() });
     }
     Ok(())
+}
+
+/// What is no version is the oldest of all.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn check_capabilities(status: &str) -> Result<(), KernelError> {

@@ -109,6 +109,13 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Waits on a descriptor in a tokio runtime.
+#[cfg(feature = "bpf-log")]
+pub fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays open, and the same, for as long as it lives.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+}
+
 fn zeroed() -> bpf_attr {
     // SAFETY: a union of plain C structs of integers, for which zeroes are a value.
     unsafe { std::mem::zeroed() }

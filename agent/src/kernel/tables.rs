@@ -5,12 +5,12 @@ use super::address::{to_ip, to_ip4, words};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use pillion_ebpf_common::{
-    ExcludedCidr, ExcludedPort, PodEntry,
+    ExcludedCidr, ExcludedPort, PodEntry, cidr,
     flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -42,9 +42,10 @@ pub struct Tables {
     cidrs: LpmTrie<MapData, ExcludedCidr, u8>,
 }
 
-/// A set that holds the exclusions of one pod.
+/// The excluded ports of one pod.
 type Ports = HashSet<u16>;
-type Cidrs = HashSet<(u32, ExcludedCidr)>;
+/// The entries of one pod in the trie: prefix length and data, and one of [`cidr`]'s values.
+type Cidrs = HashMap<(u32, ExcludedCidr), u8>;
 
 impl Tables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
@@ -116,10 +117,12 @@ impl Tables {
                 .map_err(failed("EXCLUDED_PORTS", "written"))?;
             added = true;
         }
-        for (length, cidr) in wanted_cidrs(cookie, pod).difference(&has_cidrs) {
-            let key = Key::new(*length, *cidr);
-            self.cidrs.insert(&key, PRESENT, 0).map_err(failed("EXCLUDED_CIDRS", "written"))?;
-            added = true;
+        for (key, verdict) in wanted_cidrs(cookie, pod) {
+            if has_cidrs.get(&key) != Some(&verdict) {
+                let key = Key::new(key.0, key.1);
+                self.cidrs.insert(&key, verdict, 0).map_err(failed("EXCLUDED_CIDRS", "written"))?;
+                added = true;
+            }
         }
         Ok(added)
     }
@@ -132,8 +135,9 @@ impl Tables {
             found(self.ports.remove(&port_key(cookie, *port)), "EXCLUDED_PORTS")?;
             removed = true;
         }
-        for (length, cidr) in has_cidrs.difference(&wanted_cidrs(cookie, pod)) {
-            found(self.cidrs.remove(&Key::new(*length, *cidr)), "EXCLUDED_CIDRS")?;
+        let wanted_cidrs = wanted_cidrs(cookie, pod);
+        for (length, data) in has_cidrs.into_keys().filter(|key| !wanted_cidrs.contains_key(key)) {
+            found(self.cidrs.remove(&Key::new(length, data)), "EXCLUDED_CIDRS")?;
             removed = true;
         }
         Ok(removed)
@@ -147,10 +151,10 @@ impl Tables {
     }
 
     fn cidrs_of(&self, cookie: u64) -> Result<Cidrs, KernelError> {
-        let keys: Result<Vec<_>, _> = self.cidrs.keys().collect();
-        let keys = keys.map_err(failed("EXCLUDED_CIDRS", "read"))?;
-        let cidrs = keys.into_iter().map(|key| (key.prefix_len(), key.data()));
-        Ok(cidrs.filter(|(_, cidr)| cidr.netns == cookie).collect())
+        let entries: Result<Vec<_>, _> = self.cidrs.iter().collect();
+        let entries = entries.map_err(failed("EXCLUDED_CIDRS", "read"))?;
+        let entries = entries.into_iter().map(|(key, verdict)| ((key.prefix_len(), key.data()), verdict));
+        Ok(entries.filter(|((_, data), _)| data.netns == cookie).collect())
     }
 }
 
@@ -185,7 +189,19 @@ fn wanted_ports(pod: &PodCapture) -> Ports {
 }
 
 fn wanted_cidrs(cookie: u64, pod: &PodCapture) -> Cidrs {
-    pod.excluded_cidrs.iter().map(|network| cidr_key(cookie, network)).collect()
+    let keys = pod.excluded_cidrs.iter().map(|network| cidr_key(cookie, network));
+    let mut cidrs: Cidrs = keys.map(|key| (key, cidr::EXCLUDED)).collect();
+    let all_ipv4 = IpNet::V4(Ipv4Net::default());
+    if pod.excluded_cidrs.iter().any(holds_mapped_ipv4) {
+        cidrs.entry(cidr_key(cookie, &all_ipv4)).or_insert(cidr::CAPTURED);
+    }
+    cidrs
+}
+
+/// Whether an IPv6 network holds the IPv4-mapped addresses: `::/0` does.
+fn holds_mapped_ipv4(network: &IpNet) -> bool {
+    matches!(network, IpNet::V6(network) if network.contains(&Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()))
+        && network.prefix_len() < 96
 }
 
 fn port_key(cookie: u64, port: u16) -> ExcludedPort {

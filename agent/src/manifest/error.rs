@@ -25,6 +25,12 @@ pub struct ManifestError {
     pub message: String,
 }
 
+/// What is wrong with an object, before it is said where that object stands.
+pub(super) struct Wrong {
+    pub field: &'static str,
+    pub message: String,
+}
+
 impl ManifestError {
     /// An error of a whole file or directory.
     pub fn file(file: impl fmt::Display, message: impl Into<String>) -> Self {

@@ -5,6 +5,8 @@
 //! [`ManifestError`] that says where; the last good mesh stays until it is mended.
 //! Nothing in here knows what the mesh is used for.
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod names;
 pub mod objects;

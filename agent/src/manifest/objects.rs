@@ -41,6 +41,9 @@ pub struct Metadata {
     pub owner_references: Vec<OwnerReference>,
 }
 
+/// An object's namespace and name.
+pub type Key<'a> = (&'a str, &'a str);
+
 #[derive(Debug, Deserialize)]
 pub struct OwnerReference {
     pub kind: String,
@@ -151,6 +154,10 @@ impl Metadata {
     /// The namespace that a namespaced object is in.
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")
+    }
+
+    pub fn key(&self) -> Key<'_> {
+        (self.namespace(), &self.name)
     }
 }
 

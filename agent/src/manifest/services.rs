@@ -1,8 +1,8 @@
 //! What Service and EndpointSlice objects say of a service.
 
+use super::error::Wrong;
 use super::names::is_subdomain;
-use super::objects::{self, EndpointSlice};
-use super::snapshot::{Key, Wrong};
+use super::objects::{self, EndpointSlice, Key};
 use super::{ManifestError, Place};
 use crate::mesh::{Endpoint, Service, ServicePort};
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn ports_are_matched_by_name() {
         let spec = json!({"clusterIP": "10.96.0.1", "ports": [
-            {"name": "http", "port": 80}, {"name": "db", "port": 5432}, {"name": "dns", "port": 53, "protocol": "UDP"}]});
+            {"name": "http", "port": 80}, {"name": "db", "port": 5432},
+            {"name": "dns", "port": 53, "protocol": "UDP"}]});
         let http = slice(
             "IPv4",
             json!({"name": "http", "port": 8080}),
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn ready_endpoints_come_first_and_draining_ones_where_there_is_none() {
         let endpoints = |ready: bool| {
-            let conditions = |ready, serving, terminating| json!({"ready": ready, "serving": serving, "terminating": terminating});
+            let conditions = |ready: bool, serving: bool, terminating: bool| json!({"ready": ready, "serving": serving, "terminating": terminating});
             slice(
                 "IPv4",
                 json!({"port": 80}),

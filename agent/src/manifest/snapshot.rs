@@ -1,8 +1,8 @@
 //! Builds a mesh from objects. Pure: the same objects give an equal mesh.
 
-use super::objects::{EndpointSlice, Metadata, Namespace, Object, Pod, Service};
+use super::objects::{EndpointSlice, Key, Namespace, Object, Pod, Service};
 use super::{ManifestError, Place, Sourced, services, workloads};
-use crate::mesh::{self, Mesh, TrustDomain};
+use crate::mesh::{Mesh, TrustDomain};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,18 +62,9 @@ pub fn build<'a>(
 }
 
 /// Whether two snapshots say the same, whatever their generations.
-pub fn same(a: &mesh::Mesh, b: &mesh::Mesh) -> bool {
+pub fn same(a: &Mesh, b: &Mesh) -> bool {
     a.workloads == b.workloads && a.by_address == b.by_address && a.services == b.services
 }
-
-/// What is wrong with an object, before it is known where that object stands.
-pub(super) struct Wrong {
-    pub field: &'static str,
-    pub message: String,
-}
-
-/// An object's namespace and name.
-pub(super) type Key<'a> = (&'a str, &'a str);
 
 /// The objects by kind and name. Ordered, so that errors come in the same order every time.
 #[derive(Default)]
@@ -94,21 +85,17 @@ impl<'a> Objects<'a> {
                     let key = ("", o.metadata.name.as_str());
                     put(&mut sorted.namespaces, "namespace", key, place, o, errors);
                 }
-                Object::Pod(o) => put(&mut sorted.pods, "pod", key(&o.metadata), place, o, errors),
+                Object::Pod(o) => put(&mut sorted.pods, "pod", o.metadata.key(), place, o, errors),
                 Object::Service(o) => {
-                    put(&mut sorted.services, "service", key(&o.metadata), place, o, errors)
+                    put(&mut sorted.services, "service", o.metadata.key(), place, o, errors)
                 }
                 Object::EndpointSlice(o) => {
-                    put(&mut sorted.slices, "endpoint slice", key(&o.metadata), place, o, errors);
+                    put(&mut sorted.slices, "endpoint slice", o.metadata.key(), place, o, errors);
                 }
             }
         }
         sorted
     }
-}
-
-fn key(metadata: &Metadata) -> Key<'_> {
-    (metadata.namespace(), &metadata.name)
 }
 
 fn put<'a, T>(
@@ -195,7 +182,8 @@ mod tests {
     fn an_address_may_be_had_again_once_its_pod_is_done() {
         let done = |phase| {
             let done = format!(
-                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: job}}, status: {{phase: {phase}, podIP: 10.0.0.1}}}}\n"
+                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: job}}, \
+                 status: {{phase: {phase}, podIP: 10.0.0.1}}}}\n"
             );
             mesh(&(pod("a", "10.0.0.1", "") + &done))
         };
@@ -235,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_namespaces_label_captures_its_pods() {
-        let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {pillion.dev/capture: enabled}}}\n";
+        let namespace = "---\n{apiVersion: v1, kind: Namespace, \
+                         metadata: {name: shop, labels: {pillion.dev/capture: enabled}}}\n";
         let mesh = mesh(&(pod("a", "10.0.0.1", "") + namespace)).unwrap();
         assert!(mesh.by_address[&"10.0.0.1".parse().unwrap()].captured);
     }

@@ -44,6 +44,10 @@ impl ManifestSource {
     /// # Errors
     /// When the directory is not there, or cannot be read or watched.
     pub fn start(path: PathBuf, trust_domain: TrustDomain) -> Result<Self, ManifestError> {
+        Self::start_with(path, trust_domain, RESCAN)
+    }
+
+    fn start_with(path: PathBuf, trust_domain: TrustDomain, rescan: Duration) -> Result<Self, ManifestError> {
         let mut reader = Reader::new(path.clone(), trust_domain);
         let changed = Arc::new(Notify::new());
         // Watched before it is read: a change between the two must not be lost.
@@ -51,7 +55,7 @@ impl ManifestSource {
         reader.directory.rescan()?;
         reader.build();
         let (mesh, status) = (reader.mesh.subscribe(), reader.status.subscribe());
-        let task = tokio::spawn(follow(reader, watch, changed));
+        let task = tokio::spawn(follow(reader, watch, changed, rescan));
         Ok(Self { mesh, status, task })
     }
 
@@ -72,9 +76,9 @@ impl Drop for ManifestSource {
     }
 }
 
-async fn follow(mut reader: Reader, mut watch: DirectoryWatch, changed: Arc<Notify>) {
+async fn follow(mut reader: Reader, mut watch: DirectoryWatch, changed: Arc<Notify>, rescan: Duration) {
     loop {
-        if timeout(RESCAN, changed.notified()).await.is_ok() {
+        if timeout(rescan, changed.notified()).await.is_ok() {
             sleep(DEBOUNCE).await;
         }
         let read = tokio::task::spawn_blocking(move || {

@@ -1,8 +1,8 @@
 //! What a Pod object says of a workload.
 
+use super::error::Wrong;
 use super::names::{is_label, is_subdomain};
 use super::objects::{Metadata, Namespace, Pod};
-use super::snapshot::Wrong;
 use crate::mesh::{Exclusions, PodName, PortSet, SpiffeId, TrustDomain, Workload};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -241,7 +241,8 @@ mod tests {
     #[test]
     fn host_network_and_finished_pods_are_never_captured() {
         let pod = |spec, status| {
-            read(json!({"metadata": {"name": "a", "labels": {CAPTURE: "enabled"}}, "spec": spec, "status": status})).unwrap()
+            let metadata = json!({"name": "a", "labels": {CAPTURE: "enabled"}});
+            read(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
         };
         let addresses = json!({"podIPs": [{"ip": "10.0.0.1"}]});
         assert!(pod(json!({}), addresses.clone()).captured);

@@ -52,7 +52,7 @@ impl SpiffeId {
         &self.service_account
     }
 
-    /// The identity without its scheme, as Istio writes principals in metrics and policies.
+    /// The identity without its scheme, as Istio's policies write principals (its metrics keep the scheme).
     pub fn principal(&self) -> String {
         format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }

@@ -79,7 +79,8 @@ fn bridge_up_to(level: LevelFilter) {
 fn parse(directives: &str) -> Result<EnvFilter, LoggingError> {
     let wrong = |reason: String| LoggingError::Filter { directives: directives.to_owned(), reason };
     for directive in directives.split(',').map(str::trim) {
-        // To EnvFilter nothing at all is a level, and a word alone is a target at level trace, so that a mistyped level would pass.
+        // To EnvFilter nothing at all is a level, and a word alone is a target at level trace: a mistyped level
+        // would pass.
         let level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
         if !level && !directive.contains(['=', '[']) {
             return Err(wrong(format!("{directive:?} is no level")));

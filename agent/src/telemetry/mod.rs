@@ -4,6 +4,8 @@
 //! connection finds its counters once, when it opens; a log line that cannot be written at once is dropped and
 //! counted, never waited for. Nothing in here knows where connections come from or why they go where they go.
 
+#![forbid(unsafe_code)]
+
 mod access_log;
 mod connection;
 mod logging;

@@ -9,12 +9,12 @@ use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use pillion_agent::kernel::{Kernel, KernelConfig, PodCapture, SocketTable, netns_cookie};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::{env, panic, process, thread};
 
 pub const NODE: &str = "test-node";
@@ -74,29 +74,41 @@ impl Drop for Bed {
 /// The test process is in its cgroup while any test needs it there. Tests share it: their pods tell them apart.
 struct InTestCgroup;
 
-static USERS: Mutex<usize> = Mutex::new(0);
+/// How many tests need it, and where the process came from.
+static USERS: Mutex<(usize, PathBuf)> = Mutex::new((0, PathBuf::new()));
 
 impl InTestCgroup {
     fn enter() -> Self {
-        let mut users = USERS.lock().unwrap();
-        if *users == 0 {
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.0 == 0 {
+            users.1 = own_cgroup();
             fs::create_dir_all(test_cgroup()).unwrap();
-            fs::write(test_cgroup().join("cgroup.procs"), "0").unwrap();
+            join(&test_cgroup()).unwrap();
         }
-        *users += 1;
+        users.0 += 1;
         Self
     }
 }
 
 impl Drop for InTestCgroup {
     fn drop(&mut self) {
-        let mut users = USERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *users -= 1;
-        if *users == 0 {
-            let _ = fs::write(cgroup_mount().join("cgroup.procs"), "0");
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        users.0 -= 1;
+        if users.0 == 0 {
+            let _ = join(&users.1);
             let _ = fs::remove_dir(test_cgroup());
         }
     }
+}
+
+fn join(cgroup: &Path) -> io::Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0")
+}
+
+fn own_cgroup() -> PathBuf {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup2 hierarchy");
+    cgroup_mount().join(path)
 }
 
 fn test_cgroup() -> PathBuf {
@@ -130,8 +142,9 @@ pub fn in_pod(test: impl FnOnce(&Pod) + Send) {
 
 fn set_up_addresses() {
     ip("link set lo up");
-    ip("link add eth0 type dummy");
+    ip("link add eth0 type veth peer name eth1");
     ip("link set eth0 up");
+    ip("link set eth1 up");
     ip(&format!("addr add {POD4}/24 dev eth0"));
     ip(&format!("addr add {POD6}/64 dev eth0 nodad"));
     ip(&format!("addr add {LINK_LOCAL}/64 dev eth0 nodad"));

@@ -1,0 +1,22 @@
+//! What the servers need to know, and nothing of who knows it.
+
+use serde_json::Value;
+use std::future::Future;
+use std::pin::Pin;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the servers ask of the node. A future is dropped unfinished when its client goes away.
+pub trait Introspect: Send + Sync + 'static {
+    /// Everything the agent holds, for `GET /config_dump`. No secrets.
+    fn config_dump(&self) -> BoxFuture<'_, Value>;
+    /// Runs the audit now and says what it found, for `POST /audit`.
+    fn audit(&self) -> BoxFuture<'_, Value>;
+    /// Prometheus' text format, for `GET /metrics`.
+    fn metrics(&self) -> BoxFuture<'_, String>;
+    /// For `GET /healthz/ready`.
+    ///
+    /// # Errors
+    /// What the node waits for, in words.
+    fn ready(&self) -> Result<(), Vec<String>>;
+}
