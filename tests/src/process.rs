@@ -405,13 +405,14 @@ fn file_name(program: &str) -> String {
     Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The last lines of what a program said, indented.
+/// The last lines of what a program said, indented; long ones are cut.
 pub(crate) fn tail(text: &str) -> String {
     const LINES: usize = 25;
+    const WIDTH: usize = 400;
     let lines: Vec<&str> = text.lines().collect();
     let mut tail = String::new();
     for line in &lines[lines.len().saturating_sub(LINES)..] {
-        let _ = write!(tail, "\n    {line}");
+        let _ = write!(tail, "\n    {line:.WIDTH$}");
     }
     tail
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod acyclic;
+mod bench;
 mod demo;
 mod deny;
 mod requirements;
@@ -10,6 +11,8 @@ mod step;
 mod terminal;
 mod test;
 mod workspace;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -31,6 +34,8 @@ enum Task {
     Demo(demo::Args),
     /// Check and test everything: format, lints, dependencies, modules, unit tests, end-to-end tests (as root)
     Test(test::Args),
+    /// Measure latency, throughput, connections, CPU and memory beside plain TCP (as root)
+    Bench(bench::Args),
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
@@ -40,13 +45,21 @@ enum Task {
     ConnectCost(demo::Probe),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
         Task::ConnectCost(args) => demo::probe(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -44,6 +44,11 @@ impl Progress {
         Self { colours: Colours::of(&io::stderr()) }
     }
 
+    /// Those of standard error.
+    pub fn colours(&self) -> Colours {
+        self.colours
+    }
+
     /// Says what is being done while it is being done, and how it went.
     pub fn during<T, E>(&self, what: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let (begun, spinner) = (Instant::now(), spinner(what));

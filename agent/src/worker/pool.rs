@@ -100,11 +100,8 @@ impl Pool {
         target: SocketAddr,
         source: SocketAddr,
     ) -> Result<Stream, PeerError> {
-        let key = PeerKey {
-            address: target.ip(),
-            uid: workload.uid.clone(),
-            identity: workload.identity.clone(),
-        };
+        let key =
+            PeerKey { address: target.ip(), uid: workload.uid.clone(), identity: workload.identity.clone() };
         let limit = context.settings.connect_timeout;
         // A pooled connection may be on its way out just now: then the request was not looked at, and a new
         // connection gets it. Never more than once: a fresh connection has no such excuse.
@@ -205,8 +202,7 @@ impl Peer {
         let address = SocketAddr::new(key.address, HBONE_PORT);
         let limit = context.settings.connect_timeout;
         let stream = context.dial_peer(address).await?;
-        let tls_error =
-            |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
+        let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
         let config = context.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);

@@ -96,14 +96,14 @@ impl Record {
 
 /// Istio counts from the server's side: received is what the client sent to it.
 impl Traffic for Record {
-    fn from_app(&self, bytes: usize) {
+    fn sent_by_app(&self, bytes: usize) {
         match self.parties.direction {
             Direction::Outbound => self.count_received(bytes),
             Direction::Inbound => self.count_sent(bytes),
         }
     }
 
-    fn to_app(&self, bytes: usize) {
+    fn sent_to_app(&self, bytes: usize) {
         match self.parties.direction {
             Direction::Outbound => self.count_sent(bytes),
             Direction::Inbound => self.count_received(bytes),
@@ -120,8 +120,10 @@ impl Parties {
         };
         let source =
             Peer { workload: self.source.as_deref(), identity: proven(self.source_principal.as_ref()) };
-        let destination =
-            Peer { workload: self.destination.as_deref(), identity: proven(self.destination_principal.as_ref()) };
+        let destination = Peer {
+            workload: self.destination.as_deref(),
+            identity: proven(self.destination_principal.as_ref()),
+        };
         ConnectionLabels::new(self.reporter(), source, destination, self.service.as_deref(), self.security)
     }
 

@@ -62,7 +62,9 @@ fn look(stage: &Stage) -> Saw {
         format!("without hooks  {without:>7} ns"),
         format!("not captured   {passed:>7} ns   {:+} ns", more(passed)),
         format!("captured       {captured:>7} ns   {:+} ns", more(captured)),
-        format!("medians of {ROUNDS} × {CONNECTIONS} handshakes on loopback, in turns; a captured one also wakes the worker"),
+        format!(
+            "medians of {ROUNDS} × {CONNECTIONS} handshakes on loopback, in turns; a captured one also wakes the worker"
+        ),
     ])
 }
 

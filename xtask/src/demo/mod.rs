@@ -22,15 +22,18 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use nix::unistd::geteuid;
-use pillion_tests::{Agent, interrupt, leftovers};
+use pillion_tests::{Agent, interrupt, leftovers, requirements};
 use serde_json::json;
 
-use crate::requirements;
 use crate::terminal::{Colours, Progress};
 use check::{Check, Finding};
 use stage::Stage;
 
 pub use cost::{Probe, probe};
+
+/// Debian's packages that it plays with.
+const PACKAGES: &[&str] =
+    &["iproute2", "tcpdump", "curl", "dropbear-bin", "nginx-light", "python3", "redis-server", "redis-tools"];
 
 /// In the order of the story that they tell; the wire comes first, because it begins outside the mesh.
 const CHECKS: [Check; 13] = [
@@ -68,14 +71,16 @@ pub fn run(args: &Args) -> Result<()> {
     // Ctrl-C removes everything from now on.
     interrupt::clean_up_on_signals()?;
     let (begun, progress, colours) = (Instant::now(), Progress::new(), Colours::of(&io::stdout()));
-    requirements::ensure()?;
+    requirements::ensure(PACKAGES)?;
     progress.announce("building the agent (release); the first time takes some minutes");
     pillion_tests::agent::binary()?;
 
     let stage =
         progress.during("two nodes, four pods, nginx, Redis, an SSH server, two agents", Stage::set)?;
     let mut findings: Vec<Finding> = CHECKS.iter().map(|check| make(check, &stage, &progress)).collect();
+    let mut shown = 0;
     if args.keep {
+        shown = show(args, &findings, colours);
         keep::keep(&stage, Colours::of(&io::stderr()))?;
     }
     findings.push(make(&lifecycle::UNINSTALL, &stage, &progress));
@@ -89,20 +94,24 @@ pub fn run(args: &Args) -> Result<()> {
         let checks: Vec<_> = findings.iter().map(Finding::to_json).collect();
         println!("{}", json!({"ok": failed == 0, "checks": checks}));
     } else {
-        println!();
-        findings.iter().for_each(|finding| print!("{}", finding.show(colours)));
-        println!();
+        show(args, &findings[shown..], colours);
     }
     if failed > 0 {
         bail!("{failed} of {} checks failed", findings.len());
     }
-    eprintln!(
-        "{} All {} checks held, in {:.0} s.",
-        colours.mark(true),
-        findings.len(),
-        begun.elapsed().as_secs_f64()
-    );
+    let took = begun.elapsed().as_secs_f64();
+    eprintln!("{} all {} checks held, in {took:.0} s", progress.colours().mark(true), findings.len());
     Ok(())
+}
+
+/// Prints findings for people, unless a program reads them; gives how many there are.
+fn show(args: &Args, findings: &[Finding], colours: Colours) -> usize {
+    if !args.json {
+        println!();
+        findings.iter().for_each(|finding| print!("{}", finding.show(colours)));
+        println!();
+    }
+    findings.len()
 }
 
 fn make(check: &Check, stage: &Stage, progress: &Progress) -> Finding {
