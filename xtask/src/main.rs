@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod deny;
 mod requirements;
+mod soak;
 mod step;
 mod terminal;
 mod test;
@@ -36,6 +37,12 @@ enum Task {
     Test(test::Args),
     /// Measure latency, throughput, connections, CPU and memory beside plain TCP (as root)
     Bench(bench::Args),
+    /// Load the mesh for minutes and see whether descriptors, tasks, threads and memory stay flat (as root)
+    ///
+    /// wrk, iperf3 and redis-benchmark between five pods on two nodes, a label that comes and goes, certificates that
+    /// are renewed every minute. The raw samples are written to report/; the exit status is 1 when something grew, or
+    /// when a load generator saw an error.
+    Soak(soak::Args),
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
@@ -50,6 +57,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
         Task::ConnectCost(args) => demo::probe(&args),
