@@ -34,6 +34,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 pub struct AgentOptions {
     args: Vec<String>,
     env: Vec<(String, String)>,
+    manifests: Option<PathBuf>,
+    cgroup_root: Option<PathBuf>,
 }
 
 /// A running `pillion run`. Like every process it ends with the bed, not with this handle.
@@ -52,6 +54,18 @@ impl AgentOptions {
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A directory of manifests other than the bed's: an agent that is told something else.
+    pub fn manifests(mut self, dir: &Path) -> Self {
+        self.manifests = Some(dir.to_owned());
+        self
+    }
+
+    /// A cgroup other than the node's.
+    pub fn cgroup_root(mut self, dir: &Path) -> Self {
+        self.cgroup_root = Some(dir.to_owned());
         self
     }
 
@@ -74,11 +88,13 @@ impl Node {
     pub fn agent_command(&self, options: &AgentOptions) -> Result<Command> {
         let shared = &self.shared;
         let state = self.make_state_dir()?;
+        let manifests = options.manifests.as_deref().unwrap_or(shared.manifests.dir());
+        let cgroup_root = options.cgroup_root.clone().unwrap_or_else(|| self.cgroup());
         let places: [(&str, &Path); 5] = [
-            ("--manifests", shared.manifests.dir()),
+            ("--manifests", manifests),
             ("--ca-dir", &shared.ca_dir()),
             ("--state-dir", &state),
-            ("--cgroup-root", &self.cgroup()),
+            ("--cgroup-root", &cgroup_root),
             ("--bpffs", &shared.bpffs()),
         ];
         let mut command = self.pillion("run")?.args(["--node", self.name()]);
@@ -94,8 +110,7 @@ impl Node {
     /// Runs `pillion uninstall` for this node's agent; gives what it printed.
     pub fn uninstall(&self) -> Result<String> {
         let state = self.make_state_dir()?;
-        let command = self.pillion("uninstall")?.arg("--state-dir").arg(state);
-        command.arg("--bpffs").arg(self.shared.bpffs()).run()
+        self.pillion("uninstall")?.arg("--state-dir").arg(state).run()
     }
 
     fn pillion(&self, subcommand: &str) -> Result<Command> {
