@@ -34,8 +34,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 pub struct AgentOptions {
     args: Vec<String>,
     env: Vec<(String, String)>,
-    manifests: Option<PathBuf>,
-    cgroup_root: Option<PathBuf>,
 }
 
 /// A running `pillion run`. Like every process it ends with the bed, not with this handle.
@@ -47,6 +45,8 @@ pub struct Agent {
 }
 
 impl AgentOptions {
+    /// One more argument. A place of the bed's (`--manifests` …) that is given here replaces the bed's own, when flag
+    /// and value are two arguments.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
@@ -54,18 +54,6 @@ impl AgentOptions {
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// A directory of manifests other than the bed's: an agent that is told something else.
-    pub fn manifests(mut self, dir: &Path) -> Self {
-        self.manifests = Some(dir.to_owned());
-        self
-    }
-
-    /// A cgroup other than the node's.
-    pub fn cgroup_root(mut self, dir: &Path) -> Self {
-        self.cgroup_root = Some(dir.to_owned());
         self
     }
 
@@ -88,18 +76,19 @@ impl Node {
     pub fn agent_command(&self, options: &AgentOptions) -> Result<Command> {
         let shared = &self.shared;
         let state = self.make_state_dir()?;
-        let manifests = options.manifests.as_deref().unwrap_or(shared.manifests.dir());
-        let cgroup_root = options.cgroup_root.clone().unwrap_or_else(|| self.cgroup());
         let places: [(&str, &Path); 5] = [
-            ("--manifests", manifests),
+            ("--manifests", shared.manifests.dir()),
             ("--ca-dir", &shared.ca_dir()),
             ("--state-dir", &state),
-            ("--cgroup-root", &cgroup_root),
+            ("--cgroup-root", &self.cgroup()),
             ("--bpffs", &shared.bpffs()),
         ];
         let mut command = self.pillion("run")?.args(["--node", self.name()]);
         for (flag, place) in places {
-            command = command.arg(flag).arg(place);
+            // What the caller gives is not given twice.
+            if !options.args.iter().any(|arg| arg == flag) {
+                command = command.arg(flag).arg(place);
+            }
         }
         for (key, value) in &options.env {
             command = command.env(key, value);

@@ -81,7 +81,8 @@ fn pods_with_one_address_but_other_certificates_are_not_spoken_to() {
         .replace(&believed.ip6().to_string(), &pair.server.ip6().to_string());
     std::fs::write(dir.join("pods.yaml"), format!("{mine}---\n{lie}")).unwrap();
     pair.near.stop().unwrap();
-    let near = pair.near.node().start_agent(&AgentOptions::default().manifests(&dir).access_log()).unwrap();
+    let lied_to = AgentOptions::default().access_log().arg("--manifests").arg(dir.display().to_string());
+    let near = pair.near.node().start_agent(&lied_to).unwrap();
     near.wait_serving(&pair.client).unwrap();
     let answer = pair.client.command("curl").args(["-sS", "-m", "10", &url]).output().unwrap();
     assert!(!answer.status.success());
