@@ -46,6 +46,8 @@ pub struct Agent {
 }
 
 impl AgentOptions {
+    /// One more argument. A place of the bed's (`--manifests` …) that is given here replaces the bed's own, when flag
+    /// and value are two arguments.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
@@ -84,7 +86,10 @@ impl Node {
         ];
         let mut command = self.pillion("run")?.args(["--node", self.name()]);
         for (flag, place) in places {
-            command = command.arg(flag).arg(place);
+            // What the caller gives is not given twice.
+            if !options.args.iter().any(|arg| arg == flag) {
+                command = command.arg(flag).arg(place);
+            }
         }
         for (key, value) in &options.env {
             command = command.env(key, value);

@@ -109,6 +109,15 @@ impl Command {
         self
     }
 
+    /// Lets another program start this one: `under("setpriv", &["--bounding-set=-bpf"])`.
+    pub fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut outer = process::Command::new(program);
+        outer.args(args).arg(self.inner.get_program()).args(self.inner.get_args());
+        outer.envs(self.inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        self.inner = outer;
+        self
+    }
+
     pub fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.inner.current_dir(dir);
         self

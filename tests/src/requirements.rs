@@ -16,7 +16,9 @@ use crate::sys;
 /// A Debian package and a program by which it is recognised (searched in the PATH, unless it is a path).
 const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
+    ("default-jdk-headless", "javac"),
     ("dropbear-bin", "dropbear"),
+    ("golang-go", "go"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("nginx-light", "nginx"),

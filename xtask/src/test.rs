@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn unit_tests() -> Result<Option<String>> {
-    cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests"]].concat())?;
+    cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests", "--no-fail-fast"]].concat())?;
     cargo_does(&["test", "-p", "pillion-tests", "--lib"])
 }
 
@@ -44,7 +44,11 @@ fn end_to_end() -> Result<Option<String>> {
     requirements::ensure()?;
     // Built once: the tests find it here.
     let program = pillion_tests::agent::binary()?;
-    workspace::run(cargo().args(["test", "-p", "pillion-tests", "--tests"]).env("PILLION_BIN", program))?;
+    workspace::run(
+        cargo()
+            .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast"])
+            .env("PILLION_BIN", program),
+    )?;
     Ok(None)
 }
 

@@ -1,5 +1,6 @@
 //! The dialling side: one connection to one peer, many streams.
 
+use super::load::{Load, StreamGuard};
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
@@ -8,19 +9,17 @@ use super::{
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
-use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 
 /// Opens streams on one connection. The connection ends in order when the client and its streams are gone.
 pub struct Client {
     send: SendRequest<Bytes>,
-    load: Rc<Load>,
+    load: Load,
     tuner: Rc<Tuner>,
 }
 
@@ -28,16 +27,6 @@ pub struct Client {
 pub struct Driver<T> {
     connection: Connection<T, Bytes>,
     tuner: Rc<Tuner>,
-}
-
-/// A stream that counts against its connection's limit until this is dropped.
-pub struct StreamGuard(Rc<Load>);
-
-/// How many streams a connection carries.
-#[derive(Default)]
-struct Load {
-    streams: Cell<usize>,
-    idle: Notify,
 }
 
 /// Why a stream did not open.
@@ -69,7 +58,7 @@ impl Client {
             .handshake(io)
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
-        let client = Self { send, load: Rc::default(), tuner: tuner.clone() };
+        let client = Self { send, load: Load::default(), tuner: tuner.clone() };
         Ok((client, Driver { connection, tuner }))
     }
 
@@ -79,20 +68,17 @@ impl Client {
     }
 
     pub fn streams(&self) -> usize {
-        self.load.streams.get()
+        self.load.streams()
     }
 
     /// Resolves when the last stream has ended, at once where there is none.
     pub async fn idle(&self) {
-        while self.streams() > 0 {
-            self.load.idle.notified().await;
-        }
+        self.load.idle().await;
     }
 
     /// Counts a stream that is about to open.
     pub fn reserve(&self) -> StreamGuard {
-        self.load.streams.set(self.load.streams.get() + 1);
-        StreamGuard(self.load.clone())
+        self.load.reserve()
     }
 
     /// Asks the peer for a connection to `target`, on behalf of an app at `source`.
@@ -142,15 +128,5 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             let _ = this.connection.set_initial_window_size(window);
         }
         Pin::new(&mut this.connection).poll(cx)
-    }
-}
-
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        let left = self.0.streams.get() - 1;
-        self.0.streams.set(left);
-        if left == 0 {
-            self.0.idle.notify_waiters();
-        }
     }
 }

@@ -15,6 +15,7 @@ mod preflight;
 mod sockets;
 mod sys;
 mod tables;
+mod uninstall;
 
 pub use audit::Repair;
 pub use error::KernelError;
@@ -94,7 +95,7 @@ impl Kernel {
             .map(|hook| Link::establish(hook, &program(&ebpf, hook)?, &cgroup, &pins))
             .collect::<Result<_, _>>()?;
         for directory in &replaced {
-            pins::remove_layout(directory)?;
+            uninstall::layout(directory)?;
         }
         Ok(Self {
             ebpf,
@@ -111,9 +112,9 @@ impl Kernel {
 
     /// Captures a pod, or changes how it is captured.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.tables.add_member(cookie)?;
         self.tables.add_exclusions(cookie, pod)?;
         self.tables.set_pod(cookie, pod)?;
+        self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;
         self.refused.remove(&cookie);
         Ok(())
@@ -161,7 +162,7 @@ impl Kernel {
     /// Removes every link, map and pin of a node's agent, detaching links that a running agent still holds. Says what
     /// it removed. A bpffs that the agent has mounted stays, empty.
     pub fn uninstall(bpffs: &Path, node: &str) -> Result<Vec<String>, KernelError> {
-        pins::uninstall(bpffs, node)
+        uninstall::node(bpffs, node)
     }
 }
 
