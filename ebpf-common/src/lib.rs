@@ -7,7 +7,8 @@
 /// The version of the maps' layout. It is part of the pin path, so an agent never reads another layout's maps.
 pub const LAYOUT_VERSION: u32 = 1;
 
-/// The port of the worker's outbound listener, on 127.0.0.1 and ::1 of every captured pod (Istio's number).
+/// The port of the worker's outbound listener, on 127.0.0.1 and every IPv6 address of a captured pod (Istio's
+/// number).
 pub const OUTBOUND_PORT: u16 = 15001;
 
 /// An IP address as the kernel stores it: network byte order, IPv4 as IPv4-mapped IPv6.

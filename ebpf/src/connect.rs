@@ -85,14 +85,11 @@ unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
             Decision::Capture(pod, destination) => {
                 let listener = if unmapped(&destination).is_some() {
                     if pod.ip4 != 0 {
-                        bind6(ctx, &mapped(pod.ip4));
+                        let _ = bind6(ctx, &mapped(pod.ip4));
                     }
                     mapped(LOCALHOST4)
                 } else {
-                    if pod.ip6 != [0; 4] {
-                        bind6(ctx, &pod.ip6);
-                    }
-                    LOCALHOST6
+                    listener6(ctx, &pod)
                 };
                 // Volatile: LLVM would make one copy of 16 bytes out of them.
                 let user_ip6 = &raw mut (*address).user_ip6;
@@ -228,17 +225,34 @@ unsafe fn bind4(ctx: &SockAddrContext, pod: &PodEntry) {
     }
 }
 
-/// As [`bind4`], for a socket of the other family.
+/// Binds an unbound socket to the pod's IPv6 address, and says where the worker listens for it: at that very
+/// address, or at ::1 where the socket has another (then only loopback is sure to stay in the pod).
+///
+/// Not always ::1, because to ::1 the kernel sends what has no socket (the ACK of a TIME-WAIT, a RST) by the device
+/// that the other address is on (`tcp_v6_send_response`, since ::1 needs a "strict" route), so it never arrives: the
+/// FIN of the side that closes last is never acknowledged, and a port used again runs into that connection.
 #[inline(always)]
-unsafe fn bind6(ctx: &SockAddrContext, ip: &Ip) {
+unsafe fn listener6(ctx: &SockAddrContext, pod: &PodEntry) -> Ip {
+    // SAFETY: the caller's promise is that of the hook.
+    let is_bound = pod.ip6 != [0; 4] && unsafe { bind6(ctx, &pod.ip6) };
+    if is_bound { pod.ip6 } else { LOCALHOST6 }
+}
+
+/// As [`bind4`], for a socket of the other family. Whether the socket has that address now.
+#[inline(always)]
+unsafe fn bind6(ctx: &SockAddrContext, ip: &Ip) -> bool {
     // SAFETY: reads that the verifier allows; `source` is a sockaddr_in6 of 28 bytes.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
-        if socket.is_null() || ip6_field!(socket, bpf_sock, src_ip6) != [0; 4] {
-            return;
+        if socket.is_null() {
+            return false;
+        }
+        let own = ip6_field!(socket, bpf_sock, src_ip6);
+        if own != [0; 4] {
+            return own == *ip;
         }
         let mut source = [family_word(AF_INET6), 0, ip[0], ip[1], ip[2], ip[3], 0];
-        bpf_bind(ctx.sock_addr, source.as_mut_ptr().cast(), 28);
+        bpf_bind(ctx.sock_addr, source.as_mut_ptr().cast(), 28) == 0
     }
 }
 

@@ -5,7 +5,7 @@ use crate::hbone::HBONE_PORT;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -95,8 +95,9 @@ fn wanted(ipv6: bool) -> Vec<SocketAddr> {
     if !ipv6 {
         return vec![outbound4, (Ipv4Addr::UNSPECIFIED, HBONE_PORT).into()];
     }
-    // The IPv6 wildcard takes IPv4 too.
-    vec![outbound4, (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into(), (Ipv6Addr::UNSPECIFIED, HBONE_PORT).into()]
+    // The hook sends IPv6 connections to the pod's own address, which another pod can reach, too: without an original
+    // destination it is reset. (Why not to ::1: `listener6` of the hook.) For HBONE the wildcard takes IPv4 too.
+    vec![outbound4, (Ipv6Addr::UNSPECIFIED, OUTBOUND_PORT).into(), (Ipv6Addr::UNSPECIFIED, HBONE_PORT).into()]
 }
 
 /// Whether this namespace has IPv6 at all; where it is switched off there is none to capture either.
@@ -120,7 +121,7 @@ fn listen(address: SocketAddr, congestion: Option<&str>) -> Result<TcpListener, 
         // Connections of an earlier worker may still be in TIME-WAIT.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
-            socket.set_only_v6(address.ip() != IpAddr::from(Ipv6Addr::UNSPECIFIED))?;
+            socket.set_only_v6(address.port() == OUTBOUND_PORT)?;
         }
         if let Some(congestion) = congestion {
             socket.set_tcp_congestion(congestion.as_bytes())?;

@@ -8,6 +8,7 @@
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use pillion_agent::kernel::{Kernel, KernelConfig, PodCapture, SocketTable, netns_cookie};
+use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -184,14 +185,20 @@ pub struct Worker {
 
 impl Worker {
     pub fn listen(kernel: &Kernel) -> Self {
-        let listen = |address| {
-            let listener = TcpListener::bind(address).unwrap();
+        let listen = |address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            if address.is_ipv6() {
+                listener.set_only_v6(true).unwrap();
+            }
+            listener.bind(&address.into()).unwrap();
+            listener.listen(128).unwrap();
             listener.set_nonblocking(true).unwrap();
-            listener
+            listener.into()
         };
         Self {
             ipv4: listen("127.0.0.1:15001"),
-            ipv6: listen("[::1]:15001"),
+            ipv6: listen("[::]:15001"),
             sockets: kernel.sockets().unwrap(),
         }
     }
