@@ -1,28 +1,28 @@
 //! Accepts connections on a worker's listeners, each into a task of its own.
 
 use super::context::Context;
-use super::{OUTBOUND_PORT, inbound, outbound};
+use super::{OUTBOUND_PORT, inbound, outbound, tasks};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 /// Out of descriptors or memory: connections wait in the backlog meanwhile.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn accept(context: Rc<Context>, listener: Rc<TcpListener>, address: SocketAddr) -> JoinHandle<()> {
-    spawn_local(async move {
+    tasks::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let context = context.clone();
                     if address.port() == OUTBOUND_PORT {
-                        spawn_local(outbound::connection(context, stream, peer));
+                        tasks::spawn(outbound::connection(context, stream, peer));
                     } else {
-                        spawn_local(inbound::connection(context, stream, peer));
+                        tasks::spawn(inbound::connection(context, stream, peer));
                     }
                 }
                 Err(e) if is_of_one_connection(&e) => {}

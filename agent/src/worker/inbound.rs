@@ -5,6 +5,7 @@ use super::dial::DialError;
 use super::record::{Began, Parties, Record};
 use super::relay::{Far, relay};
 use super::socket::tune_peer;
+use super::tasks;
 use crate::decide::inbound;
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
@@ -15,7 +16,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -71,7 +71,7 @@ async fn serve(context: Rc<Context>, mut server: TlsServer, peer: Peer) {
         tokio::select! {
             request = server.next() => match request {
                 Some(Ok(request)) => {
-                    spawn_local(stream(context.clone(), request, peer.clone()));
+                    tasks::spawn(stream(context.clone(), request, peer.clone()));
                 }
                 Some(Err(e)) => {
                     tracing::debug!(pod = %context.name, peer = %peer.address, "a peer's connection broke: {e}");

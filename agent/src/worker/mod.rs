@@ -16,6 +16,7 @@ mod record;
 mod relay;
 mod service;
 mod socket;
+mod tasks;
 mod thread;
 
 pub use certificate::{SignCall, Signer};
@@ -136,7 +137,7 @@ pub struct Report {
     pub certificate: CertificateReport,
     pub open_connections: usize,
     pub pool: Vec<PoolReport>,
-    /// Live tasks of the worker's runtime, listeners and timers included.
+    /// Live tasks of the worker, listeners and timers included.
     pub tasks: usize,
 }
 

@@ -3,9 +3,9 @@
 //! A connection belongs to one peer *under one identity*: a pod that takes over another's address, or the same
 //! pod made anew, is another peer and is dialled anew.
 
-use super::PoolReport;
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
+use super::{PoolReport, tasks};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
@@ -17,7 +17,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -227,7 +227,7 @@ impl Peer {
         let guard = client.reserve();
         let peer = Rc::downgrade(self);
         let (this, that) = tokio::sync::oneshot::channel::<Weak<Connection>>();
-        let driver = spawn_local(async move {
+        let driver = tasks::spawn(async move {
             if let Err(e) = driver.await {
                 tracing::debug!(%address, "connection to a peer ended: {e}");
             }
@@ -239,7 +239,7 @@ impl Peer {
         // The receiver lives in the driver's task, which cannot have run yet.
         let _ = this.send(Rc::downgrade(&connection));
         self.connections.borrow_mut().push(connection.clone());
-        spawn_local(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
+        tasks::spawn(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
         Ok((connection, guard))
     }
 

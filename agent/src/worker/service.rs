@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::listeners::Listeners;
-use super::{CertificateReport, Command, Inspection, Report};
+use super::{CertificateReport, Command, Inspection, Report, tasks};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -117,6 +117,6 @@ fn report<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
         },
         open_connections: context.open.count(),
         pool: context.pool.report(),
-        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        tasks: tasks::alive(),
     }
 }

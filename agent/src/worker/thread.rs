@@ -5,7 +5,7 @@ use super::context::{Context, OpenConnections};
 use super::dial::Dialer;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service};
+use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service, tasks};
 use crate::kernel::{SocketTable, netns_cookie};
 use crate::mesh::{Mesh, PodName};
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 /// Handshakes need a few tens of KiB (post-quantum key exchange the most); untouched pages cost nothing.
@@ -115,9 +115,9 @@ async fn work(
     if let Err(e) = listeners.open() {
         return fail(started, Some(ready.netns_cookie), e);
     }
-    spawn_local(certificate::renew(identity, cert_lifetime, spec.name, metrics.clone()));
-    spawn_local(follow_mesh(context.clone()));
-    spawn_local(expire_metrics(metrics, metrics_idle));
+    tasks::spawn(certificate::renew(identity, cert_lifetime, spec.name, metrics.clone()));
+    tasks::spawn(follow_mesh(context.clone()));
+    tasks::spawn(expire_metrics(metrics, metrics_idle));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, commands).await;
 }

@@ -1,0 +1,39 @@
+//! The worker's tasks, counted: tokio counts those of a runtime, not those of a `LocalSet`.
+
+use std::cell::Cell;
+use std::future::Future;
+use tokio::task::{JoinHandle, spawn_local};
+
+thread_local! {
+    static ALIVE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A task of this thread's worker.
+pub(super) fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    let alive = Alive::new();
+    spawn_local(async move {
+        let _alive = alive;
+        task.await
+    })
+}
+
+/// How many of them there are.
+pub(super) fn alive() -> usize {
+    ALIVE.get()
+}
+
+/// Counts until it is dropped, with its task.
+struct Alive;
+
+impl Alive {
+    fn new() -> Self {
+        ALIVE.set(ALIVE.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        ALIVE.set(ALIVE.get() - 1);
+    }
+}
