@@ -13,8 +13,8 @@ use crate::terminal::Colours;
 const ENTER: &str = r#"#!/bin/sh
 # pod NAME [COMMAND…]: runs a command (a shell unless given) in a pod of this demo.
 set -eu
-node=$1; pod=$2; shift 2
-echo $$ > "CGROUP/$node/pods/$pod/cgroup.procs"
+pod=$1; shift
+for procs in CGROUP/*/pods/"$pod"/cgroup.procs; do echo $$ > "$procs"; done
 exec nsenter --net="/run/netns/ID-$pod" -- "${@:-${SHELL:-sh}}"
 "#;
 
@@ -51,10 +51,10 @@ fn instructions(stage: &Stage, colours: Colours) -> Result<String> {
   node north: pods alice and store (Redis, SSH); node south: pods bob and web (nginx). All but bob are in the mesh.
 
 {pods}
-  {enter} north alice curl http://{web4}/addresses
-  {enter} north alice curl -g 'http://[{web6}]/addresses'
-  {enter} south bob redis-cli -h {store} PING
-  {enter} north alice            # a shell in the pod
+  {enter} alice curl http://{web4}/addresses
+  {enter} alice curl -g 'http://[{web6}]/addresses'
+  {enter} bob redis-cli -h {store} PING
+  {enter} alice            # a shell in the pod
 
 {labels}
   sed -i 's/^  labels:/&\\n    pillion.dev\\/capture: enabled/' {manifest}     # captures bob
