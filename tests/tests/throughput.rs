@@ -27,7 +27,7 @@ fn iperf3_runs_both_ways_with_many_streams_and_the_metrics_agree() {
     let counted = |agent: &pillion_tests::Agent, name: &str| agent.metrics().unwrap().sum(name, &[]);
     for agent in [&pair.near, &pair.far] {
         // iperf3's own control connections come on top: a few KB each.
-        for (name, bytes) in
+        for (name, (read, written)) in
             [("istio_tcp_received_bytes_total", total[0]), ("istio_tcp_sent_bytes_total", total[1])]
         {
             let counted = counted(agent, name);
