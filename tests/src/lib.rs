@@ -42,6 +42,7 @@ mod manifest;
 pub mod metrics;
 mod node;
 pub mod pcap;
+pub mod peers;
 mod pod;
 mod process;
 mod record;

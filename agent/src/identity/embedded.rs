@@ -7,7 +7,8 @@ use super::files::{self, RootFileError};
 use crate::mesh::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use std::path::Path;
@@ -42,7 +43,8 @@ impl EmbeddedCa {
     fn issue(&self, request: &SigningRequest) -> Result<IssuedCertificate, CaError> {
         let identity = &request.identity;
         let refused = |reason: String| CaError::Refused { identity: identity.clone(), reason };
-        let csr = CertificateSigningRequestParams::from_der(&request.csr).map_err(|e| refused(e.to_string()))?;
+        let csr =
+            CertificateSigningRequestParams::from_der(&request.csr).map_err(|e| refused(e.to_string()))?;
         let now = OffsetDateTime::now_utc();
         let not_after = (now + request.lifetime).min(self.not_after);
         if not_after <= now {
@@ -77,7 +79,8 @@ fn leaf_params(
     params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
 }

@@ -50,7 +50,8 @@ impl LeafKey {
         let error = |e: rcgen::Error| LeafError::Key(e.to_string());
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(identity.to_string().as_str().try_into().map_err(error)?)];
+        params.subject_alt_names =
+            vec![SanType::URI(identity.to_string().as_str().try_into().map_err(error)?)];
         Ok(params.serialize_request(&self.0).map_err(error)?.into())
     }
 

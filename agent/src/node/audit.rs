@@ -55,9 +55,9 @@ impl Supervisor {
         // While a pod is on its way up, its entries from an earlier agent look like nobody's.
         let Some(wanted) = self.wanted() else { return };
         match self.kernel.audit(&wanted) {
-            Ok(repairs) => findings
-                .repairs
-                .extend(repairs.into_iter().map(|repair| Finding { what: repair.what, detail: repair.detail })),
+            Ok(repairs) => findings.repairs.extend(
+                repairs.into_iter().map(|repair| Finding { what: repair.what, detail: repair.detail }),
+            ),
             Err(e) => findings.errors.push(e.to_string()),
         }
     }

@@ -39,7 +39,12 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, StateDirError> {
         let error = |source| StateDirError::Io { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(error)?;
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(error)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK))
+            .map_err(error)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(StateDirError::InUse { path: path.to_owned() }),

@@ -122,7 +122,8 @@ impl Supervisor {
     pub fn retry(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let due = |pod: &&Pod| pod.retry_at().is_some_and(|at| at <= now);
-        let due: Vec<Arc<Workload>> = self.pods.values().filter(due).map(|pod| pod.workload.clone()).collect();
+        let due: Vec<Arc<Workload>> =
+            self.pods.values().filter(due).map(|pod| pod.workload.clone()).collect();
         for workload in due {
             self.start(&workload);
         }
@@ -212,7 +213,8 @@ impl Supervisor {
             metrics,
             access_log: self.access_log.clone(),
         };
-        let (worker, lifecycle) = Worker::spawn(spec).map_err(|e| format!("its thread did not start: {e}"))?;
+        let (worker, lifecycle) =
+            Worker::spawn(spec).map_err(|e| format!("its thread did not start: {e}"))?;
         self.watch(workload.name.clone(), incarnation, lifecycle);
         Ok(worker)
     }

@@ -17,8 +17,8 @@ const ALPN: &[u8] = b"h2";
 /// For accepting HBONE connections under `certificate`.
 pub fn server_config(certificate: &WorkloadCertificate) -> Result<Arc<ServerConfig>, Error> {
     let trust_domain = certificate.identity.trust_domain().clone();
-    let verifier = ClientVerifier::new(roots(certificate)?, trust_domain)
-        .map_err(|e| Error::General(e.to_string()))?;
+    let verifier =
+        ClientVerifier::new(roots(certificate)?, trust_domain).map_err(|e| Error::General(e.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -30,7 +30,10 @@ pub fn server_config(certificate: &WorkloadCertificate) -> Result<Arc<ServerConf
 }
 
 /// For dialling the peer that has to be `expected`.
-pub fn client_config(certificate: &WorkloadCertificate, expected: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
+pub fn client_config(
+    certificate: &WorkloadCertificate,
+    expected: &SpiffeId,
+) -> Result<Arc<ClientConfig>, Error> {
     let verifier = ServerVerifier { roots: roots(certificate)?, expected: expected.clone() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?

@@ -55,7 +55,8 @@ impl Context {
         loop {
             match self.connect(target, None, self.settings.hbone_congestion.as_deref()).await {
                 Err(DialError::Io(_, e))
-                    if e.kind() == io::ErrorKind::ConnectionRefused && started.elapsed() < REFUSAL_PATIENCE =>
+                    if e.kind() == io::ErrorKind::ConnectionRefused
+                        && started.elapsed() < REFUSAL_PATIENCE =>
                 {
                     sleep(REFUSAL_PAUSE).await;
                 }
@@ -89,7 +90,11 @@ impl Context {
         present: Option<SocketAddr>,
         congestion: Option<&str>,
     ) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(target),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
         self.sockets.tag(&socket, present)?;
         if let Some(congestion) = congestion {
             socket.set_tcp_congestion(congestion.as_bytes())?;

@@ -96,11 +96,7 @@ fn wanted(ipv6: bool) -> Vec<SocketAddr> {
         return vec![outbound4, (Ipv4Addr::UNSPECIFIED, HBONE_PORT).into()];
     }
     // The IPv6 wildcard takes IPv4 too.
-    vec![
-        outbound4,
-        (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into(),
-        (Ipv6Addr::UNSPECIFIED, HBONE_PORT).into(),
-    ]
+    vec![outbound4, (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into(), (Ipv6Addr::UNSPECIFIED, HBONE_PORT).into()]
 }
 
 /// Whether this namespace has IPv6 at all; where it is switched off there is none to capture either.

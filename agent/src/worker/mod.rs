@@ -45,9 +45,13 @@ pub(crate) enum Command {
     Serve,
     /// The pod left the mesh and lives on: take what still arrives for `grace`, then nothing new, and end when
     /// the last connection has.
-    Retire { grace: Duration },
+    Retire {
+        grace: Duration,
+    },
     /// The agent goes: nothing new from now on, end when the last connection has, or at the deadline.
-    Drain { deadline: Duration },
+    Drain {
+        deadline: Duration,
+    },
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
@@ -81,7 +85,9 @@ pub struct StartError {
 pub enum WorkerError {
     #[error("its network namespace {path} cannot be entered: {source}", path = .path.display())]
     Netns { path: PathBuf, source: std::io::Error },
-    #[error("port {port} in the pod is taken by another process; Pillion needs ports 15001 and 15008 of a captured pod")]
+    #[error(
+        "port {port} in the pod is taken by another process; Pillion needs ports 15001 and 15008 of a captured pod"
+    )]
     PortTaken { port: u16 },
     #[error("cannot listen on {address} in the pod: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },

@@ -88,9 +88,7 @@ async fn reach(
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
             let dialled = context.dial_plain(target).await;
-            dialled
-                .map(Far::Plain)
-                .map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
+            dialled.map(Far::Plain).map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
         }
         Outbound::Refuse(refusal) => {
             Err(Failure { flags: refusal.response_flags(), reason: refusal.to_string() })

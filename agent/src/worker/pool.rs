@@ -9,6 +9,7 @@ use super::dial::DialError;
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::telemetry::HandshakeRole;
+use crate::tls::explain;
 use rustls_pki_types::ServerName;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -100,11 +101,8 @@ impl Pool {
         target: SocketAddr,
         source: SocketAddr,
     ) -> Result<Stream, PeerError> {
-        let key = PeerKey {
-            address: target.ip(),
-            uid: workload.uid.clone(),
-            identity: workload.identity.clone(),
-        };
+        let key =
+            PeerKey { address: target.ip(), uid: workload.uid.clone(), identity: workload.identity.clone() };
         let limit = context.settings.connect_timeout;
         // A pooled connection may be on its way out just now: then the request was not looked at, and a new
         // connection gets it. Never more than once: a fresh connection has no such excuse.
@@ -205,14 +203,13 @@ impl Peer {
         let address = SocketAddr::new(key.address, HBONE_PORT);
         let limit = context.settings.connect_timeout;
         let stream = context.dial_peer(address).await?;
-        let tls_error =
-            |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
+        let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
         let config = context.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
         let result = match timeout(limit, handshake).await {
             Ok(Ok(tls)) => Ok(tls),
-            Ok(Err(e)) => Err(tls_error(e.to_string())),
+            Ok(Err(e)) => Err(tls_error(explain(&e))),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };
         context.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });

@@ -120,8 +120,10 @@ impl Parties {
         };
         let source =
             Peer { workload: self.source.as_deref(), identity: proven(self.source_principal.as_ref()) };
-        let destination =
-            Peer { workload: self.destination.as_deref(), identity: proven(self.destination_principal.as_ref()) };
+        let destination = Peer {
+            workload: self.destination.as_deref(),
+            identity: proven(self.destination_principal.as_ref()),
+        };
         ConnectionLabels::new(self.reporter(), source, destination, self.service.as_deref(), self.security)
     }
 

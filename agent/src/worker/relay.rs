@@ -71,9 +71,8 @@ pub(super) async fn relay(app: TcpStream, far: Far, traffic: &impl Traffic) -> E
         }
     };
     let ending = {
-        let both = async {
-            tokio::try_join!(from_app(&app, &mut out, traffic), to_app(&app, &mut inc, traffic))
-        };
+        let both =
+            async { tokio::try_join!(from_app(&app, &mut out, traffic), to_app(&app, &mut inc, traffic)) };
         tokio::select! {
             ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
             error = failed(&app) => Ending::App(error),

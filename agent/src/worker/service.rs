@@ -98,10 +98,7 @@ fn inspect<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
     listeners: &mut Listeners<F>,
 ) -> Inspection {
     let expiry = context.identity.current().certificate.not_after;
-    Inspection {
-        listeners: listeners.repair(),
-        certificate_expired: expiry <= OffsetDateTime::now_utc(),
-    }
+    Inspection { listeners: listeners.repair(), certificate_expired: expiry <= OffsetDateTime::now_utc() }
 }
 
 fn report<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
