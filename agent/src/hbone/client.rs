@@ -8,7 +8,7 @@ use super::{
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,17 +27,20 @@ pub struct Client {
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
 pub struct Driver<T> {
     connection: Connection<T, Bytes>,
+    load: Rc<Load>,
     tuner: Rc<Tuner>,
 }
 
 /// A stream that counts against its connection's limit until this is dropped.
 pub struct StreamGuard(Rc<Load>);
 
-/// How many streams a connection carries.
+/// How many streams a connection carries, and how it ended.
 #[derive(Default)]
 struct Load {
     streams: Cell<usize>,
     idle: Notify,
+    /// Why the connection broke. Its streams are told no more than that it did.
+    broke: OnceCell<String>,
 }
 
 /// Why a stream did not open.
@@ -45,13 +48,13 @@ struct Load {
 pub enum OpenError {
     /// The connection was on its way out; the peer has not seen the request, so another connection may take it.
     #[error("the connection takes no more streams: {0}")]
-    Unusable(h2::Error),
+    Unusable(String),
     /// The peer answered, but not with 200.
     #[error("the peer answered {0}")]
     Status(StatusCode),
     /// The connection broke while the request was under way.
     #[error("the connection broke: {0}")]
-    Broken(h2::Error),
+    Broken(String),
     #[error("{0} cannot be written as an authority")]
     Authority(SocketAddr),
 }
@@ -69,8 +72,9 @@ impl Client {
             .handshake(io)
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
-        let client = Self { send, load: Rc::default(), tuner: tuner.clone() };
-        Ok((client, Driver { connection, tuner }))
+        let load = Rc::<Load>::default();
+        let client = Self { send, load: load.clone(), tuner: tuner.clone() };
+        Ok((client, Driver { connection, load, tuner }))
     }
 
     /// Whether one more stream may open here; the peer's own limit counts too.
@@ -102,23 +106,24 @@ impl Client {
         source: SocketAddr,
         guard: StreamGuard,
     ) -> Result<Stream, OpenError> {
-        let mut send = self.send.clone().ready().await.map_err(OpenError::Unusable)?;
+        let before_sent = |e| OpenError::Unusable(self.reason(&e));
+        let mut send = self.send.clone().ready().await.map_err(before_sent)?;
         let (response, outgoing) = send.send_request(request(target, source)?, false).map_err(before_sent)?;
         let response = response.await.map_err(|e| match e.reason() {
-            Some(h2::Reason::REFUSED_STREAM) => OpenError::Unusable(e),
+            Some(h2::Reason::REFUSED_STREAM) => before_sent(e),
             // A graceful GOAWAY: streams above its last id were never looked at (RFC 9113 §6.8).
-            Some(h2::Reason::NO_ERROR) if e.is_go_away() => OpenError::Unusable(e),
-            _ => OpenError::Broken(e),
+            Some(h2::Reason::NO_ERROR) if e.is_go_away() => before_sent(e),
+            _ => OpenError::Broken(self.reason(&e)),
         })?;
         if response.status() != StatusCode::OK {
             return Err(OpenError::Status(response.status()));
         }
         Ok(Stream::new(outgoing, response.into_body(), self.tuner.clone(), Some(guard)))
     }
-}
 
-fn before_sent(error: h2::Error) -> OpenError {
-    OpenError::Unusable(error)
+    fn reason(&self, error: &h2::Error) -> String {
+        self.load.broke.get().cloned().unwrap_or_else(|| error.to_string())
+    }
 }
 
 fn request(target: SocketAddr, source: SocketAddr) -> Result<Request<()>, OpenError> {
@@ -141,7 +146,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             // Fails only while an earlier change is not acknowledged; the next measurement asks again.
             let _ = this.connection.set_initial_window_size(window);
         }
-        Pin::new(&mut this.connection).poll(cx)
+        let polled = Pin::new(&mut this.connection).poll(cx);
+        if let Poll::Ready(Err(e)) = &polled {
+            // It ends once.
+            let _ = this.load.broke.set(e.to_string());
+        }
+        polled
     }
 }
 

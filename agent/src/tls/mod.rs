@@ -6,8 +6,10 @@
 mod config;
 mod explain;
 mod provider;
+mod stream;
 mod verify;
 
 pub use config::{client_config, peer_identity, server_config};
 pub use explain::explain;
+pub use stream::Explained;
 pub use verify::VerifyError;

@@ -9,7 +9,7 @@ use super::dial::DialError;
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::telemetry::HandshakeRole;
-use crate::tls::explain;
+use crate::tls::{Explained, explain};
 use rustls_pki_types::ServerName;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -111,8 +111,8 @@ impl Pool {
             let (connection, guard) = peer.connection(context, &key).await?;
             match timeout(limit, connection.client.open(target, source, guard)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(OpenError::Unusable(e))) => {
-                    tracing::debug!(pod = %context.name, peer = %key.identity, "connection takes no stream: {e}");
+                Ok(Err(OpenError::Unusable(reason))) => {
+                    tracing::debug!(pod = %context.name, peer = %key.identity, "connection takes no stream: {reason}");
                     peer.forget(&connection);
                 }
                 Ok(Err(e)) => return Err(e.into()),
@@ -208,7 +208,7 @@ impl Peer {
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
         let result = match timeout(limit, handshake).await {
-            Ok(Ok(tls)) => Ok(tls),
+            Ok(Ok(tls)) => Ok(Explained(tls)),
             Ok(Err(e)) => Err(tls_error(explain(&e))),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };

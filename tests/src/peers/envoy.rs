@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -13,7 +12,6 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::once;
-use crate::http;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::requirements;
@@ -30,13 +28,10 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts Envoy with these listeners and clusters (its API's own JSON) and waits until all `ports` listen.
-    pub fn start(pod: &Pod, listeners: Value, clusters: Value, ports: &[u16]) -> Result<Self> {
-        let admin = json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": ADMIN}}});
-        let config = json!({
-            "admin": admin,
-            "static_resources": {"listeners": listeners, "clusters": clusters},
-        });
+    /// Starts Envoy with this bootstrap configuration (its API's own JSON) and waits until all `ports` listen.
+    pub fn start(pod: &Pod, mut config: Value, ports: &[u16]) -> Result<Self> {
+        config["admin"] =
+            json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": ADMIN}}});
         let file = pod.make_dir("envoy")?.join("envoy.json");
         fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
         let flags = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "-c"];
@@ -50,9 +45,9 @@ impl Envoy {
 
     /// A counter or gauge of its own, by its full name.
     pub fn stat(&self, name: &str) -> Result<u64> {
-        let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ADMIN);
-        let path = format!("/stats?filter=^{name}$");
-        let stats = self.pod.visit(|| http::request(admin, "GET", &path))?.body;
+        // Envoy speaks no HTTP/1.0.
+        let url = format!("http://127.0.0.1:{ADMIN}/stats?filter=^{name}$");
+        let stats = self.pod.command("curl").args(["-sS", "-m10", &url]).run()?;
         let value = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         value.and_then(|value| value.parse().ok()).with_context(|| format!("Envoy has no {name}: {stats:?}"))
     }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -23,7 +24,7 @@ pub(super) fn directory(name: &str, what: &str, make: impl FnOnce(&Path) -> Resu
     if dir.exists() {
         return Ok(dir);
     }
-    eprintln!("{what} into {} (once)", dir.display());
+    say(&format!("{what} into {} (once)", dir.display()));
     let begun = Instant::now();
     if draft.exists() {
         fs::remove_dir_all(&draft)?;
@@ -31,7 +32,7 @@ pub(super) fn directory(name: &str, what: &str, make: impl FnOnce(&Path) -> Resu
     fs::create_dir_all(&draft)?;
     make(&draft)?;
     fs::rename(&draft, &dir)?;
-    eprintln!("{what}: done in {:.0} s", begun.elapsed().as_secs_f64());
+    say(&format!("{what}: done in {:.0} s", begun.elapsed().as_secs_f64()));
     Ok(dir)
 }
 
@@ -45,8 +46,14 @@ pub(super) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Said to whoever waits, also where a test's own output is kept back.
+fn say(text: &str) {
+    // Nobody to say it to is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Where cargo puts what it builds.
 fn target() -> PathBuf {
-    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    env::var_os("CARGO_TARGET_DIR").map_or_else(own, PathBuf::from)
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default();
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
 }

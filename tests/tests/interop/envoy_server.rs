@@ -21,9 +21,9 @@ fn our_tunnels_through_envoy_carry_what_tcp_carries() {
         let client = &stage.pod;
         traffic::bulk(client, to).unwrap();
         traffic::many(client, to).unwrap();
-        traffic::server_finishes_first(client, to, &server).unwrap();
-        traffic::client_resets(client, to, &server).unwrap();
+        traffic::client_resets(client, to).unwrap();
         traffic::server_resets(client, to).unwrap();
+        traffic::server_closes(client, to).unwrap();
         traffic::sleeper(client, to, &server, &stage.agent).unwrap();
     }
     for to in addresses(&stage.foreign, 80) {
@@ -33,8 +33,26 @@ fn our_tunnels_through_envoy_carry_what_tcp_carries() {
     }
     assert_eq!(envoy.stat("listener.hbone.ssl.fail_verify_san").unwrap(), 0);
     assert_eq!(envoy.stat("http.hbone.downstream_rq_total").unwrap(), 2 * (1 + 50 + 4 + 1));
+    // Envoy itself turns the client's reset into an end of data. (`server.log()` has "watch saw an end".)
+    envoy.wait_stat("http2.rx_reset", |count| count == 2).unwrap();
     // All of them on one connection a family.
     assert_eq!(envoy.stat("listener.hbone.ssl.handshake").unwrap(), 2);
+}
+
+// proves: TCP-2
+#[test]
+fn a_server_behind_envoy_may_end_its_direction_first() {
+    let stage = Stage::new("envoy-half-close", true).unwrap();
+    let own = stage.authority.issue("foreign").unwrap();
+    let mut config = config(&own, &stage.authority.root);
+    // Without this Envoy resets a request once its response is complete, and half-close is not possible.
+    let feature = "envoy.reloadable_features.allow_multiplexed_upstream_half_close";
+    config["layered_runtime"] = json!({"layers": [{"name": "static", "static_layer": {feature: true}}]});
+    let _envoy = Envoy::start(&stage.foreign, config, &[15008]).unwrap();
+    let server = traffic::server(&stage.foreign).unwrap();
+    for to in addresses(&stage.foreign, traffic::PORT) {
+        traffic::server_finishes_first(&stage.pod, to, &server).unwrap();
+    }
 }
 
 // proves: CAP-5
@@ -71,12 +89,16 @@ fn a_server_that_refuses_our_certificate_is_told_from_one_that_is_away() {
     assert_eq!(line["response_flags"], "UF");
     let error = line["error"].as_str().unwrap();
     assert!(error.contains("refused this pod's certificate") && error.contains("UnknownCA"), "{error}");
-    envoy.wait_stat("listener.hbone.ssl.fail_verify_error", |count| count == 1).unwrap();
+    envoy.wait_stat("listener.hbone.ssl.fail_verify_error", |count| count > 0).unwrap();
 }
 
 /// Envoy on port 15008 of the pod: it takes peers whose certificates chain to `root` and whose identity is our
 /// pod's, and connects CONNECT requests to the authority they ask for.
 fn start(pod: &Pod, own: &Credentials, root: &Path) -> Envoy {
+    Envoy::start(pod, config(own, root), &[15008]).unwrap()
+}
+
+fn config(own: &Credentials, root: &Path) -> Value {
     let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
     let listener = json!({
@@ -125,5 +147,5 @@ fn start(pod: &Pod, own: &Credentials, root: &Path) -> Envoy {
         "connect_timeout": "5s",
         "original_dst_lb_config": {"use_http_header": true, "http_header_name": ":authority"},
     });
-    Envoy::start(pod, json!([listener]), json!([cluster]), &[15008]).unwrap()
+    json!({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
 }

@@ -61,7 +61,7 @@ fn our_client_reaches_apps_through_istios_server() {
         let script = "import socket,sys; s=socket.create_connection((sys.argv[1],9090),10); s.sendall(b'ping'); \
                       s.shutdown(1); print(s.makefile().read())";
         let said = apps::python(&stage.pod, script, [address.ip().to_string()]).run().unwrap();
-        assert!(said.contains("Protocol=TCP") && said.ends_with("ping\n"), "{said}");
+        assert!(said.contains("Proto=TCP") && said.ends_with("ping\n"), "{said}");
     }
     for address in addresses(&stage.foreign, traffic::PORT) {
         traffic::bulk(&stage.pod, address).unwrap();

@@ -42,16 +42,25 @@ pub fn server_finishes_first(client: &Pod, to: SocketAddr, server: &Process) -> 
     wait_count(server, "after finish 1048576", before + 1)
 }
 
-/// The client resets; the server sees a reset and no end of data.
-pub fn client_resets(client: &Pod, to: SocketAddr, server: &Process) -> Result<()> {
-    let before = count(server, "watch saw a reset");
-    expect(client, to, "reset", 0, "done")?;
-    wait_count(server, "watch saw a reset", before + 1)
+/// The client resets.
+pub fn client_resets(client: &Pod, to: SocketAddr) -> Result<()> {
+    expect(client, to, "reset", 0, "done")
+}
+
+/// Waits until the server has seen that many resets: no end of data, as it would be at the end of a whole message.
+pub fn server_saw_resets(server: &Process, count: usize) -> Result<()> {
+    wait_count(server, "watch saw a reset", count)
 }
 
 /// The server resets; the client sees a reset and no end of data.
 pub fn server_resets(client: &Pod, to: SocketAddr) -> Result<()> {
     expect(client, to, "abort", 0, "reset")
+}
+
+/// The server sends a lot and closes, while the client still could send: all of it arrives, and then the end.
+/// (Envoy ends such a stream with END_STREAM and a reset at once.)
+pub fn server_closes(client: &Pod, to: SocketAddr) -> Result<()> {
+    expect(client, to, "farewell", 8 << 20, "same")
 }
 
 /// A client that does not read stops the server, costs the agent little, and gets everything when it wakes up.
@@ -106,6 +115,9 @@ def finish(s, f):
 
 def abort(s, f):
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+
+def farewell(s, f):
+    s.sendall(bytes(int(f.readline())))
 
 def watch(s, f):
     s.sendall(b'watching\n')
@@ -191,6 +203,9 @@ elif what == 'abort':
         print('end' if not f.read() else 'data')
     except ConnectionResetError:
         print('reset')
+elif what == 'farewell':
+    s, f = connect('farewell\n' + str(size))
+    print('same' if f.read() == bytes(size) else 'other')
 elif what == 'pour':
     s, f = connect('pour\n' + str(size))
     sys.stdin.readline()
