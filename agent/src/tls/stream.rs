@@ -3,7 +3,7 @@
 use super::explain::explain;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A client learns only after its own handshake that the server refused its certificate, by an alert in place of
@@ -11,17 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Explained<T>(pub T);
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Explained<T> {
-    /// A peer that refused us has closed its socket: a write may fail before the alert that says why was read.
-    fn why(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
+    /// A peer that refused us has closed its socket: a write may fail before the alert that says why was read. So
+    /// what there is is read first; a socket that cannot be written any more soon has an end to be read.
+    fn why<R>(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Result<R>> {
+        if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            return Poll::Ready(Err(explained(&error)));
+        }
         let mut scratch = [0; 1024];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.0).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(Err(reason)) if reason.kind() == io::ErrorKind::InvalidData => {
-                    return explained(&reason);
-                }
-                _ => return error,
+            match ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Err(error)),
+                Ok(()) => {}
+                Err(reason) => return Poll::Ready(Err(explained(&reason))),
             }
         }
     }
@@ -39,7 +41,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Explained<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf).map_err(|e| self.why(cx, e))
+        match ready!(Pin::new(&mut self.0).poll_write(cx, buf)) {
+            Err(e) => self.why(cx, e),
+            ok => Poll::Ready(ok),
+        }
     }
 
     fn poll_write_vectored(
@@ -47,7 +52,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs).map_err(|e| self.why(cx, e))
+        match ready!(Pin::new(&mut self.0).poll_write_vectored(cx, bufs)) {
+            Err(e) => self.why(cx, e),
+            ok => Poll::Ready(ok),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -55,7 +63,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx).map_err(|e| self.why(cx, e))
+        match ready!(Pin::new(&mut self.0).poll_flush(cx)) {
+            Err(e) => self.why(cx, e),
+            ok => Poll::Ready(ok),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use super::credentials::{Authority, Credentials, identity};
 use super::{Stage, addresses, traffic};
 
+/// Enough to see a race.
+const FAREWELLS: u64 = 10;
+
+// Half-close by the server is not among them: Envoy's HTTP server resets a request when its response is complete.
 // proves: ID-1, TCP-2
 #[test]
 fn our_tunnels_through_envoy_carry_what_tcp_carries() {
@@ -23,7 +27,11 @@ fn our_tunnels_through_envoy_carry_what_tcp_carries() {
         traffic::many(client, to).unwrap();
         traffic::client_resets(client, to).unwrap();
         traffic::server_resets(client, to).unwrap();
-        traffic::server_closes(client, to).unwrap();
+        // Envoy ends such a stream with END_STREAM and RST_STREAM at once. (What it still holds back then, for want
+        // of room in a window, it throws away, and says INTERNAL_ERROR: seen with 8 MiB.)
+        for _ in 0..FAREWELLS {
+            traffic::server_closes(client, to, 32 << 10).unwrap();
+        }
         traffic::sleeper(client, to, &server, &stage.agent).unwrap();
     }
     for to in addresses(&stage.foreign, 80) {
@@ -32,27 +40,14 @@ fn our_tunnels_through_envoy_carry_what_tcp_carries() {
         assert_eq!(said, "hello\n");
     }
     assert_eq!(envoy.stat("listener.hbone.ssl.fail_verify_san").unwrap(), 0);
-    assert_eq!(envoy.stat("http.hbone.downstream_rq_total").unwrap(), 2 * (1 + 50 + 4 + 1));
+    assert_eq!(
+        envoy.stat("http.hbone.downstream_rq_total").unwrap(),
+        2 * (1 + 50 + 1 + 1 + FAREWELLS + 1 + 1)
+    );
     // Envoy itself turns the client's reset into an end of data. (`server.log()` has "watch saw an end".)
     envoy.wait_stat("http2.rx_reset", |count| count == 2).unwrap();
     // All of them on one connection a family.
     assert_eq!(envoy.stat("listener.hbone.ssl.handshake").unwrap(), 2);
-}
-
-// proves: TCP-2
-#[test]
-fn a_server_behind_envoy_may_end_its_direction_first() {
-    let stage = Stage::new("envoy-half-close", true).unwrap();
-    let own = stage.authority.issue("foreign").unwrap();
-    let mut config = config(&own, &stage.authority.root);
-    // Without this Envoy resets a request once its response is complete, and half-close is not possible.
-    let feature = "envoy.reloadable_features.allow_multiplexed_upstream_half_close";
-    config["layered_runtime"] = json!({"layers": [{"name": "static", "static_layer": {feature: true}}]});
-    let _envoy = Envoy::start(&stage.foreign, config, &[15008]).unwrap();
-    let server = traffic::server(&stage.foreign).unwrap();
-    for to in addresses(&stage.foreign, traffic::PORT) {
-        traffic::server_finishes_first(&stage.pod, to, &server).unwrap();
-    }
 }
 
 // proves: CAP-5
