@@ -54,7 +54,11 @@ pub fn membership(netns: u64) -> Membership {
     }
     // SAFETY: as above.
     match unsafe { MEMBERS.get(netns) } {
-        Some(_) => Membership::Refused,
+        // SAFETY: as above. Captured between the two lookups?
+        Some(_) => match unsafe { PODS.get(netns) } {
+            Some(pod) => Membership::Captured(*pod),
+            None => Membership::Refused,
+        },
         None => Membership::None,
     }
 }

@@ -45,6 +45,8 @@ pub struct Agent {
 }
 
 impl AgentOptions {
+    /// One more argument. A place of the bed's (`--manifests` …) that is given here replaces the bed's own, when flag
+    /// and value are two arguments.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
@@ -83,7 +85,10 @@ impl Node {
         ];
         let mut command = self.pillion("run")?.args(["--node", self.name()]);
         for (flag, place) in places {
-            command = command.arg(flag).arg(place);
+            // What the caller gives is not given twice.
+            if !options.args.iter().any(|arg| arg == flag) {
+                command = command.arg(flag).arg(place);
+            }
         }
         for (key, value) in &options.env {
             command = command.env(key, value);
@@ -94,8 +99,7 @@ impl Node {
     /// Runs `pillion uninstall` for this node's agent; gives what it printed.
     pub fn uninstall(&self) -> Result<String> {
         let state = self.make_state_dir()?;
-        let command = self.pillion("uninstall")?.arg("--state-dir").arg(state);
-        command.arg("--bpffs").arg(self.shared.bpffs()).run()
+        self.pillion("uninstall")?.arg("--state-dir").arg(state).run()
     }
 
     fn pillion(&self, subcommand: &str) -> Result<Command> {

@@ -93,7 +93,7 @@ impl PodObject {
 
     fn to_json(&self) -> Value {
         let mut annotations = self.annotations.clone();
-        annotations.insert("pillion.dev/netns".into(), self.netns.display().to_string());
+        annotations.entry("pillion.dev/netns".into()).or_insert_with(|| self.netns.display().to_string());
         let mut object = json!({
             "apiVersion": "v1",
             "kind": "Pod",

@@ -60,22 +60,11 @@ impl Node {
         Command::new(program, self.spot())
     }
 
-    /// Lets the wire to `other` lose, delay or limit what this node sends, in tc-netem(8)'s words:
-    /// `"delay 25ms rate 1gbit"`. An empty text takes it back.
-    pub fn impair_wire(&self, other: &Node, netem: &str) -> Result<()> {
-        let device = self.wire_to(other);
-        let change = if netem.is_empty() { "del" } else { "replace" };
-        let kind = if netem.is_empty() { "" } else { "netem" };
-        let words = ["qdisc", change, "dev", &device, "root", kind];
-        let args = words.into_iter().chain(netem.split_whitespace()).filter(|word| !word.is_empty());
-        self.command("tc").args(args).run().map(drop)
-    }
-
-    /// Cuts the wire to `other` (`up` false) or mends it; packets vanish in both directions, without a word.
-    pub fn set_wire(&self, other: &Node, up: bool) -> Result<()> {
-        let lose = if up { "" } else { "loss 100%" };
-        self.impair_wire(other, lose)?;
-        other.impair_wire(self, lose)
+    /// Cuts what this node sends to `other`'s pods (`up` false), or mends it. Packets vanish without a word, as
+    /// behind a broken switch: the route becomes a black hole.
+    pub fn set_route(&self, other: &Node, up: bool) -> Result<()> {
+        let routes = if up { self.routes_to(other) } else { self.black_holes_to(other) };
+        ip::batch(&self.netns_name(), &routes)
     }
 
     /// Runs `work` on a thread in the node's network namespace: sockets made there are the node's.
@@ -144,19 +133,31 @@ impl Node {
         other.route(self)
     }
 
-    /// "onlink", because the link has a carrier only when the other end is up, too, and a moment later.
     fn route(&self, other: &Node) -> Result<()> {
         let device = self.wire_to(other);
         let (from, to) = (self.number, other.number);
-        let commands = format!(
+        let ends = format!(
             "link set {device} up\n\
              addr add 10.89.{from}.{to} peer 10.89.{to}.{from} dev {device}\n\
-             addr add fd89::{from:x}:{to:x} peer fd89::{to:x}:{from:x} dev {device} nodad\n\
-             route add 10.88.{to}.0/24 via 10.89.{to}.{from} dev {device} onlink\n\
-             route add fd88:{to:x}::/64 via fd89::{to:x}:{from:x} dev {device} onlink\n"
+             addr add fd89::{from:x}:{to:x} peer fd89::{to:x}:{from:x} dev {device} nodad\n"
         );
-        ip::batch(&self.netns_name(), &commands)?;
+        ip::batch(&self.netns_name(), &(ends + &self.routes_to(other)))?;
         self.wires.lock().expect("no holder panics").push(device);
         Ok(())
+    }
+
+    /// "onlink", because the link has a carrier only when the other end is up, too, and a moment later.
+    fn routes_to(&self, other: &Node) -> String {
+        let device = self.wire_to(other);
+        let (from, to) = (self.number, other.number);
+        format!(
+            "route replace 10.88.{to}.0/24 via 10.89.{to}.{from} dev {device} onlink\n\
+             route replace fd88:{to:x}::/64 via fd89::{to:x}:{from:x} dev {device} onlink\n"
+        )
+    }
+
+    fn black_holes_to(&self, other: &Node) -> String {
+        let to = other.number;
+        format!("route replace blackhole 10.88.{to}.0/24\nroute replace blackhole fd88:{to:x}::/64\n")
     }
 }

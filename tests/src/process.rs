@@ -109,6 +109,15 @@ impl Command {
         self
     }
 
+    /// Lets another program start this one: `under("setpriv", &["--bounding-set=-bpf"])`.
+    pub fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut outer = process::Command::new(program);
+        outer.args(args).arg(self.inner.get_program()).args(self.inner.get_args());
+        outer.envs(self.inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        self.inner = outer;
+        self
+    }
+
     pub fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.inner.current_dir(dir);
         self
@@ -405,13 +414,14 @@ fn file_name(program: &str) -> String {
     Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The last lines of what a program said, indented.
+/// The last lines of what a program said, indented; long ones are cut.
 pub(crate) fn tail(text: &str) -> String {
     const LINES: usize = 25;
+    const WIDTH: usize = 400;
     let lines: Vec<&str> = text.lines().collect();
     let mut tail = String::new();
     for line in &lines[lines.len().saturating_sub(LINES)..] {
-        let _ = write!(tail, "\n    {line}");
+        let _ = write!(tail, "\n    {line:.WIDTH$}");
     }
     tail
 }

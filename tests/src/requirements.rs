@@ -13,7 +13,9 @@ use nix::unistd::geteuid;
 /// A Debian package and a program by which it is recognised (searched in the PATH, unless it is a path).
 const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
+    ("default-jdk-headless", "javac"),
     ("dropbear-bin", "dropbear"),
+    ("golang-go", "go"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("nginx-light", "nginx"),

@@ -1,23 +1,50 @@
-//! The whole path: hook, worker, HBONE, worker, app.
+//! The whole path: app, hook, worker, wire, worker, app.
 
-use pillion_tests::{AgentOptions, Bed, apps, requirements};
+use std::net::{IpAddr, SocketAddr};
 
+use pillion_tests::metrics::Metrics;
+use pillion_tests::{Pair, apps};
+
+fn url(ip: impl Into<IpAddr>, path: &str) -> String {
+    format!("http://{}/{path}", SocketAddr::new(ip.into(), 80))
+}
+
+// proves: ID-1, CAP-4, TEL-1
 #[test]
-fn two_pods_on_two_nodes_talk_over_mutual_tls() {
-    requirements::ensure(requirements::APPS).unwrap();
-    let bed = Bed::new("mesh").unwrap();
-    let (n1, n2) = (bed.node("n1").unwrap(), bed.node("n2").unwrap());
-    let client = n1.pod("client").captured().create().unwrap();
-    let web = n2.pod("web").captured().create().unwrap();
-    apps::nginx(&web, 80).unwrap();
-    let a1 = n1.start_agent(&AgentOptions::default()).unwrap();
-    let a2 = n2.start_agent(&AgentOptions::default()).unwrap();
-    a1.wait_serving(&client).unwrap();
-    a2.wait_serving(&web).unwrap();
-    for host in [web.ip4().to_string(), format!("[{}]", web.ip6())] {
-        let said = client.command("curl").args(["-s", "-m5", &format!("http://{host}/hello")]).run();
-        eprintln!("{}\n{}", a1.log(), a2.log());
-        assert_eq!(said.unwrap(), "hello\n");
+fn a_request_crosses_in_mutual_tls_and_both_ends_see_true_addresses() {
+    let pair = Pair::new("crossing").unwrap();
+    let Pair { client, server, near, far, .. } = &pair;
+    apps::nginx(server, 80).unwrap();
+    let recording = near.node().record_wire("").unwrap();
+    for (own, peer) in
+        [(IpAddr::from(client.ip4()), IpAddr::from(server.ip4())), (client.ip6().into(), server.ip6().into())]
+    {
+        let curl =
+            client.command("curl").args(["-sS", "-H", "X-Secret: needle-in-plain", "-w", "%{remote_ip}"]);
+        let saw = curl.arg(url(peer, "addresses")).run().unwrap();
+        let (addresses, remote) = saw.split_once('\n').unwrap();
+        let (from, to) = addresses.split_once(' ').unwrap();
+        assert_eq!(from.rsplit_once(':').unwrap().0, own.to_string(), "the server sees the client");
+        assert_eq!(to, format!("{peer}:80"), "the server sees itself");
+        assert_eq!(remote, peer.to_string(), "the client sees the server");
     }
-    eprintln!("{:#}", a1.config_dump().unwrap());
+    let packets = recording.stop().unwrap();
+    assert!(!packets.contain(b"needle-in-plain"));
+    let flows = packets.flows();
+    assert!(!flows.is_empty());
+    for flow in flows {
+        assert!(flow.from.port() == 15008 || flow.to.port() == 15008, "{} → {}", flow.from, flow.to);
+        assert!(flow.tls_records().is_some_and(|records| records > 1), "{} → {}", flow.from, flow.to);
+    }
+    for (agent, reporter) in [(near, "source"), (far, "destination")] {
+        let labels = [
+            ("reporter", reporter),
+            ("source_principal", &client.identity()),
+            ("destination_principal", &server.identity()),
+            ("connection_security_policy", "mutual_tls"),
+            ("response_flags", "-"),
+        ];
+        let both = |metrics: &Metrics| metrics.sum("istio_tcp_connections_closed_total", &labels) == 2.0;
+        agent.wait_metrics("both connections, closed", both).unwrap();
+    }
 }

@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod acyclic;
+mod bench;
 mod deny;
 mod requirements;
 mod step;
 mod test;
 mod workspace;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -23,17 +26,27 @@ struct Cli {
 enum Task {
     /// Check and test everything: format, lints, dependencies, modules, unit tests, end-to-end tests (as root)
     Test(test::Args),
+    /// Measure latency, throughput, connections, CPU and memory beside plain TCP (as root)
+    Bench(bench::Args),
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
     Requirements,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

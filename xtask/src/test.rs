@@ -25,6 +25,7 @@ pub fn run(args: &Args) -> Result<()> {
     steps.run("modules", || acyclic::check(&root()));
     steps.run("unit tests", unit_tests);
     if !args.quick {
+        steps.run("peers", peers);
         steps.run("end to end", end_to_end);
         steps.run("left behind", left_behind);
     }
@@ -32,8 +33,14 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn unit_tests() -> Result<Option<String>> {
-    cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests"]].concat())?;
+    cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests", "--no-fail-fast"]].concat())?;
     cargo_does(&["test", "-p", "pillion-tests", "--lib"])
+}
+
+/// Other implementations that the tests speak with: built here once, so that no test's time is theirs.
+fn peers() -> Result<Option<String>> {
+    pillion_tests::peers::prepare()?;
+    Ok(None)
 }
 
 fn end_to_end() -> Result<Option<String>> {
@@ -44,7 +51,11 @@ fn end_to_end() -> Result<Option<String>> {
     requirements::ensure()?;
     // Built once: the tests find it here.
     let program = pillion_tests::agent::binary()?;
-    workspace::run(cargo().args(["test", "-p", "pillion-tests", "--tests"]).env("PILLION_BIN", program))?;
+    workspace::run(
+        cargo()
+            .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast"])
+            .env("PILLION_BIN", program),
+    )?;
     Ok(None)
 }
 

@@ -8,6 +8,8 @@ mod client;
 mod forwarded;
 mod server;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use client::{Client, Driver, OpenError, StreamGuard};

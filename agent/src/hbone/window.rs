@@ -5,7 +5,8 @@
 //! sender back (as TCP's own receive buffer does, and hyper's adaptive window).
 
 use std::cell::RefCell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Where streams start: 80 Gb/s at 100 µs, a data centre's round trip.
 pub(super) const INITIAL_WINDOW: u32 = 1 << 20;

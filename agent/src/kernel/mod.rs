@@ -111,9 +111,9 @@ impl Kernel {
 
     /// Captures a pod, or changes how it is captured.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.tables.add_member(cookie)?;
         self.tables.add_exclusions(cookie, pod)?;
         self.tables.set_pod(cookie, pod)?;
+        self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;
         self.refused.remove(&cookie);
         Ok(())

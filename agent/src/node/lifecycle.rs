@@ -28,13 +28,14 @@ const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs the agent until it is told to end.
 pub async fn run(config: Run) -> anyhow::Result<()> {
-    let logging = Logging::install(&config.log)?;
+    let logging = Logging::install(&config.log).context("--log")?;
     let mut signals = Signals::new()?;
     let config = Arc::new(config);
     let state_dir = StateDir::open(&config.state_dir)?;
     check_congestion(&config)?;
     let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust_domain)?);
-    let manifests = ManifestSource::start(config.manifests.clone(), config.trust_domain.clone())?;
+    let manifests = ManifestSource::start(config.manifests.clone(), config.trust_domain.clone())
+        .context("--manifests needs a directory that is there and can be read")?;
     raise_file_limit();
 
     state_dir.write(&Record { node: config.node.clone(), bpffs: config.bpffs.clone() })?;

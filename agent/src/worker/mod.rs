@@ -26,11 +26,14 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Where captured connections arrive in the pod (Istio's number).
 pub const OUTBOUND_PORT: u16 = 15001;
+
+/// How long the node core waits for a worker that was told to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The node core's handle on a worker. Dropping it ends the worker and cuts its connections.
 pub struct Worker {
@@ -178,9 +181,17 @@ impl Worker {
         answer.await.ok()
     }
 
-    /// Ends the worker now. Blocks until its thread has left the pod: a few milliseconds.
+    /// Ends the worker now. Blocks until its thread has left the pod, a few milliseconds; a thread that is stuck is
+    /// left behind, so that one pod's worker cannot hold up the node.
     pub fn stop(self) {
         drop(self.commands);
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while !self.thread.is_finished() {
+            if Instant::now() >= deadline {
+                return tracing::error!("a worker's thread does not end; it is left behind");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if self.thread.join().is_err() {
             tracing::error!("a worker's thread panicked");
         }

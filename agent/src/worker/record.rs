@@ -96,14 +96,14 @@ impl Record {
 
 /// Istio counts from the server's side: received is what the client sent to it.
 impl Traffic for Record {
-    fn from_app(&self, bytes: usize) {
+    fn sent_by_app(&self, bytes: usize) {
         match self.parties.direction {
             Direction::Outbound => self.count_received(bytes),
             Direction::Inbound => self.count_sent(bytes),
         }
     }
 
-    fn to_app(&self, bytes: usize) {
+    fn sent_to_app(&self, bytes: usize) {
         match self.parties.direction {
             Direction::Outbound => self.count_sent(bytes),
             Direction::Inbound => self.count_received(bytes),

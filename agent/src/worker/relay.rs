@@ -41,8 +41,8 @@ pub(super) enum Ending {
 
 /// Counts bytes while they pass.
 pub(super) trait Traffic {
-    fn from_app(&self, bytes: usize);
-    fn to_app(&self, bytes: usize);
+    fn sent_by_app(&self, bytes: usize);
+    fn sent_to_app(&self, bytes: usize);
 }
 
 /// The way out of the pod: an HBONE stream or a plain connection.
@@ -115,7 +115,7 @@ async fn send_on(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> R
         match try_read(app, room) {
             Ok(bytes) if bytes.is_empty() => return out.finish(),
             Ok(bytes) => {
-                traffic.from_app(bytes.len());
+                traffic.sent_by_app(bytes.len());
                 out.send(bytes).await?;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => out.give_back_room(),
@@ -128,7 +128,7 @@ async fn to_app(app: &TcpStream, inc: &mut FarIn, traffic: &impl Traffic) -> Res
     while let Some(bytes) = inc.next().await? {
         let length = bytes.len();
         write_all(app, bytes).await.map_err(Ending::App)?;
-        traffic.to_app(length);
+        traffic.sent_to_app(length);
         inc.release(length)?;
     }
     shut_down_write(app).map_err(Ending::App)

@@ -43,9 +43,14 @@ pub fn postgres(pod: &Pod, port: u16) -> Result<Postgres> {
 }
 
 impl Postgres {
+    /// One of PostgreSQL's programs, for a pipe of a shell's making.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// psql in `client`, connected to the server at `host`; it prints bare values and stops at the first error.
     pub fn psql(&self, client: &Pod, host: &str) -> Command {
-        let psql = client.command(&self.programs.join("psql").display().to_string());
+        let psql = client.command(&self.program("psql").display().to_string());
         let flags = ["--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", "postgres"];
         psql.args(flags).args(["-h", host, "-p", &self.port.to_string()])
     }

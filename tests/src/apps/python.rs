@@ -23,7 +23,9 @@ pub fn echo(pod: &Pod, port: u16) -> Result<Process> {
 }
 
 const ECHO: &str = r"
-import asyncio, socket, sys
+import asyncio, resource, socket, sys
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))
 
 def show(address):
     host = address[0].removeprefix('::ffff:')

@@ -1,7 +1,8 @@
 //! What the hooks cost connect(): printed, not judged (a shared machine is no scale).
 //!
-//! `cargo test --release -p pillion-agent --test kernel_cost -- --ignored --nocapture`
+//! `cargo bench -p pillion-agent --bench connect` (as root)
 
+#[path = "../tests/common/mod.rs"]
 mod common;
 
 use common::{Bed, ELSEWHERE4, NODE, in_pod};
@@ -13,10 +14,7 @@ use std::time::{Duration, Instant};
 const CONNECTIONS: usize = 5_000;
 const ROUNDS: usize = 15;
 
-// proves: CAP-3 (the cost for a process outside the mesh)
-#[test]
-#[ignore = "a measurement"]
-fn the_cost_of_connect() {
+fn main() {
     let bed = Bed::new();
     in_pod(|pod| {
         let [nobody, server] = [81, 80].map(|port| SocketAddr::from((ELSEWHERE4, port)));

@@ -1,0 +1,149 @@
+//! A client and a server over a wire that is made of memory and of simulated time.
+
+use super::{Client, Incoming, Outgoing, Server, Stream};
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep_until};
+
+const PIECE: usize = 64 * 1024;
+
+/// A wire without loss and without a limit but its delay.
+fn wire(one_way: Duration) -> (DuplexStream, DuplexStream) {
+    let (near, near_end) = duplex(4 * PIECE);
+    let (far, far_end) = duplex(4 * PIECE);
+    let (near_read, near_write) = split(near_end);
+    let (far_read, far_write) = split(far_end);
+    carry(near_read, far_write, one_way);
+    carry(far_read, near_write, one_way);
+    (near, far)
+}
+
+fn carry(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, delay: Duration) {
+    let (send, mut under_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    spawn_local(async move {
+        let mut buffer = vec![0; PIECE];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if send.send((Instant::now() + delay, buffer[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    spawn_local(async move {
+        while let Some((arrives, bytes)) = under_way.recv().await {
+            sleep_until(arrives).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// A stream from a client to a server, both ends.
+async fn pair(one_way: Duration) -> (Stream, Stream) {
+    let (near, far) = wire(one_way);
+    let (give, mut take) = mpsc::channel(1);
+    spawn_local(async move {
+        let mut server = Server::handshake(far).await.unwrap();
+        while let Some(Ok(request)) = server.next().await {
+            assert_eq!(request.authority(), "10.0.0.2:80");
+            let _ = give.send(request.accept().unwrap()).await;
+        }
+    });
+    let (client, driver) = Client::handshake(near).await.unwrap();
+    spawn_local(driver);
+    let (target, source): (SocketAddr, SocketAddr) =
+        ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+    let guard = client.reserve();
+    let opened = client.open(target, source, guard).await.unwrap();
+    (opened, take.recv().await.unwrap())
+}
+
+async fn send_all(outgoing: &mut Outgoing, mut bytes: usize) {
+    let piece = Bytes::from(vec![7; PIECE]);
+    while bytes > 0 {
+        let room = outgoing.room(PIECE.min(bytes)).await.unwrap();
+        outgoing.send(piece.slice(..room)).unwrap();
+        bytes -= room;
+    }
+    outgoing.finish().unwrap();
+}
+
+async fn receive_all(incoming: &mut Incoming) -> usize {
+    let mut received = 0;
+    while let Some(bytes) = incoming.next().await.unwrap() {
+        received += bytes.len();
+        incoming.release(bytes.len()).unwrap();
+    }
+    received
+}
+
+async fn local<T>(test: impl Future<Output = T>) -> T {
+    LocalSet::new().run_until(test).await
+}
+
+/// 10 Gb/s × 50 ms are 62.5 MB in flight. With the first window alone this would take 20 s.
+// proves: TCP-2 (long fat paths)
+#[tokio::test(start_paused = true)]
+async fn a_long_fat_path_is_filled() {
+    const BYTES: usize = 400 << 20;
+    local(async {
+        let (mut sender, mut receiver) = pair(Duration::from_millis(25)).await;
+        let began = Instant::now();
+        let (received, ()) =
+            tokio::join!(receive_all(&mut receiver.incoming), send_all(&mut sender.outgoing, BYTES));
+        assert_eq!(received, BYTES);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?} of simulated time");
+    })
+    .await;
+}
+
+// proves: TCP-2 (slow reader)
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_sleeps_holds_the_sender_back() {
+    local(async {
+        let (mut sender, receiver) = pair(Duration::from_micros(50)).await;
+        let mut sent = 0;
+        let piece = Bytes::from(vec![7; PIECE]);
+        let stalled = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let room = sender.outgoing.room(PIECE).await.unwrap();
+                sender.outgoing.send(piece.slice(..room)).unwrap();
+                sent += room;
+            }
+        });
+        assert!(stalled.await.is_err(), "the sender never waited");
+        assert!(sent <= 2 << 20, "{sent} bytes are on their way to a reader that reads none");
+        drop(receiver);
+    })
+    .await;
+}
+
+// proves: TCP-2 (half-close)
+#[tokio::test(start_paused = true)]
+async fn each_direction_ends_on_its_own() {
+    local(async {
+        let (mut client, mut server) = pair(Duration::from_micros(50)).await;
+        send_all(&mut client.outgoing, 1000).await;
+        assert_eq!(receive_all(&mut server.incoming).await, 1000);
+        send_all(&mut server.outgoing, 5000).await;
+        assert_eq!(receive_all(&mut client.incoming).await, 5000);
+    })
+    .await;
+}
+
+// proves: TCP-2 (reset)
+#[tokio::test(start_paused = true)]
+async fn a_reset_reaches_the_other_end() {
+    local(async {
+        let (mut client, mut server) = pair(Duration::from_micros(50)).await;
+        client.outgoing.reset();
+        assert!(server.incoming.next().await.is_err());
+        server.outgoing.ended_early().await;
+    })
+    .await;
+}

@@ -1,0 +1,160 @@
+//! What others with root on a node can do to an agent, and what it leaves when it is gone.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use nix::sys::socket::{Shutdown, shutdown};
+use pillion_ebpf_common::PodEntry;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::agent::Agent;
+use crate::node::Node;
+use crate::pod::Pod;
+
+/// What an agent holds in the kernel, by the kernel's own numbers.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct KernelObjects {
+    pub links: BTreeSet<u32>,
+    pub programs: BTreeSet<u32>,
+    pub maps: BTreeSet<u32>,
+}
+
+impl Agent {
+    /// Deletes the pod's entry from the hooks' map of captured pods.
+    pub fn delete_entry(&self, pod: &Pod) -> Result<()> {
+        let cookie = self.worker(pod)?.and_then(|worker| worker["netns_cookie"].as_u64());
+        let cookie = cookie.with_context(|| format!("{} has no worker", pod.name()))?;
+        let path = find(&self.node().shared.bpffs().join("pillion").join(self.node().name()), "PODS")?;
+        let map = Map::HashMap(
+            MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?,
+        );
+        HashMap::<_, u64, PodEntry>::try_from(map)?.remove(&cookie).context("no such entry")
+    }
+
+    /// Lets the worker's listeners on the port listen no more, as anyone can who has the same file descriptors.
+    pub fn break_listeners(&self, pod: &Pod, port: u16) -> Result<()> {
+        let inodes = pod.visit(|| listeners(port))?;
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("a pid is positive")?;
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        let mut broken = 0;
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid()))? {
+            let entry = entry?;
+            // Descriptors come and go while they are listed.
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            if inodes.iter().any(|inode| target == Path::new(&format!("socket:[{inode}]"))) {
+                let number = entry.file_name().to_string_lossy().parse()?;
+                let listener = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+                shutdown(listener.as_raw_fd(), Shutdown::Both)?;
+                broken += 1;
+            }
+        }
+        ensure!(broken > 0, "the agent has no listener on port {port} of {}", pod.name());
+        Ok(())
+    }
+
+    /// The links, programs and maps that its file descriptors hold (proc_pid_fdinfo(5)).
+    pub fn kernel_objects(&self) -> Result<KernelObjects> {
+        let mut held = KernelObjects::default();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            let number = |field: &str| {
+                text.lines().find_map(|line| line.strip_prefix(field)?.trim().parse::<u32>().ok())
+            };
+            held.links.extend(number("link_id:"));
+            held.programs.extend(number("prog_id:"));
+            held.maps.extend(number("map_id:"));
+        }
+        Ok(held)
+    }
+}
+
+impl KernelObjects {
+    /// Those that the kernel still has.
+    pub fn alive(&self) -> Result<Self> {
+        let links =
+            aya::programs::loaded_links().map(|link| Ok(link?.id())).collect::<Result<BTreeSet<_>>>()?;
+        let programs =
+            aya::programs::loaded_programs().map(|p| Ok(p?.id())).collect::<Result<BTreeSet<_>>>()?;
+        let maps = aya::maps::loaded_maps().map(|map| Ok(map?.id())).collect::<Result<BTreeSet<_>>>()?;
+        Ok(Self {
+            links: &self.links & &links,
+            programs: &self.programs & &programs,
+            maps: &self.maps & &maps,
+        })
+    }
+}
+
+impl Node {
+    /// What is pinned under this node's name.
+    pub fn pins(&self) -> Result<Vec<PathBuf>> {
+        let mut pins = Vec::new();
+        collect(&self.shared.bpffs().join("pillion").join(self.name()), &mut pins)?;
+        Ok(pins)
+    }
+}
+
+impl Pod {
+    /// The processes with a thread in the pod's network namespace. After the pod's deletion, with its inode as it
+    /// was, these keep it alive.
+    pub fn users_of_netns(inode: u64) -> Result<Vec<u32>> {
+        let mut users = BTreeSet::new();
+        for process in fs::read_dir("/proc")?.flatten() {
+            let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+            // Threads and processes end while they are listed.
+            let Ok(threads) = fs::read_dir(process.path().join("task")) else { continue };
+            let inside = |path: PathBuf| fs::metadata(path).is_ok_and(|netns| netns.ino() == inode);
+            if threads.flatten().any(|thread| inside(thread.path().join("ns/net"))) {
+                users.insert(pid);
+            }
+        }
+        Ok(users.into_iter().collect())
+    }
+
+    /// The number of the pod's network namespace, for [`Pod::users_of_netns`].
+    pub fn netns_inode(&self) -> Result<u64> {
+        Ok(fs::metadata(self.netns())?.ino())
+    }
+}
+
+/// The inodes of this thread's network namespace's listeners on the port (proc_pid_net(5)).
+fn listeners(port: u16) -> Result<Vec<String>> {
+    let mut inodes = Vec::new();
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+        for line in fs::read_to_string(table)?.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
+                && local.ends_with(&format!(":{port:04X}"))
+            {
+                inodes.push(inode.to_owned());
+            }
+        }
+    }
+    Ok(inodes)
+}
+
+fn find(dir: &Path, name: &str) -> Result<PathBuf> {
+    let mut files = Vec::new();
+    collect(dir, &mut files)?;
+    let found = files.into_iter().find(|path| path.file_name().is_some_and(|file| file == name));
+    found.with_context(|| format!("no {name} below {}", dir.display()))
+}
+
+/// Every file below `dir`; none where there is no such directory.
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => collect(&entry.path(), files)?,
+            false => files.push(entry.path()),
+        }
+    }
+    Ok(())
+}
