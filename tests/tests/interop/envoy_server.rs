@@ -57,10 +57,7 @@ fn an_app_that_is_not_there_behind_envoy_is_a_reset_with_a_reason() {
     let own = stage.authority.issue("foreign").unwrap();
     let _envoy = start(&stage.foreign, &own, &stage.authority.root);
     for to in addresses(&stage.foreign, 9) {
-        let args = ["-sS", "-m10", &format!("http://{to}/")];
-        let output = stage.pod.command("curl").args(args).output().unwrap();
-        // curl's "failure in receiving": the connection came up, and was reset.
-        assert_eq!(output.status.code(), Some(56), "{}", output.stderr);
+        assert_eq!(traffic::attempt(&stage.pod, to).unwrap(), "reset");
         let of = |line: &Value| line["destination_address"] == to.to_string();
         let line = stage.agent.wait_access("the failure", of).unwrap();
         assert_eq!(
@@ -77,9 +74,7 @@ fn a_server_that_refuses_our_certificate_is_told_from_one_that_is_away() {
     let own = stage.authority.issue("foreign").unwrap();
     let stranger = Authority::stranger(&stage.bed).unwrap();
     let envoy = start(&stage.foreign, &own, &stranger.root);
-    let url = format!("http://{}/", stage.foreign.ip4());
-    let output = stage.pod.command("curl").args(["-sS", "-m10", &url]).output().unwrap();
-    assert_eq!(output.status.code(), Some(56), "{}", output.stderr);
+    assert_eq!(traffic::attempt(&stage.pod, addresses(&stage.foreign, 80)[0]).unwrap(), "reset");
     let line = stage.agent.wait_access("the failure", |line| line["error"].is_string()).unwrap();
     assert_eq!(line["response_flags"], "UF");
     let error = line["error"].as_str().unwrap();

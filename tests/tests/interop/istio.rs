@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use pillion_tests::apps;
 use pillion_tests::peers::{self, IstioEcho};
-use pillion_tests::{Pod, apps};
 use serde_json::Value;
 
 use super::credentials::{Authority, Credentials, Leaf, identity};
@@ -118,7 +118,8 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
     for (name, credentials, reasons) in cases {
         let echo = IstioEcho::start(&stage.foreign, &credentials.certificate, &credentials.key, &[]).unwrap();
         let seen = stage.agent.access_log().unwrap().len();
-        assert_eq!(connect(&stage.pod, &stage.foreign), "reset", "{name}");
+        let to = addresses(&stage.foreign, IstioEcho::TCP)[0];
+        assert_eq!(traffic::attempt(&stage.pod, to).unwrap(), "reset", "{name}");
         let fails = |line: &&Value| line["error"].is_string();
         let line =
             stage.agent.process().wait_for("a line of the access log", Duration::from_secs(10), || {
@@ -141,18 +142,4 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
         .agent
         .wait_metrics("six handshakes", |m| m.sum("pillion_handshakes_total", &labels) == 6.0)
         .unwrap();
-}
-
-/// What a program in `from` sees of a connection to `to`'s TCP app: "reset", or what it read.
-fn connect(from: &Pod, to: &Pod) -> String {
-    let script = "
-import socket, sys
-try:
-    s = socket.create_connection((sys.argv[1], 9090), 10)
-    s.sendall(b'secret')
-    print(s.recv(100))
-except ConnectionResetError:
-    print('reset')
-";
-    apps::python(from, script, [to.ip4().to_string()]).run().unwrap().trim().to_owned()
 }

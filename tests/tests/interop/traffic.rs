@@ -25,6 +25,21 @@ pub fn server(pod: &Pod) -> Result<Process> {
     Ok(server)
 }
 
+/// What a program sees of a connection on which it sends and then reads: "reset", "end" or "data".
+pub fn attempt(client: &Pod, to: SocketAddr) -> Result<String> {
+    let script = "
+import socket, sys
+try:
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+    s.sendall(b'secret')
+    print('data' if s.recv(1) else 'end')
+except ConnectionResetError:
+    print('reset')
+";
+    let said = apps::python(client, script, [to.ip().to_string(), to.port().to_string()]).run()?;
+    Ok(said.trim().to_owned())
+}
+
 /// Bulk both ways at once, checksummed; the client's FIN reaches the server, which answers with its own.
 pub fn bulk(client: &Pod, to: SocketAddr) -> Result<()> {
     expect(client, to, "bulk", BULK, "same")
