@@ -1,11 +1,13 @@
 //! What the wire shows of a handshake, and which algorithms come of it.
 
+use std::time::Duration;
+
 use pillion_tests::peers::IstioEcho;
 use pillion_tests::{AgentOptions, Bed, apps, requirements};
 
 use super::credentials::identity;
 use super::hello::{Hello, X25519, X25519MLKEM768};
-use super::{Stage, addresses};
+use super::{Stage, addresses, traffic};
 
 /// Connections of HBONE, from the first packet.
 const HBONE: &str = "tcp port 15008";
@@ -88,4 +90,30 @@ fn openssl_clients_agree_on_x25519() {
             assert!(said.contains(line), "{line:?} is not in {said}");
         }
     }
+}
+
+// proves: ID-1
+#[test]
+fn servers_that_speak_something_else_are_told_apart() {
+    let stage = Stage::new("hellos-other", true).unwrap();
+    let own = stage.authority.issue("foreign").unwrap();
+    let app = addresses(&stage.foreign, 80)[0];
+    let reason = || {
+        let seen = stage.agent.access_log().unwrap().len();
+        assert_eq!(traffic::attempt(&stage.pod, app).unwrap(), "reset");
+        let log = stage.agent.process().wait_for("a line of the access log", Duration::from_secs(10), || {
+            Ok(stage.agent.access_log()?.get(seen).cloned())
+        });
+        log.unwrap()["error"].as_str().unwrap().to_owned()
+    };
+    let openssl = stage.foreign.command("openssl").args(["s_server", "-tls1_2", "-accept", "15008", "-cert"]);
+    let old = openssl.arg(&own.certificate).arg("-key").arg(&own.key).log("old").start().unwrap();
+    old.wait_listening(15008).unwrap();
+    let said = reason();
+    assert!(said.contains("it does not speak TLS 1.3"), "{said}");
+    old.kill().unwrap();
+    let plain = apps::nginx(&stage.foreign, 15008).unwrap();
+    let said = reason();
+    assert!(said.contains("what it sent is not TLS"), "{said}");
+    plain.kill().unwrap();
 }
