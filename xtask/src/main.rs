@@ -6,6 +6,7 @@ mod acyclic;
 mod bench;
 mod deny;
 mod requirements;
+mod semantics;
 mod step;
 mod test;
 mod workspace;

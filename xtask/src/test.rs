@@ -5,7 +5,7 @@ use nix::unistd::geteuid;
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
-use crate::{acyclic, deny, requirements, workspace};
+use crate::{acyclic, deny, requirements, semantics, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -23,6 +23,7 @@ pub fn run(args: &Args) -> Result<()> {
     });
     steps.run("dependencies", deny::check);
     steps.run("modules", || acyclic::check(&root()));
+    steps.run("promises", || semantics::check(&root()));
     steps.run("unit tests", unit_tests);
     if !args.quick {
         steps.run("peers", peers);

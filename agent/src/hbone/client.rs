@@ -1,5 +1,6 @@
 //! The dialling side: one connection to one peer, many streams.
 
+use super::load::{Load, StreamGuard};
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
@@ -8,39 +9,28 @@ use super::{
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 
 /// Opens streams on one connection. The connection ends in order when the client and its streams are gone.
 pub struct Client {
     send: SendRequest<Bytes>,
-    load: Rc<Load>,
+    load: Load,
+    /// Why the connection broke. Its streams are told no more than that it did.
+    broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
 }
 
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
 pub struct Driver<T> {
     connection: Connection<T, Bytes>,
-    load: Rc<Load>,
+    broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
-}
-
-/// A stream that counts against its connection's limit until this is dropped.
-pub struct StreamGuard(Rc<Load>);
-
-/// How many streams a connection carries, and how it ended.
-#[derive(Default)]
-struct Load {
-    streams: Cell<usize>,
-    idle: Notify,
-    /// Why the connection broke. Its streams are told no more than that it did.
-    broke: OnceCell<String>,
 }
 
 /// Why a stream did not open.
@@ -72,9 +62,9 @@ impl Client {
             .handshake(io)
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
-        let load = Rc::<Load>::default();
-        let client = Self { send, load: load.clone(), tuner: tuner.clone() };
-        Ok((client, Driver { connection, load, tuner }))
+        let broke = Rc::<OnceCell<String>>::default();
+        let client = Self { send, load: Load::default(), broke: broke.clone(), tuner: tuner.clone() };
+        Ok((client, Driver { connection, broke, tuner }))
     }
 
     /// Whether one more stream may open here; the peer's own limit counts too.
@@ -83,20 +73,17 @@ impl Client {
     }
 
     pub fn streams(&self) -> usize {
-        self.load.streams.get()
+        self.load.streams()
     }
 
     /// Resolves when the last stream has ended, at once where there is none.
     pub async fn idle(&self) {
-        while self.streams() > 0 {
-            self.load.idle.notified().await;
-        }
+        self.load.idle().await;
     }
 
     /// Counts a stream that is about to open.
     pub fn reserve(&self) -> StreamGuard {
-        self.load.streams.set(self.load.streams.get() + 1);
-        StreamGuard(self.load.clone())
+        self.load.reserve()
     }
 
     /// Asks the peer for a connection to `target`, on behalf of an app at `source`.
@@ -122,7 +109,7 @@ impl Client {
     }
 
     fn reason(&self, error: &h2::Error) -> String {
-        self.load.broke.get().cloned().unwrap_or_else(|| error.to_string())
+        self.broke.get().cloned().unwrap_or_else(|| error.to_string())
     }
 }
 
@@ -149,18 +136,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         let polled = Pin::new(&mut this.connection).poll(cx);
         if let Poll::Ready(Err(e)) = &polled {
             // It ends once.
-            let _ = this.load.broke.set(e.to_string());
+            let _ = this.broke.set(e.to_string());
         }
         polled
-    }
-}
-
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        let left = self.0.streams.get() - 1;
-        self.0.streams.set(left);
-        if left == 0 {
-            self.0.idle.notify_waiters();
-        }
     }
 }

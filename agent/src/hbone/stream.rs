@@ -1,6 +1,6 @@
 //! One tunnelled TCP connection: bytes out, bytes in, each direction with an end of its own.
 
-use super::client::StreamGuard;
+use super::load::StreamGuard;
 use super::window::Tuner;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};

@@ -15,6 +15,7 @@ mod preflight;
 mod sockets;
 mod sys;
 mod tables;
+mod uninstall;
 
 pub use audit::Repair;
 pub use error::KernelError;
@@ -94,7 +95,7 @@ impl Kernel {
             .map(|hook| Link::establish(hook, &program(&ebpf, hook)?, &cgroup, &pins))
             .collect::<Result<_, _>>()?;
         for directory in &replaced {
-            pins::remove_layout(directory)?;
+            uninstall::layout(directory)?;
         }
         Ok(Self {
             ebpf,
@@ -161,7 +162,7 @@ impl Kernel {
     /// Removes every link, map and pin of a node's agent, detaching links that a running agent still holds. Says what
     /// it removed. A bpffs that the agent has mounted stays, empty.
     pub fn uninstall(bpffs: &Path, node: &str) -> Result<Vec<String>, KernelError> {
-        pins::uninstall(bpffs, node)
+        uninstall::node(bpffs, node)
     }
 }
 

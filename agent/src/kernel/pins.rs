@@ -1,7 +1,6 @@
 //! Where the kernel keeps what outlives the agent: `<bpffs>/pillion/<node>/v<layout>/`.
 
 use super::KernelError;
-use super::links;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -49,47 +48,8 @@ impl Pins {
     }
 }
 
-/// Removes all that the agent of a node has pinned. Says what that was; nothing is fine too.
-pub fn uninstall(bpffs: &Path, node: &str) -> Result<Vec<String>, KernelError> {
-    let node = node_directory(bpffs, node)?;
-    let mut removed = Vec::new();
-    let layouts = match fs::read_dir(&node) {
-        Ok(layouts) => layouts,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
-        Err(error) => return Err(failed(&node, "read")(error)),
-    };
-    for layout in layouts {
-        let layout = layout.map_err(failed(&node, "read"))?.path();
-        removed.extend(remove_layout(&layout)?);
-    }
-    fs::remove_dir(&node).map_err(failed(&node, "removed"))?;
-    // Other nodes' directories may be in it: then it stays.
-    if let Some(product) = node.parent() {
-        let _ = fs::remove_dir(product);
-    }
-    Ok(removed)
-}
-
-/// Removes a layout's directory: links first, so that no hook runs without the maps it stands for. Answers the
-/// names of what was in it.
-pub fn remove_layout(directory: &Path) -> Result<Vec<String>, KernelError> {
-    let entries = fs::read_dir(directory).map_err(failed(directory, "read"))?;
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    // The hooks that redirect go before those that make sense of what was redirected.
-    names.sort_by_key(|name| links::removal_order(name));
-    for name in &names {
-        let path = directory.join(name);
-        if links::is_link(name) {
-            links::detach(&path);
-        }
-        fs::remove_file(&path).map_err(failed(&path, "removed"))?;
-    }
-    fs::remove_dir(directory).map_err(failed(directory, "removed"))?;
-    Ok(names)
-}
-
-fn node_directory(bpffs: &Path, node: &str) -> Result<PathBuf, KernelError> {
+/// Where a node's pins are.
+pub fn node_directory(bpffs: &Path, node: &str) -> Result<PathBuf, KernelError> {
     // bpffs allows no dots in names: node names have them (they are DNS names), and no colon of their own.
     let is_name = !node.is_empty() && node.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     if !is_name {
@@ -118,7 +78,7 @@ fn ensure_bpffs(path: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> KernelError {
+pub fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> KernelError {
     move |source| KernelError::Pin { path: path.to_owned(), action, source }
 }
 

@@ -1,11 +1,11 @@
 //! The worker's own certificate: asked for, kept, renewed in time.
 
 use super::WorkerError;
-use super::context::Context;
 use crate::identity::{
     CaError, IssuedCertificate, LeafError, LeafKey, Retry, WorkloadCertificate, renewal_time,
 };
 use crate::mesh::{PodName, SpiffeId};
+use crate::telemetry::WorkerMetrics;
 use crate::tls;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateSigningRequestDer;
@@ -110,24 +110,29 @@ impl Signer {
 }
 
 /// Renews the certificate for as long as the worker lives.
-pub(super) async fn renew(context: Rc<Context>) {
+pub(super) async fn renew(
+    identity: Rc<Identity>,
+    lifetime: Duration,
+    pod: PodName,
+    metrics: Rc<WorkerMetrics>,
+) {
     loop {
-        let current = context.identity.current();
+        let current = identity.current();
         let expiry = current.certificate.not_after;
-        context.metrics.set_certificate_expiry(expiry);
+        metrics.set_certificate_expiry(expiry);
         sleep_until(renewal_time(current.issued, expiry, rand::random())).await;
         let mut retry = Retry::default();
         loop {
-            match context.identity.signer.obtain(context.settings.cert_lifetime).await {
+            match identity.signer.obtain(lifetime).await {
                 Ok(renewed) => {
-                    tracing::info!(pod = %context.name, serial = renewed.certificate.serial,
+                    tracing::info!(%pod, serial = renewed.certificate.serial,
                         not_after = %renewed.certificate.not_after, "certificate renewed");
-                    *context.identity.current.borrow_mut() = Rc::new(renewed);
+                    *identity.current.borrow_mut() = Rc::new(renewed);
                     break;
                 }
                 Err(e) => {
                     let delay = retry.next_delay(rand::random());
-                    tracing::warn!(pod = %context.name, %expiry,
+                    tracing::warn!(%pod, %expiry,
                         "the certificate could not be renewed, trying again in {delay:.1?}: {e}");
                     sleep(delay).await;
                 }

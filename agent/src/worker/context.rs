@@ -1,37 +1,22 @@
 //! What all tasks of one worker share. One thread: no locks.
 
 use super::certificate::Identity;
+use super::dial::Dialer;
 use super::pool::Pool;
-use crate::kernel::SocketTable;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Notify, watch};
-
-/// What the command line decides for every worker.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How long a connection to an app or a peer may take to come up.
-    pub connect_timeout: Duration,
-    /// How long certificates should live.
-    pub cert_lifetime: Duration,
-    /// Congestion control of HBONE connections; `None` leaves the node's choice.
-    pub hbone_congestion: Option<String>,
-    /// Label sets of metrics that no connection used for this long are dropped.
-    pub metrics_idle: Duration,
-}
 
 pub(super) struct Context {
     pub name: PodName,
-    pub settings: Arc<Settings>,
-    pub sockets: SocketTable,
     pub mesh: watch::Receiver<Arc<Mesh>>,
-    pub identity: Identity,
+    pub dialer: Rc<Dialer>,
+    pub identity: Rc<Identity>,
     pub pool: Pool,
-    pub metrics: WorkerMetrics,
+    pub metrics: Rc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
     pub open: OpenConnections,
     /// Counts the times that peers are to be told to open no more streams here.

@@ -1,11 +1,13 @@
 //! Connections that a worker makes. Every one is tagged as the agent's own before it connects, so that the
 //! connect hook leaves it alone.
 
-use super::context::Context;
+use super::Settings;
 use super::socket::{tune_app, tune_peer};
+use crate::kernel::SocketTable;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -34,23 +36,29 @@ impl DialError {
     }
 }
 
-impl Context {
+/// Makes connections in the worker's pod.
+pub(super) struct Dialer {
+    pub sockets: SocketTable,
+    pub settings: Arc<Settings>,
+}
+
+impl Dialer {
     /// To the pod's own app. It will see `client` as the one who connected.
-    pub async fn dial_app(&self, target: SocketAddr, client: SocketAddr) -> Result<TcpStream, DialError> {
+    pub async fn app(&self, target: SocketAddr, client: SocketAddr) -> Result<TcpStream, DialError> {
         let stream = self.connect(target, Some(client), None).await?;
         tune_app(&stream).map_err(|e| DialError::Io(target, e))?;
         Ok(stream)
     }
 
     /// Out of the pod, plain, on behalf of an app.
-    pub async fn dial_plain(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
+    pub async fn plain(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
         let stream = self.connect(target, None, None).await?;
         tune_app(&stream).map_err(|e| DialError::Io(target, e))?;
         Ok(stream)
     }
 
     /// To another pod's worker.
-    pub async fn dial_peer(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
+    pub async fn peer(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
         let started = Instant::now();
         loop {
             match self.connect(target, None, self.settings.hbone_congestion.as_deref()).await {

@@ -111,7 +111,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         security: ConnectionSecurity::MutualTls,
     };
     let dialled = tokio::select! {
-        dialled = context.dial_app(target, client) => dialled,
+        dialled = context.dialer.app(target, client) => dialled,
         () = request.withdrawn() => {
             return Record::failed(&context, parties, "DC", "the peer withdrew its request");
         }

@@ -19,7 +19,6 @@ mod socket;
 mod thread;
 
 pub use certificate::{SignCall, Signer};
-pub use context::Settings;
 pub use thread::WorkerSpec;
 
 use serde::Serialize;
@@ -39,6 +38,19 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Worker {
     commands: mpsc::UnboundedSender<Command>,
     thread: JoinHandle<()>,
+}
+
+/// What the command line decides for every worker.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a connection to an app or a peer may take to come up.
+    pub connect_timeout: Duration,
+    /// How long certificates should live.
+    pub cert_lifetime: Duration,
+    /// Congestion control of HBONE connections; `None` leaves the node's choice.
+    pub hbone_congestion: Option<String>,
+    /// Label sets of metrics that no connection used for this long are dropped.
+    pub metrics_idle: Duration,
 }
 
 /// What the node core tells a worker.

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: SocketAddr) {
     let _open = context.open.open();
     let began = Began::now();
-    let Some(original) = context.sockets.original_destination(&app) else {
+    let Some(original) = context.dialer.sockets.original_destination(&app) else {
         // Not a connection that the hook sent here, or one whose destination was lost: never guess.
         tracing::debug!(pod = %context.name, %peer, "refused: no original destination");
         return reset_on_drop(&app);
@@ -80,14 +80,14 @@ async fn reach(
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
             parties.security = ConnectionSecurity::MutualTls;
-            let stream = context.pool.open(context, peer, target, client).await?;
+            let stream = context.pool.open(peer, target, client).await?;
             Ok(Far::Mesh(stream))
         }
         Outbound::Passthrough { target, peer, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
-            let dialled = context.dial_plain(target).await;
+            let dialled = context.dialer.plain(target).await;
             dialled.map(Far::Plain).map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
         }
         Outbound::Refuse(refusal) => {

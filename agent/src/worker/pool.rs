@@ -4,11 +4,11 @@
 //! pod made anew, is another peer and is dialled anew.
 
 use super::PoolReport;
-use super::context::Context;
-use super::dial::DialError;
+use super::certificate::Identity;
+use super::dial::{DialError, Dialer};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
-use crate::telemetry::HandshakeRole;
+use crate::telemetry::{HandshakeRole, WorkerMetrics};
 use crate::tls::{Explained, explain};
 use rustls_pki_types::ServerName;
 use std::cell::RefCell;
@@ -26,9 +26,16 @@ use tokio_rustls::TlsConnector;
 /// would mind.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-#[derive(Default)]
 pub(super) struct Pool {
+    means: Means,
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
+}
+
+/// What it takes to connect to a peer.
+struct Means {
+    dialer: Rc<Dialer>,
+    identity: Rc<Identity>,
+    metrics: Rc<WorkerMetrics>,
 }
 
 /// Who a connection is to. The uid tells a pod from its successor under the same name, address and identity.
@@ -93,26 +100,29 @@ impl PeerError {
 }
 
 impl Pool {
+    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Rc<WorkerMetrics>) -> Self {
+        Self { means: Means { dialer, identity, metrics }, peers: RefCell::default() }
+    }
+
     /// A stream to `target` on `peer`, over a connection that is there or a new one.
     pub async fn open(
         &self,
-        context: &Rc<Context>,
         workload: &Workload,
         target: SocketAddr,
         source: SocketAddr,
     ) -> Result<Stream, PeerError> {
         let key =
             PeerKey { address: target.ip(), uid: workload.uid.clone(), identity: workload.identity.clone() };
-        let limit = context.settings.connect_timeout;
+        let limit = self.means.dialer.settings.connect_timeout;
         // A pooled connection may be on its way out just now: then the request was not looked at, and a new
         // connection gets it. Never more than once: a fresh connection has no such excuse.
         for _ in 0..2 {
             let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
-            let (connection, guard) = peer.connection(context, &key).await?;
+            let (connection, guard) = peer.connection(&self.means, &key).await?;
             match timeout(limit, connection.client.open(target, source, guard)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(OpenError::Unusable(reason))) => {
-                    tracing::debug!(pod = %context.name, peer = %key.identity, "connection takes no stream: {reason}");
+                    tracing::debug!(peer = %key.identity, "connection takes no stream: {reason}");
                     peer.forget(&connection);
                 }
                 Ok(Err(e)) => return Err(e.into()),
@@ -120,7 +130,7 @@ impl Pool {
             }
         }
         let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
-        let (connection, guard) = peer.dial(context, &key).await?;
+        let (connection, guard) = peer.dial(&self.means, &key).await?;
         Ok(timeout(limit, connection.client.open(target, source, guard))
             .await
             .map_err(|_| PeerError::OpenTimeout(limit))??)
@@ -161,7 +171,7 @@ impl Pool {
 impl Peer {
     async fn connection(
         self: &Rc<Self>,
-        context: &Rc<Context>,
+        means: &Means,
         key: &PeerKey,
     ) -> Result<(Rc<Connection>, StreamGuard), PeerError> {
         if let Some(found) = self.with_room() {
@@ -176,7 +186,7 @@ impl Peer {
             return Err(PeerError::Shared(failure.error.clone()));
         }
         let began = Instant::now();
-        match self.dial(context, key).await {
+        match self.dial(means, key).await {
             Ok(dialled) => {
                 *dialling = None;
                 Ok(dialled)
@@ -197,14 +207,14 @@ impl Peer {
 
     async fn dial(
         self: &Rc<Self>,
-        context: &Rc<Context>,
+        means: &Means,
         key: &PeerKey,
     ) -> Result<(Rc<Connection>, StreamGuard), PeerError> {
         let address = SocketAddr::new(key.address, HBONE_PORT);
-        let limit = context.settings.connect_timeout;
-        let stream = context.dial_peer(address).await?;
+        let limit = means.dialer.settings.connect_timeout;
+        let stream = means.dialer.peer(address).await?;
         let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
-        let config = context.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
+        let config = means.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
         let result = match timeout(limit, handshake).await {
@@ -212,7 +222,7 @@ impl Peer {
             Ok(Err(e)) => Err(tls_error(explain(&e))),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };
-        context.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
+        means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
         let (client, driver) =
             Client::handshake(result?).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();

@@ -1,10 +1,11 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
 use super::certificate::{self, Identity, Signer};
-use super::context::{Context, Settings};
+use super::context::{Context, OpenConnections};
+use super::dial::Dialer;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Ready, StartError, WorkerError, acceptor, service};
+use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service};
 use crate::kernel::{SocketTable, netns_cookie};
 use crate::mesh::{Mesh, PodName};
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -89,34 +90,34 @@ async fn work(
     mut commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
 ) {
-    let lifetime = spec.settings.cert_lifetime;
+    let Settings { cert_lifetime, hbone_congestion, metrics_idle, .. } = (*spec.settings).clone();
     let identity = tokio::select! {
-        identity = Identity::obtain(spec.signer, lifetime, &spec.name) => identity,
+        identity = Identity::obtain(spec.signer, cert_lifetime, &spec.name) => Rc::new(identity),
         () = hung_up(&mut commands) => return,
     };
+    let dialer = Rc::new(Dialer { sockets: spec.sockets, settings: spec.settings });
+    let metrics = Rc::new(spec.metrics);
     let context = Rc::new(Context {
-        name: spec.name,
-        settings: spec.settings,
-        sockets: spec.sockets,
+        name: spec.name.clone(),
         mesh: spec.mesh,
-        identity,
-        pool: Pool::default(),
-        metrics: spec.metrics,
+        pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone()),
+        dialer,
+        identity: identity.clone(),
+        metrics: metrics.clone(),
         access_log: spec.access_log,
-        open: Default::default(),
+        open: OpenConnections::default(),
         go_away: watch::Sender::new(0),
     });
     let accepting = context.clone();
-    let congestion = context.settings.hbone_congestion.clone();
-    let mut listeners = Listeners::new(congestion, move |listener, address| {
+    let mut listeners = Listeners::new(hbone_congestion, move |listener, address| {
         acceptor::accept(accepting.clone(), listener, address)
     });
     if let Err(e) = listeners.open() {
         return fail(started, Some(ready.netns_cookie), e);
     }
-    spawn_local(certificate::renew(context.clone()));
+    spawn_local(certificate::renew(identity, cert_lifetime, spec.name, metrics.clone()));
     spawn_local(follow_mesh(context.clone()));
-    spawn_local(expire_metrics(context.clone()));
+    spawn_local(expire_metrics(metrics, metrics_idle));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, commands).await;
 }
@@ -136,10 +137,10 @@ async fn follow_mesh(context: Rc<Context>) {
     }
 }
 
-async fn expire_metrics(context: Rc<Context>) {
+async fn expire_metrics(metrics: Rc<WorkerMetrics>, max_idle: Duration) {
     loop {
-        sleep(EXPIRY_INTERVAL.min(context.settings.metrics_idle)).await;
-        context.metrics.expire_idle(Instant::now(), context.settings.metrics_idle);
+        sleep(EXPIRY_INTERVAL.min(max_idle)).await;
+        metrics.expire_idle(Instant::now(), max_idle);
     }
 }
 
