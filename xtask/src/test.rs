@@ -26,6 +26,7 @@ pub fn run(args: &Args) -> Result<()> {
     steps.run("promises", || semantics::check(&root()));
     steps.run("unit tests", unit_tests);
     if !args.quick {
+        steps.run("peers", peers);
         steps.run("end to end", end_to_end);
         steps.run("left behind", left_behind);
     }
@@ -35,6 +36,12 @@ pub fn run(args: &Args) -> Result<()> {
 fn unit_tests() -> Result<Option<String>> {
     cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests", "--no-fail-fast"]].concat())?;
     cargo_does(&["test", "-p", "pillion-tests", "--lib"])
+}
+
+/// Other implementations that the tests speak with: built here once, so that no test's time is theirs.
+fn peers() -> Result<Option<String>> {
+    pillion_tests::peers::prepare()?;
+    Ok(None)
 }
 
 fn end_to_end() -> Result<Option<String>> {

@@ -9,6 +9,7 @@ use super::dial::{DialError, Dialer};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
+use crate::tls::{Explained, explain};
 use rustls_pki_types::ServerName;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -120,8 +121,8 @@ impl Pool {
             let (connection, guard) = peer.connection(&self.means, &key).await?;
             match timeout(limit, connection.client.open(target, source, guard)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(OpenError::Unusable(e))) => {
-                    tracing::debug!(peer = %key.identity, "connection takes no stream: {e}");
+                Ok(Err(OpenError::Unusable(reason))) => {
+                    tracing::debug!(peer = %key.identity, "connection takes no stream: {reason}");
                     peer.forget(&connection);
                 }
                 Ok(Err(e)) => return Err(e.into()),
@@ -217,8 +218,8 @@ impl Peer {
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
         let result = match timeout(limit, handshake).await {
-            Ok(Ok(tls)) => Ok(tls),
-            Ok(Err(e)) => Err(tls_error(e.to_string())),
+            Ok(Ok(tls)) => Ok(Explained(tls)),
+            Ok(Err(e)) => Err(tls_error(explain(&e))),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
