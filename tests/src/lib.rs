@@ -43,6 +43,7 @@ pub mod metrics;
 mod node;
 mod pair;
 pub mod pcap;
+pub mod peers;
 mod pod;
 mod process;
 mod record;

@@ -131,8 +131,7 @@ fn a_deleted_pod_gives_its_name_and_addresses_away() {
 
 #[test]
 fn what_a_killed_owner_left_is_swept() {
-    let mut owner = process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "owner_that_waits", "--ignored", "--nocapture"])
+    let mut owner = process::Command::new(env!("CARGO_BIN_EXE_bed-owner"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -142,25 +141,15 @@ fn what_a_killed_owner_left_is_swept() {
         .map(Result::unwrap)
         .find_map(|line| Some(line.split_once("bed: ")?.1.split(' ').map(str::to_owned).collect()))
         .expect("the owner says what it made");
-    let (id, nginx): (Id, u32) = (said[0].parse().unwrap(), said[1].parse().unwrap());
+    let (id, app): (Id, u32) = (said[0].parse().unwrap(), said[1].parse().unwrap());
     sweep().unwrap();
     assert!(!traces(id).is_empty(), "the living are left alone");
     owner.kill().unwrap();
     owner.wait().unwrap();
-    assert!(Path::new(&format!("/proc/{nginx}")).exists(), "nginx has outlived the owner");
+    assert!(Path::new(&format!("/proc/{app}")).exists(), "the app has outlived the owner");
     // Another test's bed may sweep first.
     sweep().unwrap();
     assert_eq!(traces(id), [] as [PathBuf; 0]);
-    let state = fs::read_to_string(format!("/proc/{nginx}/stat")).unwrap_or_default();
+    let state = fs::read_to_string(format!("/proc/{app}/stat")).unwrap_or_default();
     assert!(state.is_empty() || state.contains(") Z"), "{state}");
-}
-
-/// Not a test: the owner that [`what_a_killed_owner_left_is_swept`] kills.
-#[test]
-#[ignore = "run by another test"]
-fn owner_that_waits() {
-    let (bed, _client, web) = two_pods("owner").unwrap();
-    let redis = apps::redis(&web, 6379).unwrap();
-    println!("bed: {} {} .", bed.id(), redis.pid());
-    std::io::stdin().read_line(&mut String::new()).unwrap();
 }

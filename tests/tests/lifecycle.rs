@@ -115,6 +115,28 @@ fn a_killed_agent_lets_nothing_out_in_plain_and_is_back_at_once() {
     assert_eq!(recording.stop().unwrap().0.len(), 0, "nothing went past the mesh");
 }
 
+// proves: LIF-3
+#[test]
+fn a_terminating_pod_sends_new_connections_elsewhere_and_finishes_the_open_ones() {
+    let pair = Pair::new("terminating").unwrap();
+    apps::nginx(&pair.server, 80).unwrap();
+    let open = conversation(&pair);
+    let handshakes = || pair.far.metrics().unwrap().sum("pillion_handshakes_total", &[("role", "server")]);
+    assert_eq!(handshakes(), 1.0);
+    pair.server.terminate().unwrap();
+    // Its address still answers, but no more over the connection that was told to go away.
+    pair.far
+        .process()
+        .wait_for("a second connection to the terminating pod", SECONDS_10, || {
+            assert_eq!(curl(&pair.client, &pair), Some(0));
+            Ok((handshakes() == 2.0).then_some(()))
+        })
+        .unwrap();
+    say(&open, "still");
+    open.close_input();
+    assert!(open.wait(SECONDS_10).unwrap().success());
+}
+
 #[test]
 fn sigterm_lets_open_connections_finish_and_takes_no_new_ones() {
     let pair = Pair::new("drain").unwrap();

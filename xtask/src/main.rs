@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod deny;
 mod requirements;
+mod semantics;
 mod soak;
 mod step;
 mod terminal;

@@ -5,7 +5,7 @@ use nix::unistd::geteuid;
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
-use crate::{acyclic, deny, requirements, workspace};
+use crate::{acyclic, deny, requirements, semantics, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -23,8 +23,10 @@ pub fn run(args: &Args) -> Result<()> {
     });
     steps.run("dependencies", deny::check);
     steps.run("modules", || acyclic::check(&root()));
+    steps.run("promises", || semantics::check(&root()));
     steps.run("unit tests", unit_tests);
     if !args.quick {
+        steps.run("peers", peers);
         steps.run("end to end", end_to_end);
         steps.run("left behind", left_behind);
     }
@@ -34,6 +36,12 @@ pub fn run(args: &Args) -> Result<()> {
 fn unit_tests() -> Result<Option<String>> {
     cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests", "--no-fail-fast"]].concat())?;
     cargo_does(&["test", "-p", "pillion-tests", "--lib"])
+}
+
+/// Other implementations that the tests speak with: built here once, so that no test's time is theirs.
+fn peers() -> Result<Option<String>> {
+    pillion_tests::peers::prepare()?;
+    Ok(None)
 }
 
 fn end_to_end() -> Result<Option<String>> {

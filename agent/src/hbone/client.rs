@@ -9,6 +9,7 @@ use super::{
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use std::cell::OnceCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,12 +21,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Client {
     send: SendRequest<Bytes>,
     load: Load,
+    /// Why the connection broke. Its streams are told no more than that it did.
+    broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
 }
 
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
 pub struct Driver<T> {
     connection: Connection<T, Bytes>,
+    broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
 }
 
@@ -34,13 +38,13 @@ pub struct Driver<T> {
 pub enum OpenError {
     /// The connection was on its way out; the peer has not seen the request, so another connection may take it.
     #[error("the connection takes no more streams: {0}")]
-    Unusable(h2::Error),
+    Unusable(String),
     /// The peer answered, but not with 200.
     #[error("the peer answered {0}")]
     Status(StatusCode),
     /// The connection broke while the request was under way.
     #[error("the connection broke: {0}")]
-    Broken(h2::Error),
+    Broken(String),
     #[error("{0} cannot be written as an authority")]
     Authority(SocketAddr),
 }
@@ -58,8 +62,9 @@ impl Client {
             .handshake(io)
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
-        let client = Self { send, load: Load::default(), tuner: tuner.clone() };
-        Ok((client, Driver { connection, tuner }))
+        let broke = Rc::<OnceCell<String>>::default();
+        let client = Self { send, load: Load::default(), broke: broke.clone(), tuner: tuner.clone() };
+        Ok((client, Driver { connection, broke, tuner }))
     }
 
     /// Whether one more stream may open here; the peer's own limit counts too.
@@ -88,23 +93,24 @@ impl Client {
         source: SocketAddr,
         guard: StreamGuard,
     ) -> Result<Stream, OpenError> {
-        let mut send = self.send.clone().ready().await.map_err(OpenError::Unusable)?;
+        let before_sent = |e| OpenError::Unusable(self.reason(&e));
+        let mut send = self.send.clone().ready().await.map_err(before_sent)?;
         let (response, outgoing) = send.send_request(request(target, source)?, false).map_err(before_sent)?;
         let response = response.await.map_err(|e| match e.reason() {
-            Some(h2::Reason::REFUSED_STREAM) => OpenError::Unusable(e),
+            Some(h2::Reason::REFUSED_STREAM) => before_sent(e),
             // A graceful GOAWAY: streams above its last id were never looked at (RFC 9113 §6.8).
-            Some(h2::Reason::NO_ERROR) if e.is_go_away() => OpenError::Unusable(e),
-            _ => OpenError::Broken(e),
+            Some(h2::Reason::NO_ERROR) if e.is_go_away() => before_sent(e),
+            _ => OpenError::Broken(self.reason(&e)),
         })?;
         if response.status() != StatusCode::OK {
             return Err(OpenError::Status(response.status()));
         }
         Ok(Stream::new(outgoing, response.into_body(), self.tuner.clone(), Some(guard)))
     }
-}
 
-fn before_sent(error: h2::Error) -> OpenError {
-    OpenError::Unusable(error)
+    fn reason(&self, error: &h2::Error) -> String {
+        self.broke.get().cloned().unwrap_or_else(|| error.to_string())
+    }
 }
 
 fn request(target: SocketAddr, source: SocketAddr) -> Result<Request<()>, OpenError> {
@@ -127,6 +133,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             // Fails only while an earlier change is not acknowledged; the next measurement asks again.
             let _ = this.connection.set_initial_window_size(window);
         }
-        Pin::new(&mut this.connection).poll(cx)
+        let polled = Pin::new(&mut this.connection).poll(cx);
+        if let Poll::Ready(Err(e)) = &polled {
+            // It ends once.
+            let _ = this.broke.set(e.to_string());
+        }
+        polled
     }
 }

@@ -28,6 +28,14 @@ pub struct Incoming {
 #[error("the peer ended the stream: {0}")]
 pub struct StreamError(#[from] h2::Error);
 
+impl StreamError {
+    /// The peer ended its own direction in order and wants nothing more of ours: the one meaning that HTTP/2
+    /// gives to a reset with NO_ERROR (RFC 9113 §8.1). Only [`Incoming`] tells whether the peer keeps to it.
+    pub fn is_unwanted(&self) -> bool {
+        self.0.reason() == Some(Reason::NO_ERROR)
+    }
+}
+
 impl Stream {
     pub(super) fn new(
         send: SendStream<Bytes>,
@@ -51,7 +59,7 @@ impl Outgoing {
             match poll_fn(|cx| self.0.poll_capacity(cx)).await {
                 Some(Ok(_)) => {}
                 Some(Err(e)) => return Err(e.into()),
-                None => return Err(h2::Error::from(Reason::STREAM_CLOSED).into()),
+                None => return Err(self.ended_early().await),
             }
         }
     }

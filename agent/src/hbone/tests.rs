@@ -147,3 +147,18 @@ async fn a_reset_reaches_the_other_end() {
     })
     .await;
 }
+
+/// As Envoy does when the server's app closes first: END_STREAM, and RST_STREAM with NO_ERROR right behind it.
+// proves: TCP-2 (half-close)
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_wants_no_more_has_still_the_last_word() {
+    local(async {
+        let (mut client, mut server) = pair(Duration::from_micros(50)).await;
+        send_all(&mut server.outgoing, 5000).await;
+        drop(server);
+        assert!(client.outgoing.ended_early().await.is_unwanted());
+        assert!(client.outgoing.room(PIECE).await.is_err_and(|e| e.is_unwanted()));
+        assert_eq!(receive_all(&mut client.incoming).await, 5000);
+    })
+    .await;
+}

@@ -4,8 +4,12 @@
 //! handshakes are rare, and a ticket would let a peer in that its certificate no longer does.
 
 mod config;
+mod explain;
 mod provider;
+mod stream;
 mod verify;
 
 pub use config::{client_config, peer_identity, server_config};
+pub use explain::explain;
+pub use stream::Explained;
 pub use verify::VerifyError;

@@ -18,13 +18,18 @@ use std::sync::Arc;
 /// Why a peer with a good chain is still not who it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    #[error("the peer's certificate must name exactly one URI, but names {0}")]
+    #[error("its certificate must name exactly one URI, but names {0}")]
     Names(usize),
-    #[error("the peer's certificate names no workload of a mesh: {0}")]
+    #[error("its certificate names no workload of a mesh: {0}")]
     Form(#[from] crate::mesh::SpiffeIdError),
-    #[error("the peer is {found}, but {expected} was expected at this address")]
+    #[error(
+        "it is {found}, but {expected} was expected at this address: check the service account of the pod that the \
+         manifests have there, and that no other pod has taken the address over"
+    )]
     Identity { expected: SpiffeId, found: SpiffeId },
-    #[error("the peer is {found}, which is not of trust domain {expected}")]
+    #[error(
+        "it is {found}, which is not of trust domain {expected}: both nodes need the same --trust-domain"
+    )]
     TrustDomain { expected: TrustDomain, found: SpiffeId },
     #[error("no root certificate to verify the peer against")]
     Roots,

@@ -10,7 +10,7 @@ use crate::decide::inbound;
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
 use crate::telemetry::{ConnectionSecurity, Direction, HandshakeRole};
-use crate::tls::peer_identity;
+use crate::tls::{explain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -59,7 +59,7 @@ async fn handshake(
     tune_peer(&stream).map_err(|e| e.to_string())?;
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
     let acceptor = TlsAcceptor::from(context.identity.current().server.clone());
-    let tls = acceptor.accept(stream).await.map_err(|e| e.to_string())?;
+    let tls = acceptor.accept(stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.get_ref().1).ok_or("the peer showed no identity")?;
     let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
     Ok((server, Peer { address, identity, local }))

@@ -9,8 +9,9 @@ use super::{PoolReport, tasks};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
+use crate::tls::{Explained, explain};
 use rustls_pki_types::ServerName;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
@@ -57,6 +58,8 @@ struct Peer {
 struct Connection {
     client: Client,
     driver: AbortHandle,
+    /// It has carried a stream.
+    proven: Cell<bool>,
 }
 
 /// A dial that failed, with the time it began: whoever was waiting by then shares the answer.
@@ -113,26 +116,24 @@ impl Pool {
         let key =
             PeerKey { address: target.ip(), uid: workload.uid.clone(), identity: workload.identity.clone() };
         let limit = self.means.dialer.settings.connect_timeout;
-        // A pooled connection may be on its way out just now: then the request was not looked at, and a new
-        // connection gets it. Never more than once: a fresh connection has no such excuse.
-        for _ in 0..2 {
+        loop {
             let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
             let (connection, guard) = peer.connection(&self.means, &key).await?;
             match timeout(limit, connection.client.open(target, source, guard)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(OpenError::Unusable(e))) => {
-                    tracing::debug!(peer = %key.identity, "connection takes no stream: {e}");
+                Ok(Ok(stream)) => {
+                    connection.proven.set(true);
+                    return Ok(stream);
+                }
+                // On its way out just now: the request was not looked at, and the next connection gets it. One that
+                // never carried a stream has no such excuse (a peer that refuses our certificate says so only now).
+                Ok(Err(OpenError::Unusable(reason))) if connection.proven.get() => {
+                    tracing::debug!(peer = %key.identity, "connection takes no stream: {reason}");
                     peer.forget(&connection);
                 }
                 Ok(Err(e)) => return Err(e.into()),
                 Err(_) => return Err(PeerError::OpenTimeout(limit)),
             }
         }
-        let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
-        let (connection, guard) = peer.dial(&self.means, &key).await?;
-        Ok(timeout(limit, connection.client.open(target, source, guard))
-            .await
-            .map_err(|_| PeerError::OpenTimeout(limit))??)
     }
 
     /// Drops what the mesh no longer has. A pod that only left the mesh finishes its streams; one that is gone,
@@ -217,8 +218,8 @@ impl Peer {
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
         let result = match timeout(limit, handshake).await {
-            Ok(Ok(tls)) => Ok(tls),
-            Ok(Err(e)) => Err(tls_error(e.to_string())),
+            Ok(Ok(tls)) => Ok(Explained(tls)),
+            Ok(Err(e)) => Err(tls_error(explain(&e))),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
@@ -235,7 +236,8 @@ impl Peer {
                 peer.forget(&connection);
             }
         });
-        let connection = Rc::new(Connection { client, driver: driver.abort_handle() });
+        let connection =
+            Rc::new(Connection { client, driver: driver.abort_handle(), proven: Cell::new(false) });
         // The receiver lives in the driver's task, which cannot have run yet.
         let _ = this.send(Rc::downgrade(&connection));
         self.connections.borrow_mut().push(connection.clone());

@@ -89,12 +89,27 @@ pub(super) async fn relay(app: TcpStream, far: Far, traffic: &impl Traffic) -> E
     ending
 }
 
+/// Why nothing more goes from the app to the far side.
+enum Stop {
+    /// The far side has said all it has to say and reads no more (Envoy, when the server closes first). What it
+    /// said is still on its way to the app, and ends that direction, in order or not.
+    Unwanted,
+    Ended(Ending),
+}
+
 async fn from_app(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> Result<(), Ending> {
+    match send_on(app, out, traffic).await {
+        Ok(()) | Err(Stop::Unwanted) => Ok(()),
+        Err(Stop::Ended(ending)) => Err(ending),
+    }
+}
+
+async fn send_on(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> Result<(), Stop> {
     loop {
         tokio::select! {
             biased;
             readable = app.readable() => readable.map_err(Ending::App)?,
-            ending = out.ended_early() => return Err(ending),
+            stop = out.ended_early() => return Err(stop),
         }
         let room = out.room(CHUNK).await?;
         match try_read(app, room) {
@@ -104,7 +119,7 @@ async fn from_app(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> 
                 out.send(bytes).await?;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => out.give_back_room(),
-            Err(e) => return Err(Ending::App(e)),
+            Err(e) => return Err(Ending::App(e).into()),
         }
     }
 }
@@ -120,7 +135,7 @@ async fn to_app(app: &TcpStream, inc: &mut FarIn, traffic: &impl Traffic) -> Res
 }
 
 impl FarOut {
-    async fn room(&mut self, wanted: usize) -> Result<usize, Ending> {
+    async fn room(&mut self, wanted: usize) -> Result<usize, Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.room(wanted).await?),
             Self::Plain(_) => Ok(wanted),
@@ -133,17 +148,17 @@ impl FarOut {
         }
     }
 
-    async fn send(&mut self, bytes: Bytes) -> Result<(), Ending> {
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.send(bytes)?),
-            Self::Plain(stream) => write_all(stream, bytes).await.map_err(far),
+            Self::Plain(stream) => Ok(write_all(stream, bytes).await.map_err(far)?),
         }
     }
 
-    fn finish(&mut self) -> Result<(), Ending> {
+    fn finish(&mut self) -> Result<(), Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.finish()?),
-            Self::Plain(stream) => shut_down_write(stream).map_err(far),
+            Self::Plain(stream) => Ok(shut_down_write(stream).map_err(far)?),
         }
     }
 
@@ -154,10 +169,10 @@ impl FarOut {
         }
     }
 
-    async fn ended_early(&mut self) -> Ending {
+    async fn ended_early(&mut self) -> Stop {
         match self {
             Self::Mesh(stream) => stream.ended_early().await.into(),
-            Self::Plain(stream) => far(failed(stream).await),
+            Self::Plain(stream) => far(failed(stream).await).into(),
         }
     }
 }
@@ -188,6 +203,18 @@ impl FarIn {
 impl From<StreamError> for Ending {
     fn from(error: StreamError) -> Self {
         Self::Far(error.to_string())
+    }
+}
+
+impl From<StreamError> for Stop {
+    fn from(error: StreamError) -> Self {
+        if error.is_unwanted() { Self::Unwanted } else { Self::Ended(error.into()) }
+    }
+}
+
+impl From<Ending> for Stop {
+    fn from(ending: Ending) -> Self {
+        Self::Ended(ending)
     }
 }
 

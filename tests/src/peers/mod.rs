@@ -1,0 +1,19 @@
+//! Other implementations of HBONE, to speak with: the Istio echo application and Envoy.
+//!
+//! They are built or fetched once, by name and version, into `target/peers`, by the first who needs them; after
+//! that they cost nothing.
+
+mod envoy;
+mod istio_echo;
+mod once;
+
+pub use envoy::Envoy;
+pub use istio_echo::{IstioEcho, client};
+
+use anyhow::Result;
+
+/// Makes all of them, so that no test has to. Says what it does when there is something to do.
+pub fn prepare() -> Result<()> {
+    istio_echo::programs()?;
+    envoy::program().map(drop)
+}
