@@ -15,7 +15,7 @@ use crate::node::Node;
 use crate::pod::Pod;
 use crate::process::tail;
 use crate::shared::Shared;
-use crate::{cgroup, sweep};
+use crate::{cgroup, ending, sweep};
 
 /// Nodes and pods on an island of their own. Dropping it ends and removes everything, also on panic; handles
 /// that are left ([`Node`], [`Pod`]) then refer to what is no more.
@@ -127,6 +127,7 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        ending::stand_still();
         if std::thread::panicking() {
             self.print_logs();
         }

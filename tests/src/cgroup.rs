@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::ending;
+
 /// How long killed processes may take to be gone: they may have gigabytes to give back.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -28,6 +30,7 @@ pub(crate) fn mount_point() -> Result<PathBuf> {
 
 /// Makes the cgroup and those above it.
 pub(crate) fn create(path: &Path) -> Result<()> {
+    ending::stand_still();
     fs::create_dir_all(path).with_context(|| format!("cannot make the cgroup {}", path.display()))
 }
 

@@ -4,11 +4,12 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::{requirements, sweep};
+use crate::{ending, requirements, sweep};
 
 /// Somebody waits for the signal, and will clean up.
 static AWAITED: AtomicBool = AtomicBool::new(false);
@@ -27,14 +28,28 @@ pub fn clean_up_on_signals() -> Result<()> {
                 continue;
             }
             eprintln!("\n{signal}: removing the test bed");
+            ending::begin();
             requirements::allow_services();
-            if let Err(error) = sweep::remove_own() {
+            if let Err(error) = remove_beds() {
                 eprintln!("{error:#}");
             }
             process::exit(128 + signal as i32);
         }
     })?;
     Ok(())
+}
+
+/// What was being made when the signal came may be finished behind the first look's back, or be in its way: looks
+/// again until nothing is left.
+fn remove_beds() -> Result<()> {
+    const LOOKS: usize = 20;
+    for _ in 1..LOOKS {
+        if sweep::remove_own().is_ok_and(|removed| removed.is_empty()) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    sweep::remove_own().map(drop)
 }
 
 /// Waits for one of those signals and lets the caller go on: the bed is kept until then.

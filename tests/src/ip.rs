@@ -7,7 +7,7 @@ use std::process::{self, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::sys;
+use crate::{ending, sys};
 
 /// Where `ip netns` keeps its namespaces (ip-netns(8)).
 pub(crate) const NETNS_DIR: &str = "/run/netns";
@@ -56,6 +56,7 @@ pub(crate) fn set_sysctls(netns: &str, sysctls: &[(&str, &str)]) -> Result<()> {
 }
 
 fn run(args: &[&str], input: &str) -> Result<()> {
+    ending::stand_still();
     let shown = || format!("ip {}", args.join(" "));
     let mut child = process::Command::new("ip")
         .args(args)

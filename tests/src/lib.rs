@@ -34,6 +34,7 @@ pub mod agent;
 pub mod apps;
 mod bed;
 mod cgroup;
+mod ending;
 mod http;
 mod id;
 pub mod interrupt;

@@ -18,7 +18,7 @@ use nix::sys::wait::{Id as Waited, WaitPidFlag, waitid};
 use nix::unistd::{Pid, User};
 
 use crate::sys::{self, Place};
-use crate::{cgroup, wait};
+use crate::{cgroup, ending, wait};
 
 /// How long a program that runs to its end may take, unless told otherwise: nothing hangs for ever.
 const RUN_WITHIN: Duration = Duration::from_secs(60);
@@ -220,6 +220,7 @@ impl Command {
     }
 
     fn spawn(&mut self) -> Result<Child> {
+        ending::stand_still();
         use std::os::unix::process::CommandExt;
         let user = match &self.user {
             None => None,

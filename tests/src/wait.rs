@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::ending;
+
 /// How often a condition is looked at again: short beside what is waited for, cheap on two cores.
 const EVERY: Duration = Duration::from_millis(5);
 
@@ -13,6 +15,7 @@ const EVERY: Duration = Duration::from_millis(5);
 pub fn until<T>(what: &str, timeout: Duration, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + timeout;
     loop {
+        ending::stand_still();
         if let Some(value) = found()? {
             return Ok(value);
         }
