@@ -30,8 +30,8 @@ struct Cli {
 enum Task {
     /// Show the mesh: two nodes, four pods, real applications, and what was seen of each promise (as root)
     ///
-    /// Builds the agent, installs the Debian packages that are missing, plays for half a minute on network namespaces
-    /// of its own, and removes them. Progress is on standard error, the findings are on standard output; the exit
+    /// Builds the agent, installs the Debian packages that are missing, plays for a few seconds on network
+    /// namespaces of its own, and removes them. Progress is on standard error, the findings are on standard output; the exit
     /// status is 1 when a promise did not hold.
     Demo(demo::Args),
     /// Check and test everything: format, lints, dependencies, modules, unit tests, end-to-end tests (as root)
