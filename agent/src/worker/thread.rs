@@ -95,7 +95,7 @@ async fn work(
         identity = Identity::obtain(spec.signer, cert_lifetime, &spec.name) => Rc::new(identity),
         () = hung_up(&mut commands) => return,
     };
-    let dialer = Rc::new(Dialer { sockets: spec.sockets, settings: spec.settings });
+    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let metrics = Rc::new(spec.metrics);
     let context = Rc::new(Context {
         name: spec.name.clone(),
