@@ -90,3 +90,43 @@ fn pods_with_one_address_but_other_certificates_are_not_spoken_to() {
     let error = line["error"].as_str().unwrap();
     assert!(error.contains(&pair.server.identity()) || error.contains(&believed.identity()), "{error}");
 }
+
+// proves: ID-1
+#[test]
+fn another_service_account_is_another_identity_and_nothing_goes_plain_in_between() {
+    // Connects without a pause until it is told to stop; what is refused meanwhile is tried again.
+    const CONNECTS: &str = "
+import select, socket, sys
+good = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try: socket.create_connection((sys.argv[1], 80), 5).close(); good += 1
+    except OSError: pass
+    if good == 1: print('connected', flush=True)
+";
+    let pair = Pair::new("account").unwrap();
+    apps::nginx(&pair.server, 80).unwrap();
+    let recording = pair.near.node().record_wire("tcp and not port 15008").unwrap();
+    let load = apps::python(&pair.client, CONNECTS, [pair.server.ip4().to_string()]).start().unwrap();
+    load.wait_log("connected", SECONDS_10).unwrap();
+
+    let file = pair.bed.manifest_dir().join("pod-client.yaml");
+    let before = std::fs::read_to_string(file).unwrap();
+    let after = before.replace("serviceAccountName: client", "serviceAccountName: other");
+    assert_ne!(before, after);
+    pair.bed.write_manifest("pod-client.yaml", &after).unwrap();
+    pair.near
+        .wait_config("a worker under the new identity", |dump| {
+            let worker = &dump["workers"][0];
+            worker["state"] == "serving"
+                && worker["certificate"]["identity"] == "spiffe://cluster.local/ns/default/sa/other"
+        })
+        .unwrap();
+    pair.far
+        .wait_access("a connection under the new identity", |line| {
+            line["source_principal"] == "spiffe://cluster.local/ns/default/sa/other"
+        })
+        .unwrap();
+    load.close_input();
+    assert!(load.wait(SECONDS_10).unwrap().success());
+    assert_eq!(recording.stop().unwrap().0.len(), 0, "nothing went past the mesh");
+}

@@ -80,18 +80,20 @@ impl Supervisor {
     /// Brings workers and kernel in line with the mesh as it is now.
     pub fn reconcile(&mut self) {
         let mesh = self.mesh.borrow_and_update().clone();
-        let unwanted: Vec<PodName> = self
+        let wanted_here = |now: &&Arc<Workload>| now.captured && now.node == self.config.node;
+        let changed: Vec<PodName> = self
             .pods
             .iter()
             .filter(|(name, pod)| {
-                let now = mesh.workloads.get(name);
-                !now.is_some_and(|now| pod.is(now) && now.captured && now.node == self.config.node)
+                !mesh.workloads.get(name).filter(wanted_here).is_some_and(|now| pod.is(now))
             })
             .map(|(name, _)| name.clone())
             .collect();
-        for name in unwanted {
+        for name in changed {
+            let pod = &self.pods[&name];
             match mesh.workloads.get(&name) {
-                Some(now) if self.pods[&name].is(now) => self.retire(&name),
+                Some(now) if pod.is(now) => self.retire(&name),
+                Some(now) if now.captured && now.netns == pod.workload.netns => self.replace(&name, now),
                 _ => self.remove(&name),
             }
         }
@@ -261,17 +263,23 @@ impl Supervisor {
         }
     }
 
-    /// The thread is gone. That was asked for, or it is a bug: then the pod gets a new worker at once, and its
-    /// connections are refused until that serves.
+    /// The thread is gone. That was asked for, or it is a bug: then the pod gets a new worker, at once if this one
+    /// had served, and its connections are refused until that serves.
     fn on_ended(&mut self, name: &PodName) {
         let Some(pod) = self.pods.get(name) else { return };
         match pod.state {
             State::Retiring => self.forget(name),
             State::Failed { .. } => {}
-            State::Starting | State::Serving => {
+            State::Serving => {
                 tracing::error!(pod = %name, "the worker ended by itself; starting another");
                 let workload = pod.workload.clone();
                 self.start(&workload);
+            }
+            State::Starting => {
+                if let Some(mut pod) = self.pods.remove(name) {
+                    self.fail(&mut pod, "its worker ended before it served".to_owned());
+                    self.pods.insert(name.clone(), pod);
+                }
             }
         }
     }
@@ -315,7 +323,17 @@ impl Supervisor {
         }
     }
 
-    /// The pod is gone, or another has its name: cut everything.
+    /// Another pod, or another identity, in the same namespace. The hooks go on capturing: until the new worker
+    /// serves, its connections are refused, not plain.
+    fn replace(&mut self, name: &PodName, now: &Arc<Workload>) {
+        tracing::info!(pod = %name, identity = %now.identity, "its identity is another: a new worker takes its place");
+        if let Some(worker) = self.pods.get_mut(name).and_then(|pod| pod.worker.take()) {
+            worker.stop();
+        }
+        self.start(now);
+    }
+
+    /// The pod is gone, or lives elsewhere now: cut everything.
     fn remove(&mut self, name: &PodName) {
         tracing::info!(pod = %name, "removed");
         let cookie = self.pods.get(name).and_then(Pod::cookie);
