@@ -3,9 +3,10 @@
 //! A connection belongs to one peer *under one identity*: a pod that takes over another's address, or the same
 //! pod made anew, is another peer and is dialled anew.
 
+use super::PoolReport;
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
-use super::{PoolReport, tasks};
+use super::tasks::{self, Companion};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
@@ -17,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -227,21 +228,23 @@ impl Peer {
             Client::handshake(result?).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();
         let peer = Rc::downgrade(self);
-        let (this, that) = tokio::sync::oneshot::channel::<Weak<Connection>>();
+        let (this, that) = oneshot::channel::<(Weak<Connection>, Companion)>();
         let driver = tasks::spawn(async move {
             if let Err(e) = driver.await {
                 tracing::debug!(%address, "connection to a peer ended: {e}");
             }
-            if let (Some(peer), Ok(Some(connection))) = (peer.upgrade(), that.await.map(|c| c.upgrade())) {
+            if let (Some(peer), Ok((connection, _closer))) = (peer.upgrade(), that.await)
+                && let Some(connection) = connection.upgrade()
+            {
                 peer.forget(&connection);
             }
         });
-        let connection =
-            Rc::new(Connection { client, driver: driver.abort_handle(), proven: Cell::new(false) });
+        let driver = driver.abort_handle();
+        let connection = Rc::new(Connection { client, driver, proven: Cell::new(false) });
+        let closer = tasks::spawn_companion(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
         // The receiver lives in the driver's task, which cannot have run yet.
-        let _ = this.send(Rc::downgrade(&connection));
+        let _ = this.send((Rc::downgrade(&connection), closer));
         self.connections.borrow_mut().push(connection.clone());
-        tasks::spawn(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
         Ok((connection, guard))
     }
 

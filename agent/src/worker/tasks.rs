@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 
 thread_local! {
     static ALIVE: Cell<usize> = const { Cell::new(0) };
@@ -15,6 +15,20 @@ pub(super) fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> Join
         let _alive = alive;
         task.await
     })
+}
+
+/// A task that ends when this is dropped, with whatever it accompanies.
+pub(super) struct Companion(AbortHandle);
+
+/// A [`Companion`] of whoever holds the answer.
+pub(super) fn spawn_companion(task: impl Future<Output = ()> + 'static) -> Companion {
+    Companion(spawn(task).abort_handle())
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// How many of them there are.
