@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod manifest;
 pub mod mesh;
 pub mod node;
+pub mod tally;
 pub mod telemetry;
 pub mod tls;
 pub mod worker;

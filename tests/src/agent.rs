@@ -163,11 +163,6 @@ impl Agent {
         ready.with_context(|| format!("/healthz/ready of {} said {said:?}", self.node.name()))
     }
 
-    /// Whether `/healthz/live` answers 200.
-    pub fn is_live(&self) -> bool {
-        self.ask(HEALTH, "GET", "/healthz/live").is_ok_and(|response| response.status == 200)
-    }
-
     /// One scrape.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::parse(&ok(self.ask(METRICS, "GET", "/metrics")?)?)
@@ -222,11 +217,6 @@ impl Agent {
     /// Runs the audit now; gives its answer.
     pub fn audit(&self) -> Result<Value> {
         json(self.ask(ADMIN, "POST", "/audit")?)
-    }
-
-    /// Changes what is logged, in tracing's words: `"debug"`.
-    pub fn set_log_level(&self, level: &str) -> Result<()> {
-        ok(self.ask(ADMIN, "POST", &format!("/logging?level={level}"))?).map(drop)
     }
 
     /// SIGTERM, and waits until it has drained and ended.

@@ -205,16 +205,6 @@ impl Pod {
         })
     }
 
-    /// Sets an annotation, or takes it off.
-    pub fn annotate(&self, key: &str, value: Option<&str>) -> Result<()> {
-        self.node.shared.manifests.change_pod(&self.key, |pod| {
-            match value {
-                Some(value) => pod.annotations.insert(key.to_owned(), value.to_owned()),
-                None => pod.annotations.remove(key),
-            };
-        })
-    }
-
     /// Says whether the pod's endpoints are ready (it passes its readiness probe).
     pub fn set_ready(&self, ready: bool) -> Result<()> {
         self.node.shared.manifests.change_pod(&self.key, |pod| pod.ready = ready)

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -301,14 +300,6 @@ impl Process {
         let what = format!("a listener on port {port}");
         self.wait_for(&what, LISTEN_WITHIN, || {
             sys::in_netns(&self.netns, || Ok(listens(port)?.then_some(())))
-        })
-    }
-
-    /// Waits until a connection to `address` is accepted.
-    pub fn wait_accepting(&self, address: SocketAddr) -> Result<()> {
-        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
-        self.wait_for(&format!("{address} to accept"), LISTEN_WITHIN, || {
-            sys::in_netns(&self.netns, || Ok(connect().ok().map(drop)))
         })
     }
 

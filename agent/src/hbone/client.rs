@@ -1,11 +1,11 @@
 //! The dialling side: one connection to one peer, many streams.
 
-use super::load::{Load, StreamGuard};
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
     CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, SEND_BUFFER, STREAMS_PER_CONNECTION, format_forwarded,
 };
+use crate::tally::{Counted, Tally};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// Opens streams on one connection. The connection ends in order when the client and its streams are gone.
 pub struct Client {
     send: SendRequest<Bytes>,
-    load: Load,
+    streams: Tally,
     /// Why the connection broke. Its streams are told no more than that it did.
     broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
@@ -63,7 +63,7 @@ impl Client {
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
         let broke = Rc::<OnceCell<String>>::default();
-        let client = Self { send, load: Load::default(), broke: broke.clone(), tuner: tuner.clone() };
+        let client = Self { send, streams: Tally::default(), broke: broke.clone(), tuner: tuner.clone() };
         Ok((client, Driver { connection, broke, tuner }))
     }
 
@@ -73,17 +73,17 @@ impl Client {
     }
 
     pub fn streams(&self) -> usize {
-        self.load.streams()
+        self.streams.count()
     }
 
     /// Resolves when the last stream has ended, at once where there is none.
     pub async fn idle(&self) {
-        self.load.idle().await;
+        self.streams.none().await;
     }
 
     /// Counts a stream that is about to open.
-    pub fn reserve(&self) -> StreamGuard {
-        self.load.reserve()
+    pub fn reserve(&self) -> Counted {
+        self.streams.add()
     }
 
     /// Asks the peer for a connection to `target`, on behalf of an app at `source`.
@@ -91,7 +91,7 @@ impl Client {
         &self,
         target: SocketAddr,
         source: SocketAddr,
-        guard: StreamGuard,
+        guard: Counted,
     ) -> Result<Stream, OpenError> {
         let before_sent = |e| OpenError::Unusable(self.reason(&e));
         let mut send = self.send.clone().ready().await.map_err(before_sent)?;

@@ -6,7 +6,6 @@
 
 mod client;
 mod forwarded;
-mod load;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -15,7 +14,6 @@ mod window;
 
 pub use client::{Client, Driver, OpenError};
 pub use forwarded::{format_forwarded, parse_forwarded};
-pub use load::StreamGuard;
 pub use server::{Request, Server};
 pub use stream::{Incoming, Outgoing, Stream, StreamError};
 

@@ -1,7 +1,7 @@
 //! One tunnelled TCP connection: bytes out, bytes in, each direction with an end of its own.
 
-use super::load::StreamGuard;
 use super::window::Tuner;
+use crate::tally::Counted;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use std::future::poll_fn;
@@ -11,7 +11,7 @@ pub struct Stream {
     pub outgoing: Outgoing,
     pub incoming: Incoming,
     /// Held for as long as the stream counts against its connection.
-    pub guard: Option<StreamGuard>,
+    pub guard: Option<Counted>,
 }
 
 /// The direction towards the peer.
@@ -41,7 +41,7 @@ impl Stream {
         send: SendStream<Bytes>,
         body: RecvStream,
         tuner: Rc<Tuner>,
-        guard: Option<StreamGuard>,
+        guard: Option<Counted>,
     ) -> Self {
         Self { outgoing: Outgoing(send), incoming: Incoming { body, tuner }, guard }
     }

@@ -85,7 +85,7 @@ async fn serve(context: Rc<Context>, mut server: TlsServer, peer: Peer) {
 }
 
 async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
-    let _open = context.open.open();
+    let _open = context.open.add();
     let target = match inbound(peer.local, &request.head.method, request.authority()) {
         Ok(target) => target,
         Err(e) => {
@@ -96,7 +96,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let client = client_address(&request, &peer);
     let mesh = context.mesh();
     let source = mesh.by_address.get(&peer.address.ip()).filter(|w| w.identity == peer.identity);
-    let destination = context.workload();
+    let destination = mesh.workloads.get(&context.name).cloned();
     let parties = Parties {
         began: Began::now(),
         direction: Direction::Inbound,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: SocketAddr) {
-    let _open = context.open.open();
+    let _open = context.open.add();
     let began = Began::now();
     let Some(original) = context.dialer.sockets.original_destination(&app) else {
         // Not a connection that the hook sent here, or one whose destination was lost: never guess.
@@ -26,7 +26,7 @@ pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: Socke
         return;
     }
     let mesh = context.mesh();
-    let Some(source) = context.workload() else {
+    let Some(source) = mesh.workloads.get(&context.name) else {
         // The pod is being deleted. What it was allowed is no longer known.
         return reset_on_drop(&app);
     };
@@ -44,7 +44,7 @@ pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: Socke
         service: None,
         security: ConnectionSecurity::None,
     };
-    match reach(&context, &mesh, &source, original, client, &mut parties).await {
+    match reach(&context, &mesh, source, original, client, &mut parties).await {
         Ok(far) => {
             let record = Record::open(&context, parties);
             let ending = relay(app, far, &record).await;

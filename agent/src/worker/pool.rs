@@ -7,8 +7,9 @@ use super::PoolReport;
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
 use super::tasks::{self, Companion};
-use crate::hbone::{Client, HBONE_PORT, OpenError, Stream, StreamGuard};
+use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
+use crate::tally::Counted;
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
 use crate::tls::{Explained, explain};
 use rustls_pki_types::ServerName;
@@ -174,7 +175,7 @@ impl Peer {
         self: &Rc<Self>,
         means: &Means,
         key: &PeerKey,
-    ) -> Result<(Rc<Connection>, StreamGuard), PeerError> {
+    ) -> Result<(Rc<Connection>, Counted), PeerError> {
         if let Some(found) = self.with_room() {
             return Ok(found);
         }
@@ -200,7 +201,7 @@ impl Peer {
         }
     }
 
-    fn with_room(&self) -> Option<(Rc<Connection>, StreamGuard)> {
+    fn with_room(&self) -> Option<(Rc<Connection>, Counted)> {
         let connections = self.connections.borrow();
         let connection = connections.iter().find(|c| c.client.has_room())?;
         Some((connection.clone(), connection.client.reserve()))
@@ -210,7 +211,7 @@ impl Peer {
         self: &Rc<Self>,
         means: &Means,
         key: &PeerKey,
-    ) -> Result<(Rc<Connection>, StreamGuard), PeerError> {
+    ) -> Result<(Rc<Connection>, Counted), PeerError> {
         let address = SocketAddr::new(key.address, HBONE_PORT);
         let limit = means.dialer.settings.connect_timeout;
         let stream = means.dialer.peer(address).await?;

@@ -1,13 +1,14 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
 use super::certificate::{self, Identity, Signer};
-use super::context::{Context, OpenConnections};
+use super::context::Context;
 use super::dial::Dialer;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service, tasks};
 use crate::kernel::{SocketTable, netns_cookie};
 use crate::mesh::{Mesh, PodName};
+use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::gettid;
@@ -105,7 +106,7 @@ async fn work(
         identity: identity.clone(),
         metrics: metrics.clone(),
         access_log: spec.access_log,
-        open: OpenConnections::default(),
+        open: Tally::default(),
         go_away: watch::Sender::new(0),
     });
     let accepting = context.clone();

@@ -11,6 +11,7 @@ use rcgen::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 /// Who signs.
@@ -110,6 +111,21 @@ impl Credentials {
         let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let certificate = CertificateDer::from_pem_slice(&read(&self.certificate)?)?;
         Ok((certificate, PrivateKeyDer::from_pem_slice(&read(&self.key)?)?))
+    }
+
+    /// Envoy's `CommonTlsContext`: TLS 1.3 and HTTP/2 under this certificate, with a peer of `root` that is `identity`.
+    pub fn envoy_tls(&self, root: &Path, identity: &str) -> Value {
+        json!({
+            "alpn_protocols": ["h2"],
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+            "tls_certificates": [{
+                "certificate_chain": {"filename": self.certificate}, "private_key": {"filename": self.key},
+            }],
+            "validation_context": {
+                "trusted_ca": {"filename": root},
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity}}],
+            },
+        })
     }
 }
 

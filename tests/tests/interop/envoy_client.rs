@@ -1,6 +1,7 @@
 //! Envoy tunnels to our server, as a sidecar or gateway that speaks HBONE does.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use pillion_tests::apps;
 use pillion_tests::peers::Envoy;
@@ -21,7 +22,7 @@ fn envoys_tunnels_carry_what_tcp_carries() {
     let ports: Vec<u16> = (10_000..).take(apps.len()).collect();
     let listeners: Vec<Value> = ports.iter().zip(&apps).map(|(port, app)| listener(*port, *app)).collect();
     let clusters = addresses(&stage.pod, 15008)
-        .map(|peer| cluster(peer, &own, &stage.authority.root.display().to_string(), &identity("ours")));
+        .map(|peer| cluster(peer, &own, &stage.authority.root, &identity("ours")));
     let envoy = Envoy::start(
         &stage.foreign,
         json!({"static_resources": {"listeners": listeners, "clusters": clusters}}),
@@ -89,7 +90,7 @@ fn listener(port: u16, app: SocketAddr) -> Value {
 }
 
 /// The HBONE server at `peer`: HTTP/2 in mutual TLS, with that identity and no other.
-fn cluster(peer: SocketAddr, own: &Credentials, root: &str, identity: &str) -> Value {
+fn cluster(peer: SocketAddr, own: &Credentials, root: &Path, identity: &str) -> Value {
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     json!({
         "name": name(peer),
@@ -104,17 +105,7 @@ fn cluster(peer: SocketAddr, own: &Credentials, root: &str, identity: &str) -> V
         }},
         "transport_socket": {"name": "tls", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {
-                "alpn_protocols": ["h2"],
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-                "tls_certificates": [{
-                    "certificate_chain": {"filename": own.certificate}, "private_key": {"filename": own.key},
-                }],
-                "validation_context": {
-                    "trusted_ca": {"filename": root},
-                    "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity}}],
-                },
-            },
+            "common_tls_context": own.envoy_tls(root, identity),
         }},
     })
 }

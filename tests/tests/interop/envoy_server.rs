@@ -99,17 +99,7 @@ fn config(own: &Credentials, root: &Path) -> Value {
             "transport_socket": {"name": "tls", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                 "require_client_certificate": true,
-                "common_tls_context": {
-                    "alpn_protocols": ["h2"],
-                    "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-                    "tls_certificates": [{
-                        "certificate_chain": {"filename": own.certificate}, "private_key": {"filename": own.key},
-                    }],
-                    "validation_context": {
-                        "trusted_ca": {"filename": root},
-                        "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity("ours")}}],
-                    },
-                },
+                "common_tls_context": own.envoy_tls(root, &identity("ours")),
             }},
             "filters": [{"name": "http", "typed_config": {
                 "@type": format!("type.googleapis.com/{manager}"),
