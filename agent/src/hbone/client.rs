@@ -1,5 +1,6 @@
 //! The dialling side: one connection to one peer, many streams.
 
+use super::batch::Batched;
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
@@ -28,7 +29,8 @@ pub struct Client {
 
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
 pub struct Driver<T> {
-    connection: Connection<T, Bytes>,
+    connection: Connection<Batched<T>, Bytes>,
+    io: Batched<T>,
     broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
 }
@@ -52,6 +54,7 @@ pub enum OpenError {
 impl Client {
     /// Speaks HTTP/2's opening over a finished TLS handshake.
     pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Result<(Self, Driver<T>), h2::Error> {
+        let io = Batched::new(io);
         let (send, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(INITIAL_WINDOW)
@@ -59,12 +62,12 @@ impl Client {
             .max_frame_size(FRAME_SIZE)
             .max_header_list_size(HEADER_LIST_SIZE)
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(io)
+            .handshake(io.clone())
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
         let broke = Rc::<OnceCell<String>>::default();
         let client = Self { send, streams: Tally::default(), broke: broke.clone(), tuner: tuner.clone() };
-        Ok((client, Driver { connection, broke, tuner }))
+        Ok((client, Driver { connection, io, broke, tuner }))
     }
 
     /// Whether one more stream may open here; the peer's own limit counts too.
@@ -133,7 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             // Fails only while an earlier change is not acknowledged; the next measurement asks again.
             let _ = this.connection.set_initial_window_size(window);
         }
-        let polled = Pin::new(&mut this.connection).poll(cx);
+        let polled = this.io.poll(cx, |cx| Pin::new(&mut this.connection).poll(cx));
         if let Poll::Ready(Err(e)) = &polled {
             // It ends once.
             let _ = this.broke.set(e.to_string());

@@ -4,6 +4,7 @@
 //! engine behind it is the `h2` crate; nothing outside this folder names it, so that another can take its place.
 //! Everything here lives on one worker's thread (`Rc`, not `Arc`).
 
+mod batch;
 mod client;
 mod forwarded;
 mod server;

@@ -1,5 +1,6 @@
 //! The accepting side: CONNECT requests of one peer's connection.
 
+use super::batch::Batched;
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, SEND_BUFFER, STREAMS_ACCEPTED};
@@ -7,13 +8,15 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Response, StatusCode, request};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A peer's connection. [`next`](Self::next) has to be awaited for anything on it to move.
 pub struct Server<T> {
-    connection: Connection<T, Bytes>,
+    connection: Connection<Batched<T>, Bytes>,
+    io: Batched<T>,
     tuner: Rc<Tuner>,
 }
 
@@ -27,17 +30,18 @@ pub struct Request {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     pub async fn handshake(io: T) -> Result<Self, h2::Error> {
-        let mut connection = h2::server::Builder::new()
+        let io = Batched::new(io);
+        let mut handshake = h2::server::Builder::new()
             .initial_window_size(INITIAL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_ACCEPTED)
             .max_frame_size(FRAME_SIZE)
             .max_header_list_size(HEADER_LIST_SIZE)
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(io)
-            .await?;
+            .handshake(io.clone());
+        let mut connection = poll_fn(|cx| io.poll(cx, |cx| Pin::new(&mut handshake).poll(cx))).await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
-        Ok(Self { connection, tuner })
+        Ok(Self { connection, io, tuner })
     }
 
     /// The next request, while all streams make progress; `None` when the connection has ended in order.
@@ -47,7 +51,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
                 // Fails only while an earlier change is not acknowledged; the next measurement asks again.
                 let _ = self.connection.set_initial_window_size(window);
             }
-            self.connection.poll_accept(cx)
+            self.io.poll(cx, |cx| self.connection.poll_accept(cx))
         })
         .await
         .map(|accepted| {

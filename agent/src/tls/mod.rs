@@ -5,11 +5,15 @@
 
 mod config;
 mod explain;
+mod handshake;
+mod outgoing;
 mod provider;
+mod session;
+mod spares;
 mod stream;
 mod verify;
 
 pub use config::{client_config, peer_identity, server_config};
 pub use explain::explain;
-pub use stream::Explained;
+pub use handshake::{TlsServer, accept, connect};
 pub use verify::VerifyError;

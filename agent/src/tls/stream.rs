@@ -1,79 +1,235 @@
-//! TLS whose errors are already explained.
+//! TLS over a socket, made for few system calls.
+//!
+//! A read takes all that has arrived, up to [`BATCH`], and decrypts it where it lies. What is written gathers into
+//! full records, and leaves when it is flushed or when a batch is full. rustls keeps the keys and the rules;
+//! only the buffers are ours, and a connection that is idle has none.
 
 use super::explain::explain;
-use std::io::{self, IoSlice};
+use super::outgoing::Outgoing;
+use super::session::Session;
+use super::spares::Spares;
+use rustls::CommonState;
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A client learns only after its own handshake that the server refused its certificate, by an alert in place of
-/// the first data (RFC 8446 §2: its own Finished is the last word of the handshake). HTTP/2 keeps no more of an error than its text.
-pub struct Explained<T>(pub T);
+/// What one system call moves at the most.
+pub(super) const BATCH: usize = 128 * 1024;
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Explained<T> {
-    /// A peer that refused us has closed its socket: a write may fail before the alert that says why was read. So
-    /// what there is is read first; a socket that cannot be written any more soon has an end to be read.
-    fn why<R>(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Result<R>> {
-        if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-            return Poll::Ready(Err(explained(&error)));
+/// Room before a batch for the record that the last one cut in two, or the handshake message (64 KiB, rustls's
+/// limit, and the record that it ends in).
+const CUT: usize = 96 * 1024;
+
+thread_local! {
+    /// Where all connections of a worker read to. Pages that were never read to cost nothing.
+    static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; CUT + BATCH].into_boxed_slice());
+    static PLAINTEXTS: Spares<Vec<u8>> = const { Spares::new() };
+}
+
+/// One side's end of a TLS connection whose handshake is done, over the socket `T`.
+pub struct TlsStream<S, T> {
+    socket: T,
+    session: S,
+    outgoing: Outgoing,
+    /// The beginning of a record whose end has not arrived.
+    cut: Vec<u8>,
+    /// Decrypted, and not yet asked for; read up to `taken`.
+    plaintext: Vec<u8>,
+    taken: usize,
+    /// The peer has said that it sends no more.
+    ended: bool,
+    closing: bool,
+}
+
+impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
+    pub(super) fn new(socket: T, session: S) -> Self {
+        Self {
+            socket,
+            session,
+            outgoing: Outgoing::default(),
+            cut: Vec::new(),
+            plaintext: Vec::new(),
+            taken: 0,
+            ended: false,
+            closing: false,
         }
-        let mut scratch = [0; 1024];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer)) {
-                Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Err(error)),
-                Ok(()) => {}
-                Err(reason) => return Poll::Ready(Err(explained(&reason))),
+    }
+
+    /// What was negotiated, and the peer's certificates.
+    pub fn common(&self) -> &CommonState {
+        self.session.common()
+    }
+
+    /// Works through `records`, and keeps what is not a whole one. True when the session waits for more of them;
+    /// false when it has had its handshake.
+    pub(super) fn take_in(&mut self, records: &mut [u8]) -> io::Result<bool> {
+        let mut rest = records;
+        let waits = loop {
+            let UnbufferedStatus { mut discard, state } = self.session.process(rest);
+            let state = match state {
+                Ok(state) => state,
+                Err(e) => {
+                    // The alert that tells the peer.
+                    self.outgoing.take_queued(&mut self.session);
+                    return Err(io::Error::new(ErrorKind::InvalidData, e));
+                }
+            };
+            let waits = match state {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+                        discard += record.discard;
+                        if self.plaintext.capacity() == 0 {
+                            self.plaintext = PLAINTEXTS.with(Spares::take);
+                        }
+                        self.plaintext.extend_from_slice(record.payload);
+                    }
+                    None
+                }
+                ConnectionState::EncodeTlsData(mut data) => {
+                    self.outgoing.encode(&mut data);
+                    None
+                }
+                ConnectionState::TransmitTlsData(data) => {
+                    // It goes with the next flush.
+                    data.done();
+                    None
+                }
+                ConnectionState::PeerClosed | ConnectionState::Closed => {
+                    self.ended = true;
+                    Some(false)
+                }
+                ConnectionState::WriteTraffic(_) => Some(false),
+                // BlockedHandshake; early data is never offered.
+                _ => Some(true),
+            };
+            rest = &mut rest[discard..];
+            if let Some(waits) = waits {
+                break waits;
+            }
+        };
+        self.cut.clear();
+        self.cut.extend_from_slice(rest);
+        Ok(waits)
+    }
+
+    /// Reads once, and takes it in. `waits` as in [`take_in`](Self::take_in); `None` at the socket's end.
+    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
+        ARRIVED.with_borrow_mut(|arrived| {
+            let mut batch = ReadBuf::new(&mut arrived[CUT..]);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut batch))?;
+            let end = CUT + batch.filled().len();
+            if end == CUT {
+                return Poll::Ready(Ok(None));
+            }
+            let Range { start, end } = self.mend(arrived, end)?;
+            Poll::Ready(self.take_in(&mut arrived[start..end]).map(Some))
+        })
+    }
+
+    /// Puts what was cut off before what has arrived.
+    fn mend(&self, arrived: &mut [u8], end: usize) -> io::Result<Range<usize>> {
+        let start = CUT.checked_sub(self.cut.len()).ok_or(ErrorKind::InvalidData)?;
+        arrived[start..CUT].copy_from_slice(&self.cut);
+        Ok(start..end)
+    }
+
+    /// Sends what is sealed.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.poll_send(Pin::new(&mut self.socket), cx)
+    }
+
+    /// A client learns only after its own handshake that the server refused its certificate, by an alert in place of
+    /// the first data (RFC 8446 §2: its own Finished is the last word of the handshake). A peer that refused us has
+    /// closed its socket, so that a write may fail before the alert was read. So what there is is read first; a
+    /// socket that cannot be written any more soon has an end to be read.
+    fn why<R>(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Result<R>> {
+        if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+            loop {
+                match ready!(self.poll_arrival(cx)) {
+                    Ok(None) => break,
+                    Ok(Some(_)) => self.plaintext.clear(),
+                    Err(reason) => return Poll::Ready(Err(explained(&reason))),
+                }
             }
         }
+        Poll::Ready(Err(explained(&error)))
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Explained<T> {
+impl<S: Session + Unpin, T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf).map_err(|e| explained(&e))
+        let this = &mut *self;
+        loop {
+            let left = &this.plaintext[this.taken..];
+            if !left.is_empty() {
+                let n = left.len().min(buf.remaining());
+                buf.put_slice(&left[..n]);
+                this.taken += n;
+                if this.taken == this.plaintext.len() {
+                    this.taken = 0;
+                    this.plaintext.clear();
+                    PLAINTEXTS.with(|spares| spares.give(mem::take(&mut this.plaintext)));
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if this.ended {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(this.poll_arrival(cx)) {
+                Ok(Some(_)) => {}
+                // Without a close_notify anybody may have cut it (RFC 8446 §6.1).
+                Ok(None) => return Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+                Err(e) => return Poll::Ready(Err(explained(&e))),
+            }
+        }
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match ready!(Pin::new(&mut self.0).poll_write(cx, buf)) {
-            Err(e) => self.why(cx, e),
-            ok => Poll::Ready(ok),
+impl<S: Session + Unpin, T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S, T> {
+    /// Takes all of it, up to a batch; none while the socket does not take the batch before it.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.outgoing.is_full()
+            && let Err(e) = ready!(this.poll_send(cx))
+        {
+            return this.why(cx, e);
         }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match ready!(Pin::new(&mut self.0).poll_write_vectored(cx, bufs)) {
-            Err(e) => self.why(cx, e),
-            ok => Poll::Ready(ok),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        let data = &data[..data.len().min(BATCH)];
+        this.outgoing.write(&mut this.session, data)?;
+        Poll::Ready(Ok(data.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.0).poll_flush(cx)) {
-            Err(e) => self.why(cx, e),
-            ok => Poll::Ready(ok),
+        let this = &mut *self;
+        this.outgoing.seal_all(&mut this.session)?;
+        match ready!(this.poll_send(cx)) {
+            Err(e) => this.why(cx, e),
+            Ok(()) => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        let this = &mut *self;
+        if !this.closing {
+            this.closing = true;
+            this.outgoing.close(&mut this.session)?;
+        }
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
     }
 }
 
+/// HTTP/2 keeps no more of an error than its text.
 fn explained(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), explain(error))
 }

@@ -10,14 +10,13 @@ use crate::decide::inbound;
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
 use crate::telemetry::{ConnectionSecurity, Direction, HandshakeRole};
-use crate::tls::{explain, peer_identity};
+use crate::tls::{self, explain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 /// A peer has this long to prove who it is.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,23 +48,23 @@ pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address:
     }
 }
 
-type TlsServer = Server<tokio_rustls::server::TlsStream<TcpStream>>;
+type HboneServer = Server<tls::TlsServer<TcpStream>>;
 
 async fn handshake(
     context: &Context,
     stream: TcpStream,
     address: SocketAddr,
-) -> Result<(TlsServer, Peer), String> {
+) -> Result<(HboneServer, Peer), String> {
     tune_peer(&stream).map_err(|e| e.to_string())?;
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
-    let acceptor = TlsAcceptor::from(context.identity.current().server.clone());
-    let tls = acceptor.accept(stream).await.map_err(|e| explain(&e))?;
-    let identity = peer_identity(tls.get_ref().1).ok_or("the peer showed no identity")?;
+    let config = context.identity.current().server.clone();
+    let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
+    let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
     let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
     Ok((server, Peer { address, identity, local }))
 }
 
-async fn serve(context: Rc<Context>, mut server: TlsServer, peer: Peer) {
+async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer) {
     let mut go_away = context.go_away.subscribe();
     loop {
         tokio::select! {

@@ -11,7 +11,7 @@ use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::tally::Counted;
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
-use crate::tls::{Explained, explain};
+use crate::tls::{self, explain};
 use rustls_pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,7 +22,6 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
 
 /// A connection without streams is kept this long: longer than the pauses of a busy app, shorter than a peer
 /// would mind.
@@ -218,9 +217,9 @@ impl Peer {
         let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
         let config = means.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
-        let handshake = TlsConnector::from(config).connect(ServerName::from(key.address), stream);
+        let handshake = tls::connect(config, ServerName::from(key.address), stream);
         let result = match timeout(limit, handshake).await {
-            Ok(Ok(tls)) => Ok(Explained(tls)),
+            Ok(Ok(tls)) => Ok(tls),
             Ok(Err(e)) => Err(tls_error(explain(&e))),
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };

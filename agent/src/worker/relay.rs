@@ -7,12 +7,15 @@
 use crate::hbone::{Stream, StreamError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::cell::RefCell;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::Shutdown;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::task::Poll;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_util::io::poll_read_buf;
 
 use super::socket::reset_on_drop;
 use crate::hbone::{Incoming, Outgoing};
@@ -51,40 +54,55 @@ pub(super) enum Far {
     Plain(TcpStream),
 }
 
-enum FarOut {
+enum FarOut<'a> {
     Mesh(Outgoing),
-    Plain(Rc<TcpStream>),
+    Plain(WriteHalf<'a>),
 }
 
-enum FarIn {
+enum FarIn<'a> {
     Mesh(Incoming),
-    Plain(Rc<TcpStream>),
+    Plain(ReadHalf<'a>),
 }
 
 /// Relays until the end, and ends both sides as the other one ended.
-pub(super) async fn relay(app: TcpStream, far: Far, traffic: &impl Traffic) -> Ending {
-    let (mut out, mut inc, _guard) = match far {
-        Far::Mesh(stream) => (FarOut::Mesh(stream.outgoing), FarIn::Mesh(stream.incoming), stream.guard),
-        Far::Plain(stream) => {
-            let stream = Rc::new(stream);
-            (FarOut::Plain(stream.clone()), FarIn::Plain(stream), None)
+pub(super) async fn relay(mut app: TcpStream, far: Far, traffic: &impl Traffic) -> Ending {
+    match far {
+        Far::Mesh(Stream { outgoing, incoming, guard: _guard }) => {
+            relay_halves(&mut app, FarOut::Mesh(outgoing), FarIn::Mesh(incoming), traffic).await
         }
-    };
+        Far::Plain(mut stream) => {
+            let (incoming, outgoing) = stream.split();
+            relay_halves(&mut app, FarOut::Plain(outgoing), FarIn::Plain(incoming), traffic).await
+        }
+    }
+}
+
+async fn relay_halves(
+    app: &mut TcpStream,
+    mut out: FarOut<'_>,
+    mut inc: FarIn<'_>,
+    traffic: &impl Traffic,
+) -> Ending {
+    let (mut from, to) = app.split();
     let ending = {
-        let both =
-            async { tokio::try_join!(from_app(&app, &mut out, traffic), to_app(&app, &mut inc, traffic)) };
+        let both = async {
+            tokio::try_join!(
+                from_app(&mut from, &mut out, traffic),
+                to_app(to.as_ref(), &mut inc, traffic)
+            )
+        };
         tokio::select! {
             ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
-            error = failed(&app) => Ending::App(error),
+            error = failed(to.as_ref()) => Ending::App(error),
         }
     };
     match &ending {
         Ending::Finished => {}
         Ending::App(_) => {
-            reset_on_drop(&app);
+            reset_on_drop(to.as_ref());
             out.reset();
         }
-        Ending::Far(_) => reset_on_drop(&app),
+        Ending::Far(_) => reset_on_drop(to.as_ref()),
     }
     ending
 }
@@ -97,34 +115,38 @@ enum Stop {
     Ended(Ending),
 }
 
-async fn from_app(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> Result<(), Ending> {
+async fn from_app(
+    app: &mut ReadHalf<'_>,
+    out: &mut FarOut<'_>,
+    traffic: &impl Traffic,
+) -> Result<(), Ending> {
     match send_on(app, out, traffic).await {
         Ok(()) | Err(Stop::Unwanted) => Ok(()),
         Err(Stop::Ended(ending)) => Err(ending),
     }
 }
 
-async fn send_on(app: &TcpStream, out: &mut FarOut, traffic: &impl Traffic) -> Result<(), Stop> {
+async fn send_on(app: &mut ReadHalf<'_>, out: &mut FarOut<'_>, traffic: &impl Traffic) -> Result<(), Stop> {
     loop {
         tokio::select! {
             biased;
-            readable = app.readable() => readable.map_err(Ending::App)?,
+            readable = app.as_ref().readable() => readable.map_err(Ending::App)?,
             stop = out.ended_early() => return Err(stop),
         }
         let room = out.room(CHUNK).await?;
-        match try_read(app, room) {
-            Ok(bytes) if bytes.is_empty() => return out.finish(),
-            Ok(bytes) => {
+        match read_now(app, room).await {
+            Some(Ok(bytes)) if bytes.is_empty() => return out.finish(),
+            Some(Ok(bytes)) => {
                 traffic.sent_by_app(bytes.len());
                 out.send(bytes).await?;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => out.give_back_room(),
-            Err(e) => return Err(Ending::App(e).into()),
+            Some(Err(e)) => return Err(Ending::App(e).into()),
+            None => out.give_back_room(),
         }
     }
 }
 
-async fn to_app(app: &TcpStream, inc: &mut FarIn, traffic: &impl Traffic) -> Result<(), Ending> {
+async fn to_app(app: &TcpStream, inc: &mut FarIn<'_>, traffic: &impl Traffic) -> Result<(), Ending> {
     while let Some(bytes) = inc.next().await? {
         let length = bytes.len();
         write_all(app, bytes).await.map_err(Ending::App)?;
@@ -134,7 +156,7 @@ async fn to_app(app: &TcpStream, inc: &mut FarIn, traffic: &impl Traffic) -> Res
     shut_down_write(app).map_err(Ending::App)
 }
 
-impl FarOut {
+impl FarOut<'_> {
     async fn room(&mut self, wanted: usize) -> Result<usize, Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.room(wanted).await?),
@@ -151,42 +173,40 @@ impl FarOut {
     async fn send(&mut self, bytes: Bytes) -> Result<(), Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.send(bytes)?),
-            Self::Plain(stream) => Ok(write_all(stream, bytes).await.map_err(far)?),
+            Self::Plain(stream) => Ok(write_all(stream.as_ref(), bytes).await.map_err(far)?),
         }
     }
 
     fn finish(&mut self) -> Result<(), Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.finish()?),
-            Self::Plain(stream) => Ok(shut_down_write(stream).map_err(far)?),
+            Self::Plain(stream) => Ok(shut_down_write(stream.as_ref()).map_err(far)?),
         }
     }
 
     fn reset(&mut self) {
         match self {
             Self::Mesh(stream) => stream.reset(),
-            Self::Plain(stream) => reset_on_drop(stream),
+            Self::Plain(stream) => reset_on_drop(stream.as_ref()),
         }
     }
 
     async fn ended_early(&mut self) -> Stop {
         match self {
             Self::Mesh(stream) => stream.ended_early().await.into(),
-            Self::Plain(stream) => far(failed(stream).await).into(),
+            Self::Plain(stream) => far(failed(stream.as_ref()).await).into(),
         }
     }
 }
 
-impl FarIn {
+impl FarIn<'_> {
     async fn next(&mut self) -> Result<Option<Bytes>, Ending> {
         match self {
             Self::Mesh(stream) => Ok(stream.next().await?),
             Self::Plain(stream) => loop {
-                stream.readable().await.map_err(far)?;
-                match try_read(stream, CHUNK) {
-                    Ok(bytes) => return Ok((!bytes.is_empty()).then_some(bytes)),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(e) => return Err(far(e)),
+                stream.as_ref().readable().await.map_err(far)?;
+                if let Some(read) = read_now(stream, CHUNK).await {
+                    return read.map(|bytes| (!bytes.is_empty()).then_some(bytes)).map_err(far);
                 }
             },
         }
@@ -241,14 +261,21 @@ async fn failed(stream: &TcpStream) -> io::Error {
     }
 }
 
-fn try_read(stream: &TcpStream, limit: usize) -> io::Result<Bytes> {
-    READ_BUFFER.with_borrow_mut(|buffer| {
-        if buffer.capacity() - buffer.len() < limit.min(SMALLEST_READ) {
-            buffer.reserve(CHUNK);
-        }
-        stream.try_read_buf(&mut (&mut *buffer).limit(limit))?;
-        Ok(buffer.split().freeze())
+/// What has arrived, up to `limit`; `None` when nothing has. A read that comes back short has found the end of it, so
+/// that the next one waits for more without asking the kernel.
+async fn read_now(stream: &mut ReadHalf<'_>, limit: usize) -> Option<io::Result<Bytes>> {
+    poll_fn(|cx| {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            if buffer.capacity() - buffer.len() < limit.min(SMALLEST_READ) {
+                buffer.reserve(CHUNK);
+            }
+            match poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut *buffer).limit(limit)) {
+                Poll::Ready(read) => Poll::Ready(Some(read.map(|_| buffer.split().freeze()))),
+                Poll::Pending => Poll::Ready(None),
+            }
+        })
     })
+    .await
 }
 
 async fn write_all(stream: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
