@@ -12,7 +12,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 /// A peer that the mesh just announced may still be opening its port. Its refusal is taken for an answer only
@@ -53,37 +53,28 @@ impl Dialer {
 
     /// To the pod's own app. It will see `client` as the one who connected.
     pub async fn app(&self, target: SocketAddr, client: SocketAddr) -> Result<TcpStream, DialError> {
-        let options =
-            Options { present: Some(client), source: self.loopback_source(target), congestion: None };
-        let stream = self.connect(target, options).await?;
-        tune_app(&stream).map_err(|e| DialError::Io(target, e))?;
-        Ok(stream)
+        let source = self.loopback_source(target);
+        self.connect(target, Options { present: Some(client), source, ..Options::default() }).await
     }
 
     /// Out of the pod, plain, on behalf of an app.
     pub async fn plain(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
-        let stream = self.connect(target, Options::default()).await?;
-        tune_app(&stream).map_err(|e| DialError::Io(target, e))?;
-        Ok(stream)
+        self.connect(target, Options::default()).await
     }
 
     /// To another pod's worker.
     pub async fn peer(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
         let started = Instant::now();
+        let congestion = self.settings.hbone_congestion.as_deref();
         loop {
-            let congestion = self.settings.hbone_congestion.as_deref();
-            match self.connect(target, Options { congestion, ..Options::default() }).await {
+            match self.connect(target, Options { is_peer: true, congestion, ..Options::default() }).await {
                 Err(DialError::Io(_, e))
                     if e.kind() == io::ErrorKind::ConnectionRefused
                         && started.elapsed() < REFUSAL_PATIENCE =>
                 {
                     sleep(REFUSAL_PAUSE).await;
                 }
-                Err(e) => return Err(e),
-                Ok(stream) => {
-                    tune_peer(&stream).map_err(|e| DialError::Io(target, e))?;
-                    return Ok(stream);
-                }
+                dialled => return dialled,
             }
         }
     }
@@ -100,18 +91,42 @@ impl Dialer {
 
     async fn connect(&self, target: SocketAddr, options: Options<'_>) -> Result<TcpStream, DialError> {
         let io_error = |e| DialError::Io(target, e);
-        let socket = self.tagged_socket(target, options).map_err(io_error)?;
-        let limit = self.settings.connect_timeout;
-        match timeout(limit, TcpSocket::from_std_stream(socket.into()).connect(target)).await {
-            Ok(connected) => connected.map_err(io_error),
-            Err(_) => Err(DialError::Timeout(target, limit)),
+        let (stream, connected) = self.begin(target, options).map_err(io_error)?;
+        if connected {
+            return Ok(stream);
         }
+        let limit = self.settings.connect_timeout;
+        match timeout(limit, stream.writable()).await {
+            Ok(writable) => writable.map_err(io_error)?,
+            Err(_) => return Err(DialError::Timeout(target, limit)),
+        }
+        match stream.take_error() {
+            Ok(None) => Ok(stream),
+            Ok(Some(e)) | Err(e) => Err(io_error(e)),
+        }
+    }
+
+    /// Begins to connect, and says whether it is done: to an app of the pod it is, which saves a timer and a turn of
+    /// the loop.
+    fn begin(&self, target: SocketAddr, options: Options<'_>) -> io::Result<(TcpStream, bool)> {
+        let socket = self.tagged_socket(target, options)?;
+        match socket.connect(&target.into()) {
+            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+            _ => {}
+        }
+        let connected = socket.peer_addr().is_ok();
+        Ok((TcpStream::from_std(socket.into())?, connected))
     }
 
     fn tagged_socket(&self, target: SocketAddr, options: Options<'_>) -> io::Result<Socket> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         self.sockets.tag(&socket, options.present)?;
+        if options.is_peer {
+            tune_peer(&socket)?;
+        } else {
+            tune_app(&socket)?;
+        }
         if let Some(congestion) = options.congestion {
             socket.set_tcp_congestion(congestion.as_bytes())?;
         }
@@ -127,6 +142,8 @@ impl Dialer {
 /// What a connection differs in.
 #[derive(Default)]
 struct Options<'a> {
+    /// To another pod's worker, not to an app.
+    is_peer: bool,
     /// The address that an app sees as its peer.
     present: Option<SocketAddr>,
     /// Where it comes from, if not from where the kernel chooses.

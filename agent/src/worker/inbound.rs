@@ -4,7 +4,6 @@ use super::context::Context;
 use super::dial::DialError;
 use super::record::{Began, Parties, Record};
 use super::relay::{Far, relay};
-use super::socket::tune_peer;
 use super::tasks;
 use crate::decide::inbound;
 use crate::hbone::{Request, Server, parse_forwarded};
@@ -55,7 +54,6 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
 ) -> Result<(HboneServer, Peer), String> {
-    tune_peer(&stream).map_err(|e| e.to_string())?;
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
     let config = context.identity.current().server.clone();
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;

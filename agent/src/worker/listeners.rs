@@ -1,5 +1,6 @@
 //! The ports that a worker holds in its pod.
 
+use super::socket::{tune_app, tune_peer};
 use super::{ListenerRepair, OUTBOUND_PORT, WorkerError};
 use crate::hbone::HBONE_PORT;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -125,6 +126,10 @@ fn listen(address: SocketAddr, congestion: Option<&str>) -> Result<TcpListener, 
         }
         if let Some(congestion) = congestion {
             socket.set_tcp_congestion(congestion.as_bytes())?;
+        }
+        match address.port() {
+            OUTBOUND_PORT => tune_app(&socket)?,
+            _ => tune_peer(&socket)?,
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

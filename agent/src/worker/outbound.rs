@@ -4,7 +4,7 @@ use super::context::Context;
 use super::pool::PeerError;
 use super::record::{Began, Parties, Record};
 use super::relay::{Far, relay};
-use super::socket::{reset_on_drop, tune_app};
+use super::socket::reset_on_drop;
 use crate::decide::{Outbound, outbound};
 use crate::mesh::{Mesh, Workload};
 use crate::telemetry::{ConnectionSecurity, Direction};
@@ -21,10 +21,6 @@ pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: Socke
         tracing::debug!(pod = %context.name, %peer, "refused: no original destination");
         return reset_on_drop(&app);
     };
-    if let Err(e) = tune_app(&app) {
-        tracing::debug!(pod = %context.name, %peer, "the app's connection is gone already: {e}");
-        return;
-    }
     let mesh = context.mesh();
     let Some(source) = mesh.workloads.get(&context.name) else {
         // The pod is being deleted. What it was allowed is no longer known.
