@@ -35,7 +35,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
             let inner = &mut *self.0.borrow_mut();
             match Pin::new(&mut inner.io).poll_flush(cx) {
                 // The engine ends by it.
-                Poll::Ready(Err(e)) if polled.is_pending() && inner.failed.is_none() => inner.failed = Some(e),
+                Poll::Ready(Err(e)) if polled.is_pending() && inner.failed.is_none() => {
+                    inner.failed = Some(e)
+                }
                 _ => return polled,
             }
         }

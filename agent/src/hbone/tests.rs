@@ -2,6 +2,7 @@
 
 use super::{Client, Incoming, Outgoing, Server, Stream};
 use bytes::Bytes;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
@@ -58,7 +59,7 @@ async fn pair(one_way: Duration) -> (Stream, Stream) {
     let (target, source): (SocketAddr, SocketAddr) =
         ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
     let guard = client.reserve();
-    let opened = client.open(target, source, guard).await.unwrap();
+    let opened = client.open(target, source, pending(), guard).await.unwrap();
     (opened, take.recv().await.unwrap())
 }
 
@@ -159,6 +160,63 @@ async fn a_peer_that_wants_no_more_has_still_the_last_word() {
         assert!(client.outgoing.ended_early().await.is_unwanted());
         assert!(client.outgoing.room(PIECE).await.is_err_and(|e| e.is_unwanted()));
         assert_eq!(receive_all(&mut client.incoming).await, 5000);
+    })
+    .await;
+}
+
+// proves: TCP-2
+#[tokio::test(start_paused = true)]
+async fn what_an_app_says_first_does_not_wait_for_the_answer() {
+    const ONE_WAY: Duration = Duration::from_millis(25);
+    local(async {
+        let (near, far) = wire(ONE_WAY);
+        let (give, mut take) = mpsc::channel(1);
+        spawn_local(async move {
+            let mut server = Server::handshake(far).await.unwrap();
+            while let Some(Ok(request)) = server.next().await {
+                let _ = give.send((Instant::now(), request.accept().unwrap())).await;
+            }
+        });
+        let (client, driver) = Client::handshake(near).await.unwrap();
+        spawn_local(driver);
+        let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+        let early = async { Ok(Bytes::from_static(b"hello")) };
+        let opened = client.open(target, source, early, client.reserve());
+        let first = async {
+            let (accepted, mut stream) = take.recv().await.unwrap();
+            assert_eq!(stream.incoming.next().await.unwrap().unwrap(), "hello");
+            assert!(accepted.elapsed() < ONE_WAY, "{:?}", accepted.elapsed());
+            stream
+        };
+        let (opened, _server) = tokio::join!(opened, first);
+        opened.unwrap();
+    })
+    .await;
+}
+
+// proves: TCP-2 (reset)
+#[tokio::test(start_paused = true)]
+async fn an_app_that_leaves_before_the_answer_takes_its_request_along() {
+    local(async {
+        let (near, far) = wire(Duration::from_micros(50));
+        let withdrawn = spawn_local(async move {
+            let mut server = Server::handshake(far).await.unwrap();
+            let mut request = server.next().await.unwrap().unwrap();
+            tokio::select! {
+                () = request.withdrawn() => {}
+                next = server.next() => panic!("{}", next.is_some()),
+            }
+        });
+        let (client, driver) = Client::handshake(near).await.unwrap();
+        spawn_local(driver);
+        let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+        let left = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Err(std::io::ErrorKind::ConnectionReset.into())
+        };
+        let opened = client.open(target, source, left, client.reserve()).await;
+        assert!(matches!(opened, Err(super::OpenError::Withdrawn(_))));
+        withdrawn.await.unwrap();
     })
     .await;
 }

@@ -11,6 +11,8 @@ mod provider;
 mod session;
 mod spares;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use config::{client_config, peer_identity, server_config};

@@ -8,6 +8,7 @@ mod acceptor;
 mod certificate;
 mod context;
 mod dial;
+mod early;
 mod inbound;
 mod listeners;
 mod outbound;

@@ -1,9 +1,10 @@
 //! A captured connection: from an app of the pod to wherever it meant to go.
 
 use super::context::Context;
+use super::early::Early;
 use super::pool::PeerError;
 use super::record::{Began, Parties, Record};
-use super::relay::{Far, relay};
+use super::relay::{Far, Traffic, relay};
 use super::socket::reset_on_drop;
 use crate::decide::{Outbound, outbound};
 use crate::mesh::{Mesh, Workload};
@@ -13,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: SocketAddr) {
+pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: SocketAddr) {
     let _open = context.open.add();
     let began = Began::now();
     let Some(original) = context.dialer.sockets.original_destination(&app) else {
@@ -40,9 +41,10 @@ pub(super) async fn connection(context: Rc<Context>, app: TcpStream, peer: Socke
         service: None,
         security: ConnectionSecurity::None,
     };
-    match reach(&context, &mesh, source, original, client, &mut parties).await {
-        Ok(far) => {
+    match reach(&context, &mesh, source, original, &mut app, &mut parties).await {
+        Ok((far, early)) => {
             let record = Record::open(&context, parties);
+            record.sent_by_app(early);
             let ending = relay(app, far, &record).await;
             record.close(&ending);
         }
@@ -59,15 +61,15 @@ struct Failure {
     reason: String,
 }
 
-/// Decides where the connection goes, notes it in `parties`, and goes there.
+/// Decides where the connection goes, notes it in `parties`, and goes there; how much of what the app says went along.
 async fn reach(
     context: &Rc<Context>,
     mesh: &Mesh,
     source: &Workload,
     original: SocketAddr,
-    client: SocketAddr,
+    app: &mut TcpStream,
     parties: &mut Parties,
-) -> Result<Far, Failure> {
+) -> Result<(Far, usize), Failure> {
     let pick = |choices: usize| rand::random_range(0..choices);
     match outbound(mesh, source, original, pick) {
         Outbound::Mesh { peer, target, service } => {
@@ -76,15 +78,17 @@ async fn reach(
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
             parties.security = ConnectionSecurity::MutualTls;
-            let stream = context.pool.open(peer, target, client).await?;
-            Ok(Far::Mesh(stream))
+            let mut early = Early::new(app);
+            let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
+            Ok((Far::Mesh(stream), early.len()))
         }
         Outbound::Passthrough { target, peer, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
             let dialled = context.dialer.plain(target).await;
-            dialled.map(Far::Plain).map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
+            let far = dialled.map(|stream| (Far::Plain(stream), 0));
+            far.map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
         }
         Outbound::Refuse(refusal) => {
             Err(Failure { flags: refusal.response_flags(), reason: refusal.to_string() })

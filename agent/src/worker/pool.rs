@@ -6,6 +6,7 @@
 use super::PoolReport;
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
+use super::early::Early;
 use super::tasks::{self, Companion};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
@@ -96,6 +97,7 @@ impl PeerError {
             Self::HandshakeTimeout { .. } | Self::OpenTimeout(_) => "UT",
             Self::Tls { .. } | Self::Http2 { .. } => "UF",
             Self::Open(OpenError::Status(http::StatusCode::UNAUTHORIZED)) => "DENY",
+            Self::Open(OpenError::Withdrawn(_)) => "DC",
             Self::Open(_) => "UF",
             Self::Shared(e) => e.response_flags(),
         }
@@ -107,12 +109,13 @@ impl Pool {
         Self { means: Means { dialer, identity, metrics }, peers: RefCell::default() }
     }
 
-    /// A stream to `target` on `peer`, over a connection that is there or a new one.
+    /// A stream to `target` on `peer`, over a connection that is there or a new one. What the app says early is on it.
     pub async fn open(
         &self,
         workload: &Workload,
         target: SocketAddr,
         source: SocketAddr,
+        early: &mut Early<'_>,
     ) -> Result<Stream, PeerError> {
         let key =
             PeerKey { address: target.ip(), uid: workload.uid.clone(), identity: workload.identity.clone() };
@@ -120,7 +123,7 @@ impl Pool {
         loop {
             let peer = self.peers.borrow_mut().entry(key.clone()).or_default().clone();
             let (connection, guard) = peer.connection(&self.means, &key).await?;
-            match timeout(limit, connection.client.open(target, source, guard)).await {
+            match timeout(limit, connection.client.open(target, source, early.said(), guard)).await {
                 Ok(Ok(stream)) => {
                     connection.proven.set(true);
                     return Ok(stream);

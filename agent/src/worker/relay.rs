@@ -6,6 +6,7 @@
 
 use crate::hbone::{Stream, StreamError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
 use std::io;
@@ -86,10 +87,7 @@ async fn relay_halves(
     let (mut from, to) = app.split();
     let ending = {
         let both = async {
-            tokio::try_join!(
-                from_app(&mut from, &mut out, traffic),
-                to_app(to.as_ref(), &mut inc, traffic)
-            )
+            tokio::try_join!(from_app(&mut from, &mut out, traffic), to_app(to.as_ref(), &mut inc, traffic))
         };
         tokio::select! {
             ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
@@ -263,7 +261,7 @@ async fn failed(stream: &TcpStream) -> io::Error {
 
 /// What has arrived, up to `limit`; `None` when nothing has. A read that comes back short has found the end of it, so
 /// that the next one waits for more without asking the kernel.
-async fn read_now(stream: &mut ReadHalf<'_>, limit: usize) -> Option<io::Result<Bytes>> {
+pub(super) async fn read_now(stream: &mut ReadHalf<'_>, limit: usize) -> Option<io::Result<Bytes>> {
     poll_fn(|cx| {
         READ_BUFFER.with_borrow_mut(|buffer| {
             if buffer.capacity() - buffer.len() < limit.min(SMALLEST_READ) {
@@ -291,7 +289,7 @@ async fn write_all(stream: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
 
 /// An app that closed in the meantime has no use for the FIN; its close is seen where it is read.
 fn shut_down_write(stream: &TcpStream) -> io::Result<()> {
-    match socket2::SockRef::from(stream).shutdown(Shutdown::Write) {
+    match SockRef::from(stream).shutdown(Shutdown::Write) {
         Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
         other => other,
     }
