@@ -85,6 +85,8 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
             | A::CertificateRequired
             | A::UnknownCA
             | A::AccessDenied
+            // A signature that does not fit: an authority of the same name, with another key.
+            | A::DecryptError
     )
 }
 

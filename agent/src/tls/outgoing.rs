@@ -1,9 +1,9 @@
 //! What is on its way out: plaintext that waits to fill a record, and records that wait for the socket.
 
-use super::session::Session;
+use super::session::{Held, Session};
 use super::spares::Spares;
 use super::stream::BATCH;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -41,7 +41,7 @@ impl Outgoing {
     }
 
     /// Adds plaintext. What fills records is sealed at once, the rest waits for more.
-    pub fn write(&mut self, session: &mut impl Session, mut data: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, session: &mut Held<impl Session>, mut data: &[u8]) -> io::Result<()> {
         if self.pending.len() + data.len() < RECORD {
             self.pending.extend_from_slice(data);
             return Ok(());
@@ -59,7 +59,7 @@ impl Outgoing {
     }
 
     /// Makes a record of what waits.
-    pub fn seal_all(&mut self, session: &mut impl Session) -> io::Result<()> {
+    pub fn seal_all(&mut self, session: &mut Held<impl Session>) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -71,13 +71,12 @@ impl Outgoing {
         Ok(())
     }
 
-    fn seal(&mut self, session: &mut impl Session, data: &[u8]) -> io::Result<()> {
+    fn seal(&mut self, session: &mut Held<impl Session>, data: &[u8]) -> io::Result<()> {
         if data.is_empty() {
             return Ok(());
         }
         self.take_queued(session);
-        let UnbufferedStatus { state, .. } = session.process(&mut []);
-        let ConnectionState::WriteTraffic(mut traffic) = state.map_err(io::Error::other)? else {
+        let ConnectionState::WriteTraffic(mut traffic) = session.state().map_err(io::Error::other)? else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         let size = data.len() + data.len().div_ceil(RECORD) * OVERHEAD;
@@ -90,10 +89,10 @@ impl Outgoing {
     }
 
     /// Says that nothing follows.
-    pub fn close(&mut self, session: &mut impl Session) -> io::Result<()> {
+    pub fn close(&mut self, session: &mut Held<impl Session>) -> io::Result<()> {
         self.seal_all(session)?;
         self.take_queued(session);
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = session.process(&mut []).state {
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = session.state() {
             self.sealed().fill(RECORD, |room| {
                 traffic.queue_close_notify(room).map_err(|e| match e {
                     EncryptError::InsufficientSize(e) => Ok(e.required_size),
@@ -104,10 +103,10 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Takes what the session itself has to say: alerts, key updates.
-    pub fn take_queued(&mut self, session: &mut impl Session) {
+    /// Takes what the session itself has to say: key updates.
+    fn take_queued(&mut self, session: &mut Held<impl Session>) {
         loop {
-            match session.process(&mut []).state {
+            match session.state() {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => self.encode(&mut data),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,

@@ -6,7 +6,7 @@
 
 use super::explain::explain;
 use super::outgoing::Outgoing;
-use super::session::Session;
+use super::session::{Held, Session};
 use super::spares::Spares;
 use rustls::CommonState;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
@@ -34,10 +34,8 @@ thread_local! {
 /// One side's end of a TLS connection whose handshake is done, over the socket `T`.
 pub struct TlsStream<S, T> {
     socket: T,
-    session: S,
+    session: Held<S>,
     outgoing: Outgoing,
-    /// The beginning of a record whose end has not arrived.
-    cut: Vec<u8>,
     /// Decrypted, and not yet asked for; read up to `taken`.
     plaintext: Vec<u8>,
     taken: usize,
@@ -50,9 +48,8 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
     pub(super) fn new(socket: T, session: S) -> Self {
         Self {
             socket,
-            session,
+            session: Held::new(session),
             outgoing: Outgoing::default(),
-            cut: Vec::new(),
             plaintext: Vec::new(),
             taken: 0,
             ended: false,
@@ -74,8 +71,7 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
             let state = match state {
                 Ok(state) => state,
                 Err(e) => {
-                    // The alert that tells the peer.
-                    self.outgoing.take_queued(&mut self.session);
+                    self.session.fail(&rest[discard..], &e, |alert| self.outgoing.encode(alert));
                     return Err(io::Error::new(ErrorKind::InvalidData, e));
                 }
             };
@@ -113,8 +109,7 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
                 break waits;
             }
         };
-        self.cut.clear();
-        self.cut.extend_from_slice(rest);
+        self.session.keep(rest);
         Ok(waits)
     }
 
@@ -133,9 +128,10 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
     }
 
     /// Puts what was cut off before what has arrived.
-    fn mend(&self, arrived: &mut [u8], end: usize) -> io::Result<Range<usize>> {
-        let start = CUT.checked_sub(self.cut.len()).ok_or(ErrorKind::InvalidData)?;
-        arrived[start..CUT].copy_from_slice(&self.cut);
+    fn mend(&mut self, arrived: &mut [u8], end: usize) -> io::Result<Range<usize>> {
+        let cut = self.session.cut();
+        let start = CUT.checked_sub(cut.len()).ok_or(ErrorKind::InvalidData)?;
+        arrived[start..CUT].copy_from_slice(cut);
         Ok(start..end)
     }
 

@@ -190,3 +190,59 @@ async fn what_is_no_tls_is_refused_with_an_alert() {
     near.read_to_end(&mut alert).await.unwrap();
     assert_eq!(alert[0], 21, "{alert:?}");
 }
+
+/// The refused certificate is one of several messages in one flight.
+#[tokio::test]
+async fn each_side_learns_why_the_other_refused_it() {
+    let ((client, _), (_, server)) = (configs().await, configs().await);
+    let (near, far) = duplex(1 << 20);
+    let (near, far) = tokio::join!(connect(client, server_name(), near), accept(server, far));
+    let (Err(near), Err(far)) = (near, far) else { panic!("another mesh's certificate was taken") };
+    assert!(super::explain(&near).contains("an authority that is not this mesh's"), "{near}");
+    assert!(super::explain(&far).contains("refused this pod's certificate"), "{far}");
+}
+
+/// Whatever byte of a connection's first ones is not what it was, on its way to the server or to the client.
+#[tokio::test]
+async fn no_byte_that_a_peer_sends_makes_it_panic() {
+    let (client, server) = configs().await;
+    for (at, to_server) in (0..2600).step_by(37).flat_map(|at| [(at, true), (at, false)]) {
+        let (near, mut near_end) = duplex(1 << 20);
+        let (far, mut far_end) = duplex(1 << 20);
+        let dial = async {
+            let mut near = connect(client.clone(), server_name(), near).await?;
+            near.write_all(b"hello").await?;
+            near.flush().await?;
+            near.read(&mut [0; 10]).await
+        };
+        let answer = async {
+            let mut far = accept(server.clone(), far).await?;
+            far.read(&mut [0; 10]).await?;
+            far.write_all(b"hello").await?;
+            far.shutdown().await
+        };
+        let wire = async {
+            let (mut a, mut b) = (split(&mut near_end), split(&mut far_end));
+            let (up, down) = (to_server.then_some(at), (!to_server).then_some(at));
+            tokio::join!(carry(&mut a.0, &mut b.1, up), carry(&mut b.0, &mut a.1, down))
+        };
+        let patience = Duration::from_secs(5);
+        // Who fails hangs up, and the other one notices.
+        let _ = tokio::join!(dial, answer, tokio::time::timeout(patience, wire));
+    }
+}
+
+/// Carries bytes, of which the one `at` is changed.
+async fn carry(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), at: Option<usize>) {
+    let (mut passed, mut buffer) = (0, vec![0; 4096]);
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if let Some(i) = at.and_then(|at| at.checked_sub(passed)).filter(|i| *i < read) {
+            buffer[i] ^= 0x55;
+        }
+        passed += read;
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
