@@ -6,7 +6,13 @@
 mod cases;
 mod cpu;
 mod memory;
+#[allow(dead_code)]
+mod metric;
 mod report;
+#[allow(dead_code)]
+mod results;
+#[allow(dead_code)]
+mod stats;
 
 use crate::workspace;
 use anyhow::Result;
