@@ -75,11 +75,12 @@ pub enum Mode {
     Custom,
 }
 
-/// A measurement that was thrown away and taken again, because the machine was not quiet.
+/// A measurement during which the machine was not quiet. It was taken again, or kept after some repeats: `why` says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Disturbed {
     pub case: String,
     pub contestant: String,
+    /// From 0.
     pub round: usize,
     pub why: String,
 }
@@ -250,6 +251,23 @@ mod tests {
         let back: Results = serde_json::from_str(&results.to_json().unwrap()).unwrap();
         assert_eq!(back, results);
         assert_eq!(back.series("pillion", "http1-c1", "latency_p50").unwrap().median, 104.625);
+    }
+
+    /// The example of `docs/results.md` is a file that can be read.
+    #[test]
+    fn the_schema_is_documented_as_it_is() {
+        let page = fs::read_to_string(crate::workspace::root().join("docs/results.md")).unwrap();
+        let json = page.split("```json").nth(1).unwrap().split("```").next().unwrap();
+        let documented: Results = serde_json::from_str(json).unwrap();
+        let [series] = &documented.results[..] else { panic!("{json}") };
+        assert_eq!(
+            (series.median, series.ci95),
+            (stats::median(&series.samples), stats::ci95(&series.samples))
+        );
+        let told = |metric: &Metric| {
+            page.contains(&format!("`{}`", metric.name())) || metric.name().contains("_cpu_")
+        };
+        assert_eq!(Metric::ALL.iter().find(|metric| !told(metric)), None);
     }
 
     #[test]

@@ -59,7 +59,9 @@ pub fn sections(results: &Results) -> Vec<Section> {
 fn disturbed(results: &Results) -> Vec<(String, String)> {
     let lines = results.disturbed.iter();
     or_nothing(
-        lines.map(|d| (format!("{}, {}, round {}", d.case, d.contestant, d.round), d.why.clone())).collect(),
+        lines
+            .map(|d| (format!("{}, {}, round {}", d.case, d.contestant, d.round + 1), d.why.clone()))
+            .collect(),
     )
 }
 
