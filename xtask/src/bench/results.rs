@@ -209,26 +209,34 @@ impl Results {
         fs::write(&path, self.to_json()?).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// JSON with a line for every element of a list: a person finds a series, and git shows what changed.
+    /// JSON with a line for every field and every element of a list: a person finds a series, and git shows what
+    /// changed.
     fn to_json(&self) -> Result<String> {
-        let Value::Object(fields) = serde_json::to_value(self)? else {
-            unreachable!("a struct is an object")
-        };
-        let mut parts = vec![];
-        for (name, field) in fields {
-            let field = match field {
-                Value::Array(elements) if !elements.is_empty() => {
-                    let lines: Vec<String> =
-                        elements.iter().map(|element| format!("    {element}")).collect();
-                    format!("[\n{}\n  ]", lines.join(",\n"))
-                }
-                Value::Object(_) => serde_json::to_string_pretty(&field)?.replace('\n', "\n  "),
-                other => other.to_string(),
-            };
-            parts.push(format!("  \"{name}\": {field}"));
-        }
-        Ok(format!("{{\n{}\n}}\n", parts.join(",\n")))
+        let fields = [
+            ("schema", json(&self.schema)?),
+            ("date", json(&self.date)?),
+            ("machine", json(&self.machine)?),
+            ("versions", json(&self.versions)?),
+            ("settings", json(&self.settings)?),
+            ("disturbed", list(&self.disturbed)?),
+            ("missing", list(&self.missing)?),
+            ("commands", json(&self.commands)?),
+            ("results", list(&self.results)?),
+            ("distributions", list(&self.distributions)?),
+        ];
+        let fields = fields.map(|(name, value)| format!("  \"{name}\": {value}"));
+        Ok(format!("{{\n{}\n}}\n", fields.join(",\n")))
     }
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value)?)
+}
+
+fn list(elements: &[impl Serialize]) -> Result<String> {
+    let lines = elements.iter().map(|element| Ok(format!("    {}", json(element)?)));
+    let lines: Vec<String> = lines.collect::<Result<_>>()?;
+    Ok(if lines.is_empty() { "[]".to_owned() } else { format!("[\n{}\n  ]", lines.join(",\n")) })
 }
 
 /// To a millionth: finer than a clock tells, and a third of the file's length.
