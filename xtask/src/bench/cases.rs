@@ -2,6 +2,7 @@
 
 use super::Pair;
 use super::cpu::Cpu;
+use super::metric::Metric;
 use anyhow::{Context, Result};
 use pillion_tests::{Agent, Pod, Process};
 use std::time::Duration;
@@ -11,8 +12,8 @@ pub struct Case {
     pub run: fn(&Pair, Duration, &[Agent; 2]) -> Result<Vec<Measured>>,
 }
 
-/// A metric's name, with its unit, and its value.
-pub type Measured = (&'static str, f64);
+/// In the metric's unit.
+pub type Measured = (Metric, f64);
 
 pub const CASES: [Case; 5] = [
     Case { name: "http1-c1", run: http_one_connection },
@@ -28,9 +29,9 @@ const SOCKPERF_PORT: u16 = 11111;
 fn http_one_connection(pair: &Pair, time: Duration, _: &[Agent; 2]) -> Result<Vec<Measured>> {
     let wrk = wrk(pair, time, 1, "hello", &["--latency"])?;
     Ok(vec![
-        ("latency_p50 µs", wrk.percentile("50%")?),
-        ("latency_p99 µs", wrk.percentile("99%")?),
-        ("rate 1/s", wrk.rate()?),
+        (Metric::LatencyP50, wrk.percentile("50%")?),
+        (Metric::LatencyP99, wrk.percentile("99%")?),
+        (Metric::Rate, wrk.rate()?),
     ])
 }
 
@@ -41,17 +42,17 @@ fn http_many_connections(pair: &Pair, time: Duration, agents: &[Agent; 2]) -> Re
     let spent = before.until_now(agents)?;
     let thousands = wrk.requests()? / 1000.0;
     Ok(vec![
-        ("rate 1/s", wrk.rate()?),
-        ("latency_p99 µs", wrk.percentile("99%")?),
-        ("cpu_ms_per_kreq ms", spent.all * 1000.0 / thousands),
-        ("agents_cpu_ms_per_kreq ms", spent.agents * 1000.0 / thousands),
+        (Metric::Rate, wrk.rate()?),
+        (Metric::LatencyP99, wrk.percentile("99%")?),
+        (Metric::CpuMsPerKreq, spent.all * 1000.0 / thousands),
+        (Metric::MeshCpuMsPerKreq, spent.agents * 1000.0 / thousands),
     ])
 }
 
 /// A connection for every request.
 fn new_connections(pair: &Pair, time: Duration, _: &[Agent; 2]) -> Result<Vec<Measured>> {
     let wrk = wrk(pair, time, 8, "hello", &["-H", "Connection: close"])?;
-    Ok(vec![("rate 1/s", wrk.rate()?)])
+    Ok(vec![(Metric::Rate, wrk.rate()?)])
 }
 
 /// One stream as fast as it goes.
@@ -66,9 +67,9 @@ fn bulk(pair: &Pair, time: Duration, agents: &[Agent; 2]) -> Result<Vec<Measured
     let gigabytes = received["bytes"].as_f64().context("iperf3 tells no bytes")? / 1e9;
     let bits = received["bits_per_second"].as_f64().context("iperf3 tells no rate")?;
     Ok(vec![
-        ("throughput Gb/s", bits / 1e9),
-        ("cpu_s_per_gb s", spent.all / gigabytes),
-        ("agents_cpu_s_per_gb s", spent.agents / gigabytes),
+        (Metric::Throughput, bits / 1e9),
+        (Metric::CpuSPerGb, spent.all / gigabytes),
+        (Metric::MeshCpuSPerGb, spent.agents / gigabytes),
     ])
 }
 
@@ -88,8 +89,8 @@ fn ping_pong(pair: &Pair, time: Duration, _: &[Agent; 2]) -> Result<Vec<Measured
     };
     // sockperf tells half of the round trip.
     Ok(vec![
-        ("round_trip_p50 µs", 2.0 * percentile("percentile 50.000")?),
-        ("round_trip_p99 µs", 2.0 * percentile("percentile 99.000")?),
+        (Metric::LatencyP50, 2.0 * percentile("percentile 50.000")?),
+        (Metric::LatencyP99, 2.0 * percentile("percentile 99.000")?),
     ])
 }
 

@@ -1,12 +1,13 @@
 //! What an idle pod costs in memory: the agent's proportional set size with none and with many.
 
 use super::Args;
-use super::report::{Report, Sample};
+use super::metric::Metric;
+use super::results::Results;
 use anyhow::{Context, Result};
 use pillion_tests::{Agent, AgentOptions, Bed};
 use std::fs;
 
-pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
+pub fn measure(args: &Args, results: &mut Results) -> Result<()> {
     let bed = Bed::new("memory")?;
     let node = bed.node("n1")?;
     let agent = node.start_agent(&AgentOptions::default())?;
@@ -21,10 +22,9 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
         agent.wait_serving(pod)?;
     }
     let after = pss(&agent)?;
-    let mut add = |metric, value| report.add(Sample { contestant: "pillion", case: "memory", metric, value });
-    add("mesh_memory_empty KiB", before);
-    add("mesh_memory_full KiB", after);
-    add("mesh_memory_per_pod KiB", (after - before) / args.pods as f64);
+    for (pods, kib) in [(0, before), (args.pods, after)] {
+        results.add("pillion", &format!("pods-{pods}"), Metric::MeshMemory, kib);
+    }
     Ok(())
 }
 

@@ -3,20 +3,29 @@
 //! Contestants take turns in every round, so that what else the machine does hits all of them. Every sample is
 //! kept; the table shows medians. Nothing here passes or fails by time.
 
+mod baseline;
 mod cases;
+mod compare;
 mod cpu;
+mod machine;
 mod memory;
+mod metric;
 mod report;
+mod results;
+mod stats;
 
 use crate::workspace;
 use anyhow::Result;
 use cases::CASES;
 use pillion_tests::{AgentOptions, Bed, Pod, apps, requirements};
-use report::{Report, Sample};
+use results::{Mode, Results, Settings};
 use std::time::Duration;
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    task: Option<Task>,
     /// How often each contestant is measured in each case
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -34,6 +43,14 @@ pub struct Args {
     agent_arg: Vec<String>,
 }
 
+#[derive(clap::Subcommand)]
+enum Task {
+    /// Show what changed beyond noise between two results
+    Compare(compare::Args),
+    /// Show results that were taken before, and write their report.md and report.html again
+    Report(report::Args),
+}
+
 /// What is compared.
 #[derive(Clone, Copy)]
 enum Contestant {
@@ -44,14 +61,23 @@ enum Contestant {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    match &args.task {
+        Some(Task::Compare(args)) => return compare::run(args),
+        Some(Task::Report(args)) => return report::run(args),
+        None => (),
+    }
     requirements::ensure(requirements::APPS)?;
     requirements::ensure(&["wrk", "sockperf"])?;
-    let mut report = Report::new(args)?;
-    measure_traffic(args, &mut report)?;
+    let settings = Settings { mode: Mode::Custom, rounds: args.rounds, seconds: args.seconds as f64 };
+    let date = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?;
+    let mut results = Results::new(date, machine::look()?, settings);
+    results.versions = machine::versions(None);
+    measure_traffic(args, &mut results)?;
     if "memory".contains(&args.only) {
-        memory::measure(args, &mut report)?;
+        memory::measure(args, &mut results)?;
     }
-    report.finish(&workspace::root().join("report"))
+    report::print(&results);
+    report::write(&results, &workspace::root().join("report"))
 }
 
 /// A client and a server on two nodes.
@@ -61,7 +87,7 @@ struct Pair {
     server: Pod,
 }
 
-fn measure_traffic(args: &Args, report: &mut Report) -> Result<()> {
+fn measure_traffic(args: &Args, results: &mut Results) -> Result<()> {
     let bed = Bed::new("bench")?;
     let (n1, n2) = (bed.node("n1")?, bed.node("n2")?);
     let options =
@@ -96,7 +122,7 @@ fn measure_traffic(args: &Args, report: &mut Report) -> Result<()> {
             for pair in &pairs {
                 eprintln!("{} {} {}/{}", case.name, pair.contestant.name(), round + 1, args.rounds);
                 for (metric, value) in (case.run)(pair, time, &agents)? {
-                    report.add(Sample { contestant: pair.contestant.name(), case: case.name, metric, value });
+                    results.add(pair.contestant.name(), case.name, metric, value);
                 }
             }
         }
