@@ -21,6 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("golang-go", "go"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
+    ("linux-perf", "perf"),
+    ("nghttp2-client", "h2load"),
     ("nginx-light", "nginx"),
     ("openssl", "openssl"),
     ("postgresql", "/usr/lib/postgresql"),
