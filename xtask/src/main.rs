@@ -55,9 +55,6 @@ enum Task {
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
     Requirements,
-    /// Measures connect() for the demo, in a pod
-    #[command(hide = true)]
-    ConnectCost(demo::Probe),
 }
 
 fn main() -> ExitCode {
@@ -69,7 +66,6 @@ fn main() -> ExitCode {
         Task::Profile(args) => profile::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
-        Task::ConnectCost(args) => demo::probe(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,8 +7,8 @@
 mod meter;
 mod wire;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,8 @@ pub use wire::{Order, Receipt};
 
 /// What one read or write moves: iperf3's.
 pub const BUFFER: usize = 128 << 10;
-/// Buffers on the way must be empty by then.
-const RECEIPT_WITHIN: Duration = Duration::from_secs(30);
+/// A stream on which nothing moves for so long has failed; buffers on the way must be empty by then.
+const MOVES_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct BulkArgs {
@@ -49,7 +49,7 @@ impl BulkArgs {
     /// Runs it. A stream that fails is counted, unless all do.
     pub fn run(&self) -> Result<Report> {
         let to = self.address.to;
-        let connect = |_| TcpStream::connect(to).with_context(|| format!("cannot connect to {to}"));
+        let connect = |_| connect(to).with_context(|| format!("cannot connect to {to}"));
         let streams: Vec<TcpStream> = (0..self.streams).map(connect).collect::<Result<_>>()?;
         let results: Vec<Result<Metered>> = thread::scope(|scope| {
             let threads: Vec<_> =
@@ -79,7 +79,6 @@ impl BulkArgs {
             sent += BUFFER as u64;
         }
         stream.shutdown(Shutdown::Write)?;
-        stream.set_read_timeout(Some(RECEIPT_WITHIN))?;
         let mut receipt = [0; Receipt::LENGTH];
         stream.read_exact(&mut receipt).context("the sink does not say what it got")?;
         let Receipt(metered) = Receipt::from_bytes(receipt);
@@ -97,6 +96,13 @@ impl BulkArgs {
         }
         Ok(meter.metered())
     }
+}
+
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(MOVES_WITHIN))?;
+    stream.set_write_timeout(Some(MOVES_WITHIN))?;
+    Ok(stream)
 }
 
 fn summary(results: Vec<Result<Metered>>) -> Report {

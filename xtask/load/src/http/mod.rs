@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::args::{Address, Timing, at_least_one, rate};
 use crate::pacer::Pacer;
@@ -18,6 +18,8 @@ use crate::report::Report;
 use crate::schedule::Schedule;
 use connection::{Connection, Target};
 
+/// A first connection that takes longer is an error.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How long after the end answers are waited for.
 const GRACE: Duration = Duration::from_secs(2);
 /// A refused connection costs microseconds: without a pause, a server that is gone would be asked by a busy loop.
@@ -53,9 +55,8 @@ impl HttpArgs {
         let target = Arc::new(Target::new(self.address.to, &self.path, self.http2, self.close)?);
         let mut connections = Vec::new();
         for _ in 0..self.connections {
-            connections.push(
-                target.connect().await.with_context(|| format!("cannot connect to {}", self.address.to))?,
-            );
+            let connected = timeout(CONNECT_WITHIN, target.connect()).await.context("no answer").flatten();
+            connections.push(connected.with_context(|| format!("cannot connect to {}", self.address.to))?);
         }
         let start = Instant::now();
         let shared = Arc::new(Shared {
@@ -105,31 +106,35 @@ impl Shared {
         self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// One connection, until the end.
+    /// One connection, until the end. What is under way then has a while to be answered.
     async fn work(self: Arc<Self>, connection: Connection) {
-        let mut connection = Some(connection);
+        // When the request under way began. One timer for all requests: one each would be a tenth of their cost.
         let mut begin = Instant::now();
-        while begin < self.end {
+        if timeout_at((self.end + GRACE).into(), self.requests(connection, &mut begin)).await.is_err() {
+            let error = format!("no answer within {} s of the end", GRACE.as_secs());
+            self.recorder().unanswered(begin, Instant::now(), error);
+        }
+    }
+
+    /// One request after the other.
+    async fn requests(&self, connection: Connection, begin: &mut Instant) {
+        let mut connection = Some(connection);
+        while *begin < self.end {
             if let Some(pacer) = &self.pacer {
                 let Some(due) = pacer.claim().await else { return };
-                begin = due;
+                *begin = due;
             }
-            let answer = timeout_at((self.end + GRACE).into(), self.request(&mut connection)).await;
+            let answer = self.request(&mut connection).await;
             let now = Instant::now();
             match answer {
-                Ok(Ok(bytes)) => {
+                Ok(bytes) => {
                     // An open loop's requests count by the time they were due.
-                    let moment = if self.pacer.is_some() { begin } else { now };
-                    self.recorder().completed(moment, now - begin, bytes);
+                    let moment = if self.pacer.is_some() { *begin } else { now };
+                    self.recorder().completed(moment, now - *begin, bytes);
                 }
-                Ok(Err(error)) => self.recorder().failed(format!("{error:#}")),
-                Err(_) => self.recorder().unanswered(
-                    begin,
-                    now,
-                    format!("no answer within {} s of the end", GRACE.as_secs()),
-                ),
+                Err(error) => self.recorder().failed(format!("{error:#}")),
             }
-            begin = now;
+            *begin = now;
         }
     }
 

@@ -1,4 +1,5 @@
-//! Servers for the clients of this crate; HTTP otherwise is nginx's. Each listens on both IPv4 and IPv6.
+//! Servers for the clients of this crate; HTTP otherwise is nginx's. Each listens on both IPv4 and IPv6, and says so
+//! by a line like `echo 7` on standard output; port 0 is any that is free.
 
 mod bulk;
 mod echo;
@@ -32,18 +33,18 @@ impl ServeArgs {
     pub async fn run(&self) -> Result<()> {
         let mut tasks = JoinSet::new();
         for port in &self.echo {
-            tasks.spawn(echo::serve(tokio_listener(*port)?));
+            tasks.spawn(echo::serve(asynchronous(listener("echo", *port)?)?));
         }
         for stall in &self.stall {
-            tasks.spawn(stall.serve(tokio_listener(stall.port)?));
+            tasks.spawn(stall.serve(asynchronous(listener("stall", stall.port)?)?));
         }
         // Blocking, a thread a stream: bulk shares no loop with round trips.
         for port in &self.sink {
-            let listener = listener(*port)?;
+            let listener = listener("sink", *port)?;
             tasks.spawn_blocking(|| bulk::serve(listener, bulk::sink));
         }
         for port in &self.source {
-            let listener = listener(*port)?;
+            let listener = listener("source", *port)?;
             tasks.spawn_blocking(|| bulk::serve(listener, bulk::source));
         }
         ensure!(!tasks.is_empty(), "nothing to serve: give --echo, --sink, --source or --stall");
@@ -54,12 +55,14 @@ impl ServeArgs {
     }
 }
 
-fn listener(port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).with_context(|| format!("cannot listen on port {port}"))
+fn listener(what: &str, port: u16) -> Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
+    let listener = listener.with_context(|| format!("cannot listen on port {port} ({what})"))?;
+    println!("{what} {}", listener.local_addr()?.port());
+    Ok(listener)
 }
 
-fn tokio_listener(port: u16) -> Result<tokio::net::TcpListener> {
-    let listener = listener(port)?;
+fn asynchronous(listener: TcpListener) -> Result<tokio::net::TcpListener> {
     listener.set_nonblocking(true)?;
     Ok(tokio::net::TcpListener::from_std(listener)?)
 }
