@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("golang-go", "go"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
+    ("iptables", "iptables"),
     ("nginx-light", "nginx"),
     ("openssl", "openssl"),
     ("postgresql", "/usr/lib/postgresql"),
