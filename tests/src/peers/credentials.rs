@@ -119,9 +119,9 @@ impl Credentials {
         Ok((certificate, PrivateKeyDer::from_pem_slice(&read(&self.key)?)?))
     }
 
-    /// Envoy's `CommonTlsContext`: TLS 1.3 under this certificate, with a peer of `root` that is `identity`, and the
-    /// protocols offered by ALPN.
-    pub fn envoy_tls(&self, root: &Path, identity: &str, alpn: &[&str]) -> Value {
+    /// Envoy's `CommonTlsContext`: TLS 1.3 under this certificate, with peers of `root` whose SPIFFE
+    /// id the matcher takes (`{"exact": …}`), and with these protocols offered by ALPN.
+    pub fn envoy_tls(&self, root: &Path, identity: &Value, alpn: &[&str]) -> Value {
         json!({
             "alpn_protocols": alpn,
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
@@ -130,7 +130,7 @@ impl Credentials {
             }],
             "validation_context": {
                 "trusted_ca": {"filename": root},
-                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity}}],
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": identity}],
             },
         })
     }

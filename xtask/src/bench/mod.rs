@@ -1,120 +1,84 @@
-//! `cargo xtask bench`: what the way through the mesh costs, beside plain TCP between pods of the same bed.
-//!
-//! Contestants take turns in every round, so that what else the machine does hits all of them. Every sample is
-//! kept; the table shows medians. Nothing here passes or fails by time.
+//! `cargo xtask bench`: what a mesh costs, beside no mesh and beside a sidecar in every pod, on the same machine, with
+//! the same apps, in the same run. Every sample is kept; nothing here passes or fails by time.
 
 mod cases;
-mod cpu;
+mod contestant;
+mod cost;
+mod entering;
+mod load;
+mod machine;
+mod measure;
 mod memory;
-#[allow(dead_code)]
 mod metric;
-mod report;
-#[allow(dead_code)]
+mod neighbour;
+mod plan;
+mod progress;
+mod quiet;
 mod results;
-#[allow(dead_code)]
+mod runner;
+mod stage;
 mod stats;
+mod traffic;
 
-use crate::workspace;
-use anyhow::Result;
-use cases::CASES;
-use pillion_tests::{AgentOptions, Bed, Pod, apps, requirements};
-use report::{Report, Sample};
-use std::time::Duration;
+use std::fs;
+use std::sync::{Arc, Mutex};
 
-#[derive(clap::Args)]
-pub struct Args {
-    /// How often each contestant is measured in each case
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// How long one measurement takes
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
-    /// Idle pods for the memory measurement
-    #[arg(long, default_value_t = 100)]
-    pods: usize,
-    /// Measure only cases whose name contains this
-    #[arg(long, default_value = "")]
-    only: String,
-    /// More flags for the agents, e.g. --agent-arg=--hbone-congestion=cubic
-    #[arg(long)]
-    agent_arg: Vec<String>,
-}
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::geteuid;
+use pillion_tests::{interrupt, requirements};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-/// What is compared.
-#[derive(Clone, Copy)]
-enum Contestant {
-    /// Pods outside the mesh: plain TCP through the same bridges and wire.
-    None,
-    /// Captured pods on two nodes.
-    Pillion,
-}
+use crate::terminal;
+use load::Generator;
+use plan::Plan;
+use progress::Progress;
+use results::Results;
+use runner::Runner;
+
+pub use plan::Args;
+
+/// Debian's packages for the bed, its apps, and the proof that a contestant works.
+const PACKAGES: &[&str] = &["iproute2", "tcpdump", "nginx-light", "curl"];
+
+/// Open files of a process, for 30,000 connections through a proxy: two each, and room.
+const OPEN_FILES: u64 = 262_144;
 
 pub fn run(args: &Args) -> Result<()> {
-    requirements::ensure(requirements::APPS)?;
-    requirements::ensure(&["wrk", "sockperf"])?;
-    let mut report = Report::new(args)?;
-    measure_traffic(args, &mut report)?;
-    if "memory".contains(&args.only) {
-        memory::measure(args, &mut report)?;
-    }
-    report.finish(&workspace::root().join("report"))
+    let plan = Plan::new(args)?;
+    ensure!(
+        geteuid().is_root(),
+        "the benchmark makes network namespaces, cgroups and eBPF programs, which needs root: sudo -E cargo xtask bench"
+    );
+    interrupt::clean_up_on_signals()?;
+    requirements::ensure(PACKAGES)?;
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("cannot allow more open files")?;
+    terminal::Progress::new().announce("building the agent and the load generator (release)");
+    pillion_tests::agent::binary()?;
+    let generator = Generator::build()?;
+
+    let date = OffsetDateTime::now_utc().format(&Rfc3339)?;
+    let results = Arc::new(Mutex::new(Results::new(date, machine::look(), plan.settings_shown())));
+    fs::create_dir_all(&plan.out).with_context(|| format!("cannot make {}", plan.out.display()))?;
+    save_when_interrupted(&results, &plan);
+    let runner = Runner { results, progress: Progress::new(plan.cases.len()) };
+    measure::all(&plan, &runner, &generator)?;
+    runner.progress.finish();
+    write(&runner.results(), &plan)
 }
 
-/// A client and a server on two nodes.
-struct Pair {
-    contestant: Contestant,
-    client: Pod,
-    server: Pod,
+/// What is there is a report, too.
+fn save_when_interrupted(results: &Arc<Mutex<Results>>, plan: &Plan) {
+    let (results, out) = (results.clone(), plan.out.clone());
+    interrupt::before_the_end(move || {
+        let Ok(results) = results.lock() else { return };
+        if let Err(error) = results.write(&out) {
+            eprintln!("{error:#}");
+        }
+    });
 }
 
-fn measure_traffic(args: &Args, report: &mut Report) -> Result<()> {
-    let bed = Bed::new("bench")?;
-    let (n1, n2) = (bed.node("n1")?, bed.node("n2")?);
-    let options =
-        args.agent_arg.iter().fold(AgentOptions::default(), |options, arg| options.arg(arg.clone()));
-    let agents = [n1.start_agent(&options)?, n2.start_agent(&options)?];
-    let mut pairs = vec![];
-    for contestant in [Contestant::None, Contestant::Pillion] {
-        let pod = |node: &pillion_tests::Node, role: &str| {
-            let pod = node.pod(&format!("{role}-{}", contestant.name()));
-            match contestant {
-                Contestant::None => pod.create(),
-                Contestant::Pillion => pod.captured().create(),
-            }
-        };
-        let pair = Pair { contestant, client: pod(&n1, "client")?, server: pod(&n2, "server")? };
-        apps::nginx(&pair.server, 8080)?;
-        apps::iperf3(&pair.server, 5201)?;
-        cases::sockperf_server(&pair.server)?;
-        pairs.push(pair);
-    }
-    for pair in pairs.iter().filter(|pair| matches!(pair.contestant, Contestant::Pillion)) {
-        agents[0].wait_serving(&pair.client)?;
-        agents[1].wait_serving(&pair.server)?;
-        agents.iter().try_for_each(|agent| agent.wait_known(&pair.server).map(drop))?;
-    }
-    let time = Duration::from_secs(args.seconds);
-    for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
-        for pair in &pairs {
-            (case.run)(pair, Duration::from_secs(1), &agents)?;
-        }
-        for round in 0..args.rounds {
-            for pair in &pairs {
-                eprintln!("{} {} {}/{}", case.name, pair.contestant.name(), round + 1, args.rounds);
-                for (metric, value) in (case.run)(pair, time, &agents)? {
-                    report.add(Sample { contestant: pair.contestant.name(), case: case.name, metric, value });
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Contestant {
-    fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Pillion => "pillion",
-        }
-    }
+fn write(results: &Results, plan: &Plan) -> Result<()> {
+    results.write(&plan.out)
 }
