@@ -22,6 +22,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("iptables", "iptables"),
+    ("linux-perf", "perf"),
+    ("nghttp2-client", "h2load"),
     ("nginx-light", "nginx"),
     ("openssl", "openssl"),
     ("postgresql", "/usr/lib/postgresql"),
