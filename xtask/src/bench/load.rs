@@ -1,15 +1,14 @@
 //! `pillion-load`: the load generator and its servers, run in pods.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 use pillion_load::Report;
 use pillion_tests::{Pod, Process};
-use serde_json::Value;
 
-use crate::workspace::cargo;
+use crate::load;
 
 /// The ports of `pillion-load serve`; they are those of the services of old that do the same.
 pub const ECHO: u16 = 7;
@@ -65,16 +64,7 @@ pub struct Generator {
 impl Generator {
     /// Builds it.
     pub fn build() -> Result<Self> {
-        let args = ["build", "--release", "-p", "pillion-load", "--message-format=json-render-diagnostics"];
-        let output = cargo().args(args).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-        ensure!(output.status.success(), "pillion-load does not build");
-        let messages = String::from_utf8(output.stdout)?;
-        let executable = |line: &str| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            Some(message["executable"].as_str()?.into())
-        };
-        let program = messages.lines().find_map(executable).context("cargo named no executable")?;
-        Ok(Self { program })
+        Ok(Self { program: load::binary()? })
     }
 
     pub fn path(&self) -> &Path {
@@ -101,6 +91,19 @@ impl Generator {
 
     /// Opens that many connections in `client`, spread over servers, and holds them.
     pub fn hold(&self, client: &Pod, servers: &[(&Pod, u16)], connections: u32) -> Result<Held> {
+        let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let held = self.try_to_hold(client, servers, connections);
+        // A proxy has two sockets for each connection.
+        let short = u64::from(connections) * 2 + OTHER_FILES > limit;
+        let hint = || {
+            format!(
+                "{connections} connections, where a process may have {limit} open files: raise `ulimit -Hn`"
+            )
+        };
+        if short { held.with_context(hint) } else { held }
+    }
+
+    fn try_to_hold(&self, client: &Pod, servers: &[(&Pod, u16)], connections: u32) -> Result<Held> {
         let to: Vec<String> = servers.iter().map(|(pod, port)| format!("{}:{port}", pod.ip4())).collect();
         let count = connections.to_string();
         let args = ["hold", "--to", &to.join(","), "--connections", &count, "--local-ports", "1024-65535"];
@@ -119,6 +122,9 @@ impl Generator {
 
 /// Opening 30,000 connections through a proxy takes some seconds.
 const HELD_WITHIN: Duration = Duration::from_secs(120);
+
+/// What a process has open beside its connections, generously.
+const OTHER_FILES: u64 = 100;
 
 /// Connections that stay open and idle.
 pub struct Held {

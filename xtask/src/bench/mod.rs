@@ -24,7 +24,6 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::geteuid;
 use pillion_tests::{interrupt, requirements};
 use time::OffsetDateTime;
@@ -42,9 +41,6 @@ pub use plan::Args;
 /// Debian's packages for the bed, its apps, and the proof that a contestant works.
 const PACKAGES: &[&str] = &["iproute2", "tcpdump", "nginx-light", "curl"];
 
-/// Open files of a process, for 30,000 connections through a proxy: two each, and room.
-const OPEN_FILES: u64 = 262_144;
-
 pub fn run(args: &Args) -> Result<()> {
     let plan = Plan::new(args)?;
     ensure!(
@@ -53,7 +49,8 @@ pub fn run(args: &Args) -> Result<()> {
     );
     interrupt::clean_up_on_signals()?;
     requirements::ensure(PACKAGES)?;
-    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("cannot allow more open files")?;
+    // For 30,000 connections; agents, sidecars and apps inherit it.
+    pillion_load::raise_open_files()?;
     terminal::Progress::new().announce("building the agent and the load generator (release)");
     pillion_tests::agent::binary()?;
     let generator = Generator::build()?;

@@ -5,8 +5,7 @@
 
 use super::cost::cpu::Spent;
 
-/// Of one core. The runner, the kernel's workers and an idle machine's daemons take 1 to 2 %, and the ticks of /proc/stat
-/// blur a second by as much again. A tenth of a core, on two, would move a result by 5 %.
+/// Of one core. An idle machine's daemons take 1 to 2 %, and ticks blur a second by as much again. A tenth of a core, on two, would move a result by 5 %.
 const OTHERS: f64 = 0.10;
 
 /// Of one core. Stolen time stops what is measured in the midst of it: 2 % are enough to show in a p99.

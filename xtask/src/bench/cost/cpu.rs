@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::read;
+use super::{outsiders, read};
 
 /// Clock ticks of /proc/stat are hundredths of a second on every Linux that runs here.
 const TICKS: f64 = 100.0;
 
 /// Whose time is told apart.
 pub struct Watched {
-    /// Those of the bed: everything that belongs to the run.
+    /// That of the bed: everything that belongs to the run is in it.
     pub bed: PathBuf,
     pub apps: Vec<PathBuf>,
     /// What the mesh runs; a sidecar's cgroup is below its app's.
@@ -25,17 +25,15 @@ pub struct Watched {
 pub struct Reading {
     at: Instant,
     machine: Machine,
-    bed: f64,
+    others: f64,
     apps: f64,
     mesh: f64,
 }
 
 #[derive(Clone, Copy)]
 struct Machine {
-    /// In processes: user, nice, system.
-    processes: f64,
-    /// For interrupts and what they cause (softirq): most of a network's work is done there.
-    interrupts: f64,
+    /// For processes, for interrupts and for what those cause.
+    busy: f64,
     /// Wanted, and given to other virtual machines.
     stolen: f64,
 }
@@ -58,7 +56,8 @@ impl Watched {
         let mesh = used(&self.mesh)?;
         let sidecars = self.mesh.iter().filter(|mesh| self.apps.iter().any(|app| mesh.starts_with(app)));
         let apps = used(&self.apps)? - sidecars.map(|cgroup| used_in(cgroup)).sum::<Result<f64>>()?;
-        Ok(Reading { at: Instant::now(), machine: Machine::read()?, bed: used_in(&self.bed)?, apps, mesh })
+        let others = outsiders::used(&self.bed)?;
+        Ok(Reading { at: Instant::now(), machine: Machine::read()?, others, apps, mesh })
     }
 }
 
@@ -66,21 +65,21 @@ impl Reading {
     /// What was spent until `later`.
     pub fn until(&self, later: &Self) -> Spent {
         let (then, now) = (self.machine, later.machine);
-        let processes = now.processes - then.processes;
         Spent {
             wall: (later.at - self.at).as_secs_f64(),
-            all: processes + now.interrupts - then.interrupts,
+            all: now.busy - then.busy,
             apps: later.apps - self.apps,
             mesh: later.mesh - self.mesh,
-            // /proc/stat counts ticks, the cgroup counts time: in a short while it may come out below zero.
-            others: (processes - (later.bed - self.bed)).max(0.0),
+            // A process that ends without a parent's wait takes its time with it.
+            others: (later.others - self.others).max(0.0),
             stolen: now.stolen - then.stolen,
         }
     }
 }
 
 impl Spent {
-    /// What neither apps nor mesh are charged for.
+    /// What neither apps nor mesh are charged for. Little, where the kernel charges interrupts to the process that was
+    /// interrupted; clock ticks may then even make it less than nothing.
     pub fn kernel(&self) -> f64 {
         (self.all - self.apps - self.mesh).max(0.0)
     }
@@ -93,7 +92,7 @@ impl Machine {
         let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
         // user nice system idle iowait irq softirq steal (proc_stat(5))
         let seconds = |fields: &[usize]| fields.iter().filter_map(|&i| ticks.get(i)).sum::<f64>() / TICKS;
-        Ok(Self { processes: seconds(&[0, 1, 2]), interrupts: seconds(&[5, 6]), stolen: seconds(&[7]) })
+        Ok(Self { busy: seconds(&[0, 1, 2, 5, 6]), stolen: seconds(&[7]) })
     }
 }
 

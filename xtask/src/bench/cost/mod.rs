@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod memory;
+mod outsiders;
 
 use std::fs;
 use std::path::Path;
