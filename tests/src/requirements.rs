@@ -15,6 +15,7 @@ use crate::sys;
 
 /// A Debian package and a program by which it is recognised (searched in the PATH, unless it is a path).
 const PACKAGES: &[(&str, &str)] = &[
+    ("chromium", "chromium"),
     ("curl", "curl"),
     ("default-jdk-headless", "javac"),
     ("dropbear-bin", "dropbear"),

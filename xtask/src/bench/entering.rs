@@ -39,15 +39,11 @@ pub fn hooks(runner: &Runner, generator: &Generator, turns: Turns<'_>, stages: &
         let [node, _] = stage.contestant.nodes();
         node.pod(&format!("bystander-{}", stage.name())).create()
     };
-    let mut entrants = vec![];
-    for stage in stages {
-        let pod = pod(stage);
-        if let Err(error) = &pod {
-            runner.results().miss(stage.name(), turns.case, &format!("{error:#}"));
-        }
-        entrants.extend(pod.ok().map(|pod| (stage.name(), (*stage, pod))));
-    }
-    runner.take_turns(turns, entrants, |(stage, pod), seconds| {
+    let entrants = stages.iter().filter_map(|stage| {
+        let pod = pod(stage).inspect_err(|error| runner.miss(turns.case, stage.name(), error)).ok()?;
+        Some((stage.name(), (*stage, pod)))
+    });
+    runner.take_turns(turns, entrants.collect(), |(stage, pod), seconds| {
         let watched = super::traffic::watched(stage);
         let before = watched.read()?;
         let report = generator.run(Load::Connect, pod, pod, time(seconds))?;

@@ -8,6 +8,7 @@ use super::load::Generator;
 use super::memory::{self, Open};
 use super::neighbour::{self, Neighbours};
 use super::plan::Plan;
+use super::results::ALL_CASES;
 use super::runner::{Runner, Turns};
 use super::stage::{Pair, Stage};
 use super::{contestant, entering, traffic};
@@ -33,7 +34,7 @@ fn with_pairs(plan: &Plan, runner: &Runner, generator: &Generator, cases: &[&Cas
     // Before the stages, so that it is dropped after them: an external contestant is asked to go.
     let bed = Bed::new("bench")?;
     let stages: Vec<Stage> =
-        plan.contestants.iter().filter_map(|name| set(plan, runner, generator, cases, &bed, name)).collect();
+        plan.contestants.iter().filter_map(|name| set(plan, runner, generator, &bed, name)).collect();
     let floods = cases.iter().any(|case| matches!(case.what, What::Neighbour(_)));
     let neighbours = if floods { neighbours(plan, runner, generator, cases, &stages) } else { vec![] };
     for case in cases {
@@ -53,27 +54,15 @@ fn with_pairs(plan: &Plan, runner: &Runner, generator: &Generator, cases: &[&Cas
 }
 
 /// One that cannot be set up is missing in all of its cases.
-fn set(
-    plan: &Plan,
-    runner: &Runner,
-    generator: &Generator,
-    cases: &[&Case],
-    bed: &Bed,
-    name: &str,
-) -> Option<Stage> {
+fn set(plan: &Plan, runner: &Runner, generator: &Generator, bed: &Bed, name: &str) -> Option<Stage> {
     runner.progress.now(&format!("setting up {name}"));
     let contestant = contestant::stand(bed, name, &plan.settings);
     let stage = contestant.and_then(|contestant| Stage::set(bed, contestant, generator));
-    match stage {
-        Ok(stage) => Some(stage),
-        Err(error) => {
-            runner.progress.say(&format!("without {name}: {error:#}"));
-            for case in cases.iter().filter(|case| plan.entrants(case).any(|entrant| entrant == name)) {
-                runner.results().miss(name, case.name, &format!("{error:#}"));
-            }
-            None
-        }
-    }
+    let told = stage.inspect_err(|error| {
+        runner.progress.say(&format!("without {name}: {error:#}"));
+        runner.miss(ALL_CASES, name, error);
+    });
+    told.ok()
 }
 
 /// A second pair on the nodes of each stage that takes part.
@@ -86,14 +75,12 @@ fn neighbours<'a>(
 ) -> Vec<Neighbours<'a>> {
     let cases: Vec<&&Case> = cases.iter().filter(|case| matches!(case.what, What::Neighbour(_))).collect();
     let takes_part = |name: &str| cases.iter().any(|case| plan.entrants(case).any(|entrant| entrant == name));
-    let pair = |stage: &'a Stage| match Pair::new(&*stage.contestant, "noisy-", generator) {
-        Ok(aggressor) => Some(Neighbours { victim: stage, aggressor }),
-        Err(error) => {
-            cases
-                .iter()
-                .for_each(|case| runner.results().miss(stage.name(), case.name, &format!("{error:#}")));
-            None
-        }
+    let pair = |stage: &'a Stage| {
+        let aggressor = Pair::new(&*stage.contestant, "noisy-", generator);
+        let aggressor = aggressor.inspect_err(|error| {
+            cases.iter().for_each(|case| runner.miss(case.name, stage.name(), error));
+        });
+        Some(Neighbours { victim: stage, aggressor: aggressor.ok()? })
     };
     stages.iter().filter(|stage| takes_part(stage.name())).filter_map(pair).collect()
 }

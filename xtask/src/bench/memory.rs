@@ -36,7 +36,7 @@ pub struct Open {
 /// measured yet.
 pub fn pods(runner: &Runner, name: &str, settings: &Settings, cases: &[(&'static str, usize)]) {
     let mut left = cases;
-    let mut measure = || {
+    let mut measure = || -> Result<()> {
         if left.is_empty() {
             return Ok(());
         }
@@ -56,9 +56,8 @@ pub fn pods(runner: &Runner, name: &str, settings: &Settings, cases: &[(&'static
         }
         Ok(())
     };
-    let measured: Result<()> = measure();
-    for (case, _) in left {
-        runner.note_failure(case, name, measured.as_ref().map(drop).map_err(|e| anyhow::anyhow!("{e:#}")));
+    if let Err(error) = measure() {
+        left.iter().for_each(|(case, _)| runner.miss(case, name, &error));
     }
 }
 
@@ -81,7 +80,7 @@ fn room_for(count: usize, made: usize, contestant: &dyn Contestant) -> Result<()
 /// Memory of both ends' mesh with the connections of each case, ascending.
 pub fn open(runner: &Runner, name: &str, settings: &Settings, generator: &Generator, cases: &[Open]) {
     let mut left = cases;
-    let mut measure = || {
+    let mut measure = || -> Result<()> {
         if left.is_empty() {
             return Ok(());
         }
@@ -105,14 +104,8 @@ pub fn open(runner: &Runner, name: &str, settings: &Settings, generator: &Genera
         }
         Ok(())
     };
-    let measured: Result<()> = measure();
-    for open in left {
-        for case in [Some(open.case), open.closed].into_iter().flatten() {
-            runner.note_failure(
-                case,
-                name,
-                measured.as_ref().map(drop).map_err(|e| anyhow::anyhow!("{e:#}")),
-            );
-        }
+    if let Err(error) = measure() {
+        let cases = left.iter().flat_map(|open| [Some(open.case), open.closed]).flatten();
+        cases.for_each(|case| runner.miss(case, name, &error));
     }
 }

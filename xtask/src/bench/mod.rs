@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: what a mesh costs, beside no mesh and beside a sidecar in every pod, on the same machine, with
 //! the same apps, in the same run. Every sample is kept; nothing here passes or fails by time.
 
+mod baseline;
 mod cases;
+mod compare;
 mod contestant;
 mod cost;
 mod entering;
@@ -14,17 +16,19 @@ mod neighbour;
 mod plan;
 mod progress;
 mod quiet;
+mod report;
 mod results;
 mod runner;
 mod stage;
 mod stats;
 mod traffic;
 
-use std::fs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::unistd::geteuid;
+use pillion_tests::peers::envoy;
 use pillion_tests::{interrupt, requirements};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -36,13 +40,36 @@ use progress::Progress;
 use results::Results;
 use runner::Runner;
 
-pub use plan::Args;
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    task: Option<Task>,
+    #[command(flatten)]
+    run: plan::Args,
+}
+
+#[derive(clap::Subcommand)]
+enum Task {
+    /// Show what changed beyond noise between two results
+    Compare(compare::Args),
+    /// Show results that were taken before, and write their report.md and report.html again
+    Report(report::Args),
+}
 
 /// Debian's packages for the bed, its apps, and the proof that a contestant works.
 const PACKAGES: &[&str] = &["iproute2", "tcpdump", "nginx-light", "curl"];
 
 pub fn run(args: &Args) -> Result<()> {
-    let plan = Plan::new(args)?;
+    match &args.task {
+        Some(Task::Compare(args)) => compare::run(args),
+        Some(Task::Report(args)) => report::run(args),
+        None => take(&Plan::new(&args.run)?),
+    }
+}
+
+/// Takes a new report.
+fn take(plan: &Plan) -> Result<()> {
     ensure!(
         geteuid().is_root(),
         "the benchmark makes network namespaces, cgroups and eBPF programs, which needs root: sudo -E cargo xtask bench"
@@ -56,13 +83,21 @@ pub fn run(args: &Args) -> Result<()> {
     let generator = Generator::build()?;
 
     let date = OffsetDateTime::now_utc().format(&Rfc3339)?;
-    let results = Arc::new(Mutex::new(Results::new(date, machine::look(), plan.settings_shown())));
-    fs::create_dir_all(&plan.out).with_context(|| format!("cannot make {}", plan.out.display()))?;
-    save_when_interrupted(&results, &plan);
+    let mut results = Results::new(date, machine::look()?, plan.settings_shown());
+    results.versions = machine::versions(envoy(plan).as_deref());
+    let results = Arc::new(Mutex::new(results));
+    save_when_interrupted(&results, plan);
     let runner = Runner { results, progress: Progress::new(plan.cases.len()) };
-    measure::all(&plan, &runner, &generator)?;
+    measure::all(plan, &runner, &generator)?;
     runner.progress.finish();
-    write(&runner.results(), &plan)
+    report::print(&runner.results());
+    report::write(&runner.results(), &plan.out)
+}
+
+/// The Envoy that takes part. When there is none, its contestants tell why.
+fn envoy(plan: &Plan) -> Option<PathBuf> {
+    let takes_part = plan.contestants.iter().any(|name| name.starts_with("envoy-"));
+    takes_part.then(|| envoy::program(plan.settings.envoy.as_deref()).ok()).flatten()
 }
 
 /// What is there is a report, too.
@@ -70,12 +105,8 @@ fn save_when_interrupted(results: &Arc<Mutex<Results>>, plan: &Plan) {
     let (results, out) = (results.clone(), plan.out.clone());
     interrupt::before_the_end(move || {
         let Ok(results) = results.lock() else { return };
-        if let Err(error) = results.write(&out) {
+        if let Err(error) = report::write(&results, &out) {
             eprintln!("{error:#}");
         }
     });
-}
-
-fn write(results: &Results, plan: &Plan) -> Result<()> {
-    results.write(&plan.out)
 }

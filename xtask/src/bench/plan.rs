@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use pillion_tests::AgentOptions;
 
+use super::baseline;
 use super::cases::{CASES, Case, Quick, What};
 use super::contestant::{self, External, Settings};
 use super::results::{self, Mode};
@@ -103,7 +104,7 @@ impl Plan {
 }
 
 fn takes_part(case: &Case, name: &str, quick: bool) -> bool {
-    let (baseline, one_node) = (contestant::is_baseline(name), contestant::is_on_one_node(name));
+    let (baseline, one_node) = (baseline::of(name).is_none(), contestant::is_on_one_node(name));
     let variant = one_node || name == "envoy-sidecar-c1";
     match case.what {
         What::Traffic(_) => !(quick && one_node && case.quick == Quick::Apart),

@@ -16,6 +16,8 @@ use super::stats;
 /// Of the file's layout: goes up when a reader of the old one would misunderstand the new one.
 pub const SCHEMA: u32 = 1;
 pub const FILE: &str = "results.json";
+/// The case of a [`Missing`] whose contestant could not be set up at all.
+pub const ALL_CASES: &str = "all";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -86,6 +88,7 @@ pub struct Disturbed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Missing {
     pub contestant: String,
+    /// Or [`ALL_CASES`].
     pub case: String,
     pub reason: String,
 }

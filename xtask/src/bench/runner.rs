@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 use super::cost::cpu::Spent;
 use super::metric::Metric;
@@ -57,25 +57,28 @@ impl Runner {
         if let Some(seconds) = turns.warm_up {
             entrants.retain(|(name, entrant)| {
                 self.progress.now(&format!("{} · {name} · warm-up", turns.case));
-                self.note_failure(turns.case, name, measure(entrant, seconds).map(drop))
+                self.succeeds(turns.case, name, measure(entrant, seconds))
             });
         }
         for round in 0..turns.rounds {
             entrants.retain(|(name, entrant)| {
                 self.progress.now(&format!("{} · {name} · {}/{}", turns.case, round + 1, turns.rounds));
                 let measured = self.measure(turns, name, round, || measure(entrant, turns.seconds));
-                self.note_failure(turns.case, name, measured)
+                self.succeeds(turns.case, name, measured)
             });
         }
         self.progress.done(turns.case, &self.results());
     }
 
-    /// Notes why there is no result.
-    pub fn note_failure(&self, case: &str, name: &str, result: Result<()>) -> bool {
-        if let Err(error) = &result {
-            self.results().miss(name, case, &one_line(&format!("{error:#}")));
-        }
-        result.is_ok()
+    /// Notes why there is no result. Errors show the ends of logs on lines of their own; a reason has one.
+    pub fn miss(&self, case: &str, name: &str, error: &Error) {
+        let words = format!("{error:#}");
+        let words: Vec<&str> = words.split_whitespace().collect();
+        self.results().miss(name, case, &words.join(" "));
+    }
+
+    fn succeeds<T>(&self, case: &str, name: &str, result: Result<T>) -> bool {
+        result.inspect_err(|error| self.miss(case, name, error)).is_ok()
     }
 
     fn measure(
@@ -114,9 +117,4 @@ impl Runner {
             results.add_distribution(name, case, &findings.distribution);
         }
     }
-}
-
-/// Errors show the ends of logs on lines of their own; a table has one line.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

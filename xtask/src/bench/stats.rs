@@ -40,34 +40,38 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// `samples` over `baseline`; nothing when the baseline's median is 0 or one of the two has no samples.
+    /// `samples` over a `baseline` of the same run; nothing when the baseline's median is 0 or one of the two has no
+    /// samples.
     ///
     /// With as many samples on both sides they are of the same rounds, and are drawn in pairs: what slowed a whole
     /// round down cancels out. With fewer than 3 on a side the interval is the range of what could be divided.
     pub fn of(samples: &[f64], baseline: &[f64]) -> Option<Self> {
+        if samples.len() != baseline.len() {
+            return Self::of_independent(samples, baseline);
+        }
+        Self::by(samples, baseline, |random| {
+            let rounds: Vec<usize> = samples.iter().map(|_| random.below(samples.len())).collect();
+            let of = |all: &[f64]| median(&rounds.iter().map(|&round| all[round]).collect::<Vec<_>>());
+            of(samples) / of(baseline)
+        })
+    }
+
+    /// As [`Ratio::of`], of samples that have no rounds in common.
+    pub fn of_independent(samples: &[f64], baseline: &[f64]) -> Option<Self> {
+        Self::by(samples, baseline, |random| median(&draw(samples, random)) / median(&draw(baseline, random)))
+    }
+
+    fn by(samples: &[f64], baseline: &[f64], resample: impl Fn(&mut Random) -> f64) -> Option<Self> {
         let value = median(samples) / median(baseline);
         if !value.is_finite() {
             return None;
         }
-        let ci95 = match samples.len().min(baseline.len()) {
-            0..3 => {
-                let ([low, high], [base_low, base_high]) = (range(samples), range(baseline));
-                [low / base_high, high / base_low]
-            }
-            _ => {
-                let mut random = Random::new();
-                interval(|| match samples.len() == baseline.len() {
-                    true => {
-                        let rounds: Vec<usize> =
-                            samples.iter().map(|_| random.below(samples.len())).collect();
-                        let of = |all: &[f64]| median(&rounds.iter().map(|&i| all[i]).collect::<Vec<_>>());
-                        of(samples) / of(baseline)
-                    }
-                    false => median(&draw(samples, &mut random)) / median(&draw(baseline, &mut random)),
-                })
-            }
-        };
-        Some(Self { value, ci95 })
+        if samples.len().min(baseline.len()) < 3 {
+            let ([low, high], [base_low, base_high]) = (range(samples), range(baseline));
+            return Some(Self { value, ci95: [low / base_high, high / base_low] });
+        }
+        let mut random = Random::new();
+        Some(Self { value, ci95: interval(|| resample(&mut random)) })
     }
 }
 

@@ -25,9 +25,8 @@ pub fn run(runner: &Runner, generator: &Generator, traffic: &Traffic, turns: Tur
     runner.results().commands.insert(turns.case.to_owned(), traffic.load.shown(time));
     let entrants = stages.iter().filter_map(|stage| {
         let idle = idle(generator, &stage.pair, traffic.idle);
-        let noted = idle.as_ref().map(drop).map_err(|error| anyhow::anyhow!("{error:#}"));
-        runner.note_failure(turns.case, stage.name(), noted).then_some(())?;
-        Some((stage.name(), Entrant { stage, _idle: idle.ok().flatten() }))
+        let idle = idle.inspect_err(|error| runner.miss(turns.case, stage.name(), error)).ok()?;
+        Some((stage.name(), Entrant { stage, _idle: idle }))
     });
     runner.take_turns(turns, entrants.collect(), |entrant, seconds| {
         measure(generator, traffic, entrant.stage, seconds)

@@ -55,11 +55,6 @@ pub struct Settings {
 pub const NAMES: [&str; 6] =
     ["none", "none-same-node", "pillion", "pillion-same-node", "envoy-sidecar", "envoy-sidecar-c1"];
 
-/// One without a mesh: the measure of others.
-pub fn is_baseline(name: &str) -> bool {
-    name.starts_with("none")
-}
-
 /// Client and server share a node.
 pub fn is_on_one_node(name: &str) -> bool {
     name.ends_with("-same-node")
