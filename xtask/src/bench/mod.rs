@@ -46,7 +46,7 @@ pub struct Args {
     #[command(subcommand)]
     task: Option<Task>,
     #[command(flatten)]
-    run: plan::Args,
+    wishes: plan::Wishes,
 }
 
 #[derive(clap::Subcommand)]
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.task {
         Some(Task::Compare(args)) => compare::run(args),
         Some(Task::Report(args)) => report::run(args),
-        None => take(&Plan::new(&args.run)?),
+        None => take(&Plan::new(&args.wishes)?),
     }
 }
 

@@ -11,8 +11,9 @@ use super::contestant::{self, External, Settings};
 use super::results::{self, Mode};
 use crate::workspace;
 
+/// What the command line asks for, unchecked.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct Wishes {
     /// In less than 3 minutes: what a reader asks first, in 3 rounds of a second each (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
@@ -66,29 +67,29 @@ const NOT_QUICK: [&str; 1] = ["envoy-sidecar-c1"];
 impl Plan {
     /// # Errors
     /// When a name is not known, or a number makes no sense.
-    pub fn new(args: &Args) -> Result<Self> {
-        let (rounds, seconds) = if args.full { (7, 1.5) } else { (3, 1.0) };
-        let custom = args.only.is_some() || args.contestants.is_some() || !args.agent_arg.is_empty();
-        let mode = match (custom || args.rounds.is_some() || args.seconds.is_some(), args.full) {
+    pub fn new(wishes: &Wishes) -> Result<Self> {
+        let (rounds, seconds) = if wishes.full { (7, 1.5) } else { (3, 1.0) };
+        let custom = wishes.only.is_some() || wishes.contestants.is_some() || !wishes.agent_arg.is_empty();
+        let mode = match (custom || wishes.rounds.is_some() || wishes.seconds.is_some(), wishes.full) {
             (true, _) => Mode::Custom,
             (false, true) => Mode::Full,
             (false, false) => Mode::Quick,
         };
-        let seconds = args.seconds.unwrap_or(seconds);
+        let seconds = wishes.seconds.unwrap_or(seconds);
         ensure!(
             (0.1..=600.0).contains(&seconds),
             "--seconds {seconds} is not possible: take 0.1 to 600 seconds for a measurement"
         );
-        let agent = args.agent_arg.iter().fold(AgentOptions::default(), |options, arg| options.arg(arg));
+        let agent = wishes.agent_arg.iter().fold(AgentOptions::default(), |options, arg| options.arg(arg));
         Ok(Self {
             mode,
-            rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
+            rounds: wishes.rounds.map_or(rounds, |rounds| rounds as usize),
             seconds,
-            contestants: contestants(args)?,
-            cases: cases(args)?,
-            settings: Settings { agent, envoy: args.envoy.clone(), external: args.contestant.clone() },
-            cross_check: args.cross_check,
-            out: args.out.clone().unwrap_or_else(|| workspace::root().join("report")),
+            contestants: contestants(wishes)?,
+            cases: cases(wishes)?,
+            settings: Settings { agent, envoy: wishes.envoy.clone(), external: wishes.contestant.clone() },
+            cross_check: wishes.cross_check,
+            out: wishes.out.clone().unwrap_or_else(|| workspace::root().join("report")),
         })
     }
 
@@ -115,11 +116,11 @@ fn takes_part(case: &Case, name: &str, quick: bool) -> bool {
     }
 }
 
-fn contestants(args: &Args) -> Result<Vec<String>> {
-    let external = args.contestant.iter().map(|external| external.name.as_str());
+fn contestants(wishes: &Wishes) -> Result<Vec<String>> {
+    let external = wishes.contestant.iter().map(|external| external.name.as_str());
     let known: Vec<&str> = contestant::NAMES.into_iter().chain(external).collect();
-    let Some(wanted) = &args.contestants else {
-        let left_out = |name: &&&str| args.full || !NOT_QUICK.contains(*name);
+    let Some(wanted) = &wishes.contestants else {
+        let left_out = |name: &&&str| wishes.full || !NOT_QUICK.contains(*name);
         return Ok(known.iter().filter(left_out).map(|&name| name.to_owned()).collect());
     };
     if let Some(unknown) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
@@ -129,12 +130,12 @@ fn contestants(args: &Args) -> Result<Vec<String>> {
     Ok(known.iter().filter(|name| wanted.iter().any(|w| w == *name)).map(|&name| name.to_owned()).collect())
 }
 
-fn cases(args: &Args) -> Result<Vec<&'static Case>> {
-    let chosen: Vec<&Case> = match &args.only {
+fn cases(wishes: &Wishes) -> Result<Vec<&'static Case>> {
+    let chosen: Vec<&Case> = match &wishes.only {
         Some(part) => CASES.iter().filter(|case| case.name.contains(part.as_str())).collect(),
-        None => CASES.iter().filter(|case| args.full || case.quick != Quick::No).collect(),
+        None => CASES.iter().filter(|case| wishes.full || case.quick != Quick::No).collect(),
     };
-    if let (true, Some(part)) = (chosen.is_empty(), &args.only) {
+    if let (true, Some(part)) = (chosen.is_empty(), &wishes.only) {
         let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
         bail!("no case's name contains {part:?}: there are {}", names.join(", "));
     }
