@@ -1,7 +1,7 @@
 //! The benchmark's load: clients that measure, and the servers they need besides nginx.
 //!
 //! A client's run gives one [`Report`]. Latencies are taken here, at the client, with the monotonic clock; an open
-//! loop ([`Schedule`]) takes them from the time at which a request was due. Rates count whole requests within the
+//! loop (`schedule`) takes them from the time at which a request was due. Rates count whole requests within the
 //! measured time, bulk counts what the receiving end read.
 //!
 //! The generator shares the machine with what it measures, so it is cheap first: one thread, one read and one write
@@ -10,17 +10,24 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod bulk;
+mod connect;
+mod hold;
 mod http;
 mod limits;
 mod pacer;
+mod ping_pong;
 mod recorder;
 mod report;
 mod schedule;
+mod serve;
 mod timer;
 
-pub use args::{Address, Timing};
+pub use bulk::BulkArgs;
+pub use connect::ConnectArgs;
+pub use hold::HoldArgs;
 pub use http::HttpArgs;
 pub use limits::raise_open_files;
-pub use recorder::{Recorder, Window};
+pub use ping_pong::PingPongArgs;
 pub use report::{Counted, Latency, Report};
-pub use schedule::Schedule;
+pub use serve::ServeArgs;

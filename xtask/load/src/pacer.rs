@@ -13,6 +13,8 @@ use crate::timer::Timer;
 pub struct Pacer {
     schedule: Schedule,
     end: Instant,
+    /// All that are due before the end.
+    all: u64,
     due: Semaphore,
     claimed: AtomicU64,
 }
@@ -20,7 +22,8 @@ pub struct Pacer {
 impl Pacer {
     /// Requests are handed out until `end`.
     pub fn new(schedule: Schedule, end: Instant) -> Self {
-        Self { schedule, end, due: Semaphore::new(0), claimed: AtomicU64::new(0) }
+        let all = schedule.due_before(end);
+        Self { schedule, end, all, due: Semaphore::new(0), claimed: AtomicU64::new(0) }
     }
 
     /// The time at which the next request was due, once it is; `None` after the end.
@@ -35,7 +38,7 @@ impl Pacer {
         let mut released = 0;
         loop {
             let now = Instant::now();
-            let due = self.schedule.due(now.min(self.end));
+            let due = self.schedule.due(now).min(self.all);
             self.due.add_permits((due - released) as usize);
             released = due;
             if now >= self.end {
@@ -49,6 +52,6 @@ impl Pacer {
     /// When those were due that nobody took. For after the end.
     pub fn left(&self) -> impl Iterator<Item = Instant> {
         let claimed = self.claimed.load(Ordering::Relaxed);
-        (claimed..self.schedule.due(self.end)).map(|number| self.schedule.time(number))
+        (claimed..self.all).map(|number| self.schedule.time(number))
     }
 }

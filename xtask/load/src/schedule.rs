@@ -23,6 +23,11 @@ impl Schedule {
         self.start + Duration::from_nanos((number as f64 * 1e9 / self.rate).round() as u64)
     }
 
+    /// How many requests are due before `end`.
+    pub fn due_before(&self, end: Instant) -> u64 {
+        end.checked_sub(Duration::from_nanos(1)).map_or(0, |last| self.due(last))
+    }
+
     /// How many requests are due by `now`, that moment included.
     pub fn due(&self, now: Instant) -> u64 {
         let Some(elapsed) = now.checked_duration_since(self.start) else { return 0 };
@@ -63,6 +68,13 @@ mod tests {
                 assert!(before <= number, "number {number} at rate {rate}: {before} are due before it");
             }
         }
+    }
+
+    #[test]
+    fn a_second_holds_as_many_requests_as_the_rate() {
+        let start = Instant::now();
+        assert_eq!(Schedule::new(start, 4000.0).due_before(start + Duration::from_secs(1)), 4000);
+        assert_eq!(Schedule::new(start, 4000.0).due_before(start), 0);
     }
 
     #[test]
