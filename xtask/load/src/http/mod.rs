@@ -71,7 +71,7 @@ impl HttpArgs {
             tasks.spawn(shared.clone().work(connection));
         }
         if let Some(pacer) = &shared.pacer {
-            pacer.run().await?;
+            pacer.run(tasks.len()).await?;
         }
         while let Some(ended) = tasks.join_next().await {
             ended.context("a connection's task has panicked")?;
@@ -109,9 +109,12 @@ impl Shared {
     async fn work(self: Arc<Self>, connection: Connection) {
         let mut connection = Some(connection);
         let mut begin = Instant::now();
-        while begin < self.end {
+        // Of an open loop, the pacer tells when it is over.
+        while self.pacer.is_some() || begin < self.end {
             if let Some(pacer) = &self.pacer {
-                let Some(due) = pacer.claim().await else { return };
+                let Ok(Some(due)) = timeout_at((self.end + GRACE).into(), pacer.claim()).await else {
+                    return;
+                };
                 begin = due;
             }
             let answer = timeout_at((self.end + GRACE).into(), self.request(&mut connection)).await;
