@@ -14,10 +14,7 @@ use super::stage::{Pair, Stage};
 use super::{contestant, entering, traffic};
 
 /// Seconds of a contestant's first measurement in a case, which is not kept.
-const WARM_UP: f64 = 0.5;
-
-/// Rounds of memory, each with a bed made anew: it hardly differs between them.
-const MEMORY_ROUNDS: usize = 3;
+const WARM_UP: f64 = 0.3;
 
 pub fn all(plan: &Plan, runner: &Runner, generator: &Generator) -> Result<()> {
     let in_pairs = |case: &&Case| !matches!(case.what, What::Pods(_) | What::Open { .. });
@@ -97,7 +94,7 @@ fn with_beds_of_their_own(plan: &Plan, runner: &Runner, generator: &Generator, c
         }
     }
     let entrants: Vec<&str> = cases.first().map(|case| plan.entrants(case).collect()).unwrap_or_default();
-    for _ in 0..plan.rounds.min(MEMORY_ROUNDS) {
+    for _ in 0..plan.memory_rounds {
         for name in &entrants {
             memory::pods(runner, name, &plan.settings, &pods);
             memory::open(runner, name, &plan.settings, generator, &open);

@@ -13,7 +13,7 @@ use super::stage::{Pair, Stage};
 use super::traffic::watched;
 
 /// The flood has begun with all its connections by then.
-const WARM_UP: f64 = 1.0;
+const WARM_UP: f64 = 0.5;
 /// The flood goes on so long after the victim was measured.
 const OVERLAP: f64 = 0.3;
 

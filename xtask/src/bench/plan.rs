@@ -26,7 +26,7 @@ pub struct Wishes {
     /// Only these, e.g. none,pillion
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     contestants: Option<Vec<String>>,
-    /// How often each contestant is measured in each case [default: 3, with --full 7]
+    /// How often each contestant is measured in each case [default: 3, with --full 6]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: Option<u64>,
     /// How long a measurement takes [default: 1, with --full 1.5]
@@ -52,6 +52,8 @@ pub struct Wishes {
 pub struct Plan {
     pub mode: Mode,
     pub rounds: usize,
+    /// Of memory, each with a bed made anew, which takes long and hardly differs.
+    pub memory_rounds: usize,
     pub seconds: f64,
     /// In the order of measuring.
     pub contestants: Vec<String>,
@@ -68,7 +70,7 @@ impl Plan {
     /// # Errors
     /// When a name is not known, or a number makes no sense.
     pub fn new(wishes: &Wishes) -> Result<Self> {
-        let (rounds, seconds) = if wishes.full { (7, 1.5) } else { (3, 1.0) };
+        let (rounds, memory_rounds, seconds) = if wishes.full { (6, 2, 1.5) } else { (3, 1, 1.0) };
         let custom = wishes.only.is_some() || wishes.contestants.is_some() || !wishes.agent_arg.is_empty();
         let mode = match (custom || wishes.rounds.is_some() || wishes.seconds.is_some(), wishes.full) {
             (true, _) => Mode::Custom,
@@ -84,6 +86,7 @@ impl Plan {
         Ok(Self {
             mode,
             rounds: wishes.rounds.map_or(rounds, |rounds| rounds as usize),
+            memory_rounds: wishes.rounds.map_or(memory_rounds, |rounds| (rounds as usize).min(memory_rounds)),
             seconds,
             contestants: contestants(wishes)?,
             cases: cases(wishes)?,
