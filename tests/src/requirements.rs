@@ -15,12 +15,14 @@ use crate::sys;
 
 /// A Debian package and a program by which it is recognised (searched in the PATH, unless it is a path).
 const PACKAGES: &[(&str, &str)] = &[
+    ("chromium", "chromium"),
     ("curl", "curl"),
     ("default-jdk-headless", "javac"),
     ("dropbear-bin", "dropbear"),
     ("golang-go", "go"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
+    ("iptables", "iptables"),
     ("linux-perf", "perf"),
     ("nghttp2-client", "h2load"),
     ("nginx-light", "nginx"),

@@ -16,6 +16,12 @@ impl Colours {
         Self(stream.is_terminal() && !unwanted)
     }
 
+    /// For whoever reads a text and not its colours.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Self(false)
+    }
+
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }

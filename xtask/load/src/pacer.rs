@@ -26,14 +26,16 @@ impl Pacer {
         Self { schedule, end, all, due: Semaphore::new(0), claimed: AtomicU64::new(0) }
     }
 
-    /// The time at which the next request was due, once it is; `None` after the end.
+    /// The time at which the next request was due, once it is; `None` when all of them are taken. What was due before
+    /// the end is handed out after it, too: a request that came late is the answer, not an error.
     pub async fn claim(&self) -> Option<Instant> {
         self.due.acquire().await.ok()?.forget();
-        Some(self.schedule.time(self.claimed.fetch_add(1, Ordering::Relaxed)))
+        let number = self.claimed.fetch_add(1, Ordering::Relaxed);
+        (number < self.all).then(|| self.schedule.time(number))
     }
 
-    /// Runs until the end.
-    pub async fn run(&self) -> Result<()> {
+    /// Runs until the end. After it, each of so many takers is told when nothing is left.
+    pub async fn run(&self, takers: usize) -> Result<()> {
         let timer = Timer::new()?;
         let mut released = 0;
         loop {
@@ -42,7 +44,7 @@ impl Pacer {
             self.due.add_permits((due - released) as usize);
             released = due;
             if now >= self.end {
-                self.due.close();
+                self.due.add_permits(takers);
                 return Ok(());
             }
             timer.wait_until(self.schedule.time(released).min(self.end)).await?;

@@ -42,13 +42,13 @@ fn an_open_loop_shows_the_time_that_the_server_takes() {
 #[test]
 fn an_open_loop_shows_the_queue_before_a_server_that_is_too_slow() {
     let server = stall();
-    // Twenty a second are answered. The k-th answer comes at 50 k ms and was due at 10 (k - 1) ms.
+    // Twenty a second are answered, for one second and two of grace: the k-th at 50 k ms, and it was due at
+    // 10 (k - 1) ms. What is left waits from its time to the end of the third second.
     let report = run("http", server.port, &["--rate", "100"]);
-    assert!(report.requests <= 20, "{report:?}");
+    assert!(report.requests <= 60, "{report:?}");
     assert_eq!(report.requests + report.errors, 100, "every request that was due is accounted for");
     let latency = report.latency.unwrap();
-    assert!(latency.p50 >= 300e3 && latency.p99 >= 700e3, "{latency:?}");
-    assert!(report.first_error.unwrap().contains("could not be sent"));
+    assert!(latency.p50 >= 1_500e3 && latency.p99 >= 2_200e3, "{latency:?}");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl HttpArgs {
             tasks.spawn(shared.clone().work(connection));
         }
         if let Some(pacer) = &shared.pacer {
-            pacer.run().await?;
+            pacer.run(tasks.len()).await?;
         }
         while let Some(ended) = tasks.join_next().await {
             ended.context("a connection's task has panicked")?;
@@ -119,7 +119,8 @@ impl Shared {
     /// One request after the other.
     async fn requests(&self, connection: Connection, begin: &mut Instant) {
         let mut connection = Some(connection);
-        while *begin < self.end {
+        // Of an open loop, the pacer tells when it is over.
+        while self.pacer.is_some() || *begin < self.end {
             if let Some(pacer) = &self.pacer {
                 let Some(due) = pacer.claim().await else { return };
                 *begin = due;
