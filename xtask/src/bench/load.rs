@@ -1,6 +1,6 @@
 //! `pillion-load`: the load generator and its servers, run in pods.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -65,10 +65,6 @@ impl Generator {
     /// Builds it.
     pub fn build() -> Result<Self> {
         Ok(Self { program: load::binary()? })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.program
     }
 
     /// Starts the servers in a pod.

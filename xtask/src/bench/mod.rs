@@ -6,6 +6,7 @@ mod cases;
 mod compare;
 mod contestant;
 mod cost;
+mod cross_check;
 mod entering;
 mod load;
 mod machine;
@@ -81,6 +82,9 @@ fn take(plan: &Plan) -> Result<()> {
     terminal::Progress::new().announce("building the agent and the load generator (release)");
     pillion_tests::agent::binary()?;
     let generator = Generator::build()?;
+    if plan.cross_check {
+        cross_check::run(&generator)?;
+    }
 
     let date = OffsetDateTime::now_utc().format(&Rfc3339)?;
     let mut results = Results::new(date, machine::look()?, plan.settings_shown());

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use pillion_tests::{AgentOptions, Bed, Node, Pod};
 
 pub use external::External;
+pub use none::Plain;
 
 /// A mesh, or none, on nodes of its own: no other contestant's hooks are on them.
 pub trait Contestant {
@@ -75,7 +76,7 @@ pub fn stand_on_one_node(bed: &Bed, name: &str, settings: &Settings) -> Result<B
 
 fn stand_on(bed: &Bed, name: &str, settings: &Settings, nodes: [Node; 2]) -> Result<Box<dyn Contestant>> {
     Ok(match name {
-        "none" | "none-same-node" => Box::new(none::Plain::new(name, nodes)),
+        "none" | "none-same-node" => Box::new(Plain::new(name, nodes)),
         "pillion" | "pillion-same-node" => Box::new(pillion::Pillion::start(name, nodes, &settings.agent)?),
         "envoy-sidecar" => Box::new(envoy::Sidecars::new(bed, name, nodes, settings.envoy.as_deref(), 2)?),
         "envoy-sidecar-c1" => Box::new(envoy::Sidecars::new(bed, name, nodes, settings.envoy.as_deref(), 1)?),
