@@ -33,8 +33,12 @@ pub fn run(args: &Args) -> Result<()> {
     steps.finish()
 }
 
+/// Tests of xtask's that need Debian's Chromium, by what is in their names: no unit tests.
+const IN_A_BROWSER: &str = "in_a_browser";
+
 fn unit_tests() -> Result<Option<String>> {
-    cargo_does(&[&["test"], &HOST_PACKAGES[..], &["--exclude", "pillion-tests", "--no-fail-fast"]].concat())?;
+    let without = ["--exclude", "pillion-tests", "--no-fail-fast", "--", "--skip", IN_A_BROWSER];
+    cargo_does(&[&["test"], &HOST_PACKAGES[..], &without].concat())?;
     cargo_does(&["test", "-p", "pillion-tests", "--lib"])
 }
 
@@ -57,7 +61,7 @@ fn end_to_end() -> Result<Option<String>> {
             .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast"])
             .env("PILLION_BIN", program),
     )?;
-    Ok(None)
+    cargo_does(&["test", "-p", "xtask", IN_A_BROWSER])
 }
 
 /// A test that ends, however it ends, removes its bed.

@@ -207,7 +207,7 @@ fn section(title: &str, compared: &Compared, colours: Colours) -> Vec<String> {
             None => (" ".to_owned(), ""),
         };
         let percent = (change.factor - 1.0) * 100.0;
-        format!("{mark} {:width$}  {} → {}  {percent:+.0} %  {word}", change.what, change.old, change.new)
+        format!("{mark} {:width$}  {} → {}  {percent:+.1} %  {word}", change.what, change.old, change.new)
     };
     let changes = compared.changes.iter().map(|change| line(change).trim_end().to_owned());
     [String::new(), colours.bold(&head)].into_iter().chain(changes).collect()

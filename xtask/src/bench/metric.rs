@@ -112,7 +112,9 @@ impl Metric {
             Self::MeshCpuMsPerKreq => "the part of it that agents or sidecars used",
             Self::KernelCpuMsPerKreq => "the rest of it: interrupts and whatever no process is charged for",
             Self::MeshMemory => "proportional set size of all agents or sidecars",
-            Self::ReadyMs => "from wanting a pod in the mesh to its first byte through it",
+            Self::ReadyMs => {
+                "until a pod is in the mesh: from its label, or from its sidecar's first iptables rule"
+            }
             Self::Connect => "what connect() to a listening socket takes",
         }
     }

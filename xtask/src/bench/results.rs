@@ -75,11 +75,12 @@ pub enum Mode {
     Custom,
 }
 
-/// A measurement that was thrown away and taken again, because the machine was not quiet.
+/// A measurement during which the machine was not quiet. It was taken again, or kept after some repeats: `why` says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Disturbed {
     pub case: String,
     pub contestant: String,
+    /// From 0.
     pub round: usize,
     pub why: String,
 }
@@ -165,7 +166,7 @@ impl Results {
             contestant: contestant.to_owned(),
             case: case.to_owned(),
             unit: "µs".to_owned(),
-            points: points.iter().map(|&(value, fraction)| [value, fraction]).collect(),
+            points: points.iter().map(|&(value, fraction)| [rounded(value), rounded(fraction)]).collect(),
         });
     }
 
@@ -207,26 +208,39 @@ impl Results {
         fs::write(&path, self.to_json()?).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// JSON with a line for every element of a list: a person finds a series, and git shows what changed.
+    /// JSON with a line for every field and every element of a list: a person finds a series, and git shows what
+    /// changed.
     fn to_json(&self) -> Result<String> {
-        let Value::Object(fields) = serde_json::to_value(self)? else {
-            unreachable!("a struct is an object")
-        };
-        let mut parts = vec![];
-        for (name, field) in fields {
-            let field = match field {
-                Value::Array(elements) if !elements.is_empty() => {
-                    let lines: Vec<String> =
-                        elements.iter().map(|element| format!("    {element}")).collect();
-                    format!("[\n{}\n  ]", lines.join(",\n"))
-                }
-                Value::Object(_) => serde_json::to_string_pretty(&field)?.replace('\n', "\n  "),
-                other => other.to_string(),
-            };
-            parts.push(format!("  \"{name}\": {field}"));
-        }
-        Ok(format!("{{\n{}\n}}\n", parts.join(",\n")))
+        let fields = [
+            ("schema", json(&self.schema)?),
+            ("date", json(&self.date)?),
+            ("machine", json(&self.machine)?),
+            ("versions", json(&self.versions)?),
+            ("settings", json(&self.settings)?),
+            ("disturbed", list(&self.disturbed)?),
+            ("missing", list(&self.missing)?),
+            ("commands", json(&self.commands)?),
+            ("results", list(&self.results)?),
+            ("distributions", list(&self.distributions)?),
+        ];
+        let fields = fields.map(|(name, value)| format!("  \"{name}\": {value}"));
+        Ok(format!("{{\n{}\n}}\n", fields.join(",\n")))
     }
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value)?)
+}
+
+fn list(elements: &[impl Serialize]) -> Result<String> {
+    let lines = elements.iter().map(|element| Ok(format!("    {}", json(element)?)));
+    let lines: Vec<String> = lines.collect::<Result<_>>()?;
+    Ok(if lines.is_empty() { "[]".to_owned() } else { format!("[\n{}\n  ]", lines.join(",\n")) })
+}
+
+/// To a millionth: finer than a clock tells, and a third of the file's length.
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
 }
 
 #[cfg(test)]
@@ -244,6 +258,23 @@ mod tests {
         let back: Results = serde_json::from_str(&results.to_json().unwrap()).unwrap();
         assert_eq!(back, results);
         assert_eq!(back.series("pillion", "http1-c1", "latency_p50").unwrap().median, 104.625);
+    }
+
+    /// The example of `docs/results.md` is a file that can be read.
+    #[test]
+    fn the_schema_is_documented_as_it_is() {
+        let page = fs::read_to_string(crate::workspace::root().join("docs/results.md")).unwrap();
+        let json = page.split("```json").nth(1).unwrap().split("```").next().unwrap();
+        let documented: Results = serde_json::from_str(json).unwrap();
+        let [series] = &documented.results[..] else { panic!("{json}") };
+        assert_eq!(
+            (series.median, series.ci95),
+            (stats::median(&series.samples), stats::ci95(&series.samples))
+        );
+        let told = |metric: &Metric| {
+            page.contains(&format!("`{}`", metric.name())) || metric.name().contains("_cpu_")
+        };
+        assert_eq!(Metric::ALL.iter().find(|metric| !told(metric)), None);
     }
 
     #[test]

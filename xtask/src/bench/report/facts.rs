@@ -4,10 +4,10 @@ use crate::bench::results::{ALL_CASES, Mode, Results};
 
 /// For who reads a report without having read the docs.
 pub const HOW_TO_READ: [&str; 5] = [
-    "A number is the median of the rounds; in brackets its 95 % confidence interval (percentile bootstrap; of fewer \
+    "A number is the median of the rounds; beside it is its 95 % confidence interval (percentile bootstrap; of fewer \
      than 3 rounds, their range).",
-    "`×` is the ratio to the baseline of the same run: to no mesh with the pods in the same places (`none`, or \
-     `none-same-node`), rounds drawn in pairs. Ratios carry to other machines better than numbers do.",
+    "× is the ratio to the baseline of the same run: to no mesh with the pods in the same places (none, or \
+     none-same-node), rounds drawn in pairs. Ratios carry to other machines better than numbers do.",
     "Contestants take turns in every round, so what else the machine does hits all of them.",
     "Both nodes, both apps, the mesh and the load generator share this machine's CPUs: throughput and CPU time are of \
      the whole path.",
@@ -59,7 +59,9 @@ pub fn sections(results: &Results) -> Vec<Section> {
 fn disturbed(results: &Results) -> Vec<(String, String)> {
     let lines = results.disturbed.iter();
     or_nothing(
-        lines.map(|d| (format!("{}, {}, round {}", d.case, d.contestant, d.round), d.why.clone())).collect(),
+        lines
+            .map(|d| (format!("{}, {}, round {}", d.case, d.contestant, d.round + 1), d.why.clone()))
+            .collect(),
     )
 }
 

@@ -44,8 +44,8 @@ const BULK_DOWN: &str = "The same, downloaded.";
 const PING_PONG: &str =
     "Raw TCP: a message there, the same message back, one at a time; latency is of the round trip.";
 const IDLE: &str = "10,000 connections are open and silent while requests come at a fixed rate.";
-const START: &str = "From wanting a pod in the mesh until it is: for Pillion from the label to the pod being served, for a \
-    sidecar from its start to its listeners, iptables rules included.";
+const START: &str = "A pod runs and shall be in the mesh: for Pillion from its label until the agent serves it, for a \
+    sidecar from the first iptables rule until its listeners are there.";
 const HOOKS: &str =
     "connect() in a process outside the mesh, on a node with Pillion's hooks and on one without.";
 const PODS: &str = "Idle pods in the mesh: the memory of all agents or all sidecars.";

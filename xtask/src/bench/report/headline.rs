@@ -23,9 +23,9 @@ pub struct Answer {
 /// All headlines, those that nobody could answer left out.
 pub fn headlines(results: &Results) -> Vec<Headline> {
     let ratios = [
-        ("A request takes", "http1-c1", "latency_p50", "median latency, one connection"),
-        ("CPU for a request", "http1-c32", "cpu_ms_per_kreq", "CPU time for 1,000 requests, 32 connections"),
-        ("One bulk stream", "bulk-1", "throughput", "throughput of one TCP connection"),
+        ("A request takes", "http1-c1", "latency_p50", "median, one connection"),
+        ("CPU for a request", "http1-c32", "cpu_ms_per_kreq", "for 1,000 requests, 32 connections"),
+        ("One bulk stream", "bulk-1", "throughput", "one TCP connection"),
     ];
     let all = ratios
         .into_iter()
@@ -47,7 +47,7 @@ fn by_ratio(results: &Results, question: &'static str, case: &str, metric: &str,
     let none = results.series(NONE, case, metric).map(|none| amount(none.median, &none.unit));
     Headline {
         question,
-        note: format!("{what}; without a mesh {}", none.unwrap_or_else(|| "not measured".into())),
+        note: format!("× no mesh ({}); {what}", none.unwrap_or_else(|| "not measured".into())),
         answers: cast::headliners(results).into_iter().map(answer).collect(),
     }
 }

@@ -4,7 +4,7 @@ use super::cast;
 use super::facts::{self, Section};
 use super::headline::{self, Headline};
 use super::markup::escape;
-use super::number::{interval, number, times};
+use super::number::{interval, number, times, times_interval};
 use super::plot::{self, Figure};
 use super::table::{Cell, Table, tables};
 use crate::bench::metric::Metric;
@@ -67,13 +67,15 @@ fn strip(results: &Results, headline: &Headline) -> String {
         .iter()
         .map(|answer| {
             let (class, title) = (cast::class(results, &answer.contestant), cast::title(&answer.contestant));
-            let value = answer.value.as_deref().unwrap_or("—");
-            let detail = if answer.detail.is_empty() { "not measured" } else { &answer.detail };
+            let detail = if answer.detail.is_empty() { "— not measured" } else { &answer.detail };
+            let value = answer
+                .value
+                .as_deref()
+                .map_or(String::new(), |value| format!("<span class=\"big\">{}</span> ", escape(value)));
             format!(
                 "<div class=\"{class}\"><dt class=\"name\">{}</dt>\
-                 <dd><span class=\"big\">{}</span> <span class=\"detail\">{}</span></dd></div>\n",
+                 <dd>{value}<span class=\"detail\">{}</span></dd></div>\n",
                 escape(title),
-                escape(value),
                 escape(detail)
             )
         })
@@ -147,7 +149,7 @@ fn cell(cell: Option<&Cell>) -> String {
         false => format!(" <small>{}</small>", interval(cell.median, cell.ci95)),
     };
     let ratio = cell.ratio.map_or(String::new(), |r| {
-        format!("<br><b>{}</b> <small>{}</small>", times(r.value), interval(r.value, r.ci95))
+        format!("<br><b>{}</b> <small>{}</small>", times(r.value), times_interval(r))
     });
     format!("<td>{}{spread}{ratio}</td>", number(cell.median))
 }

@@ -1,6 +1,6 @@
 //! `report.md`: everything, for reading where the code is.
 
-use super::number::{ratio, with_interval};
+use super::number::{times, times_interval, with_interval};
 use super::table::{Cell, Table, tables};
 use super::{cast, facts, headline};
 use crate::bench::metric::Metric;
@@ -59,7 +59,7 @@ fn table(table: &Table<'_>) -> String {
 fn cell(cell: Option<&Cell>) -> String {
     let Some(cell) = cell else { return "—".to_owned() };
     let value = with_interval(cell.median, cell.ci95);
-    cell.ratio.map_or(value.clone(), |r| format!("{value}<br>{}", ratio(r)))
+    cell.ratio.map_or(value.clone(), |r| format!("{value}<br>{} ({})", times(r.value), times_interval(r)))
 }
 
 /// Machine, versions, what was disturbed, what is missing, commands.

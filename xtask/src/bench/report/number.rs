@@ -7,6 +7,11 @@ pub fn number(value: f64) -> String {
     with_digits(value, digits(value))
 }
 
+/// Without a fraction.
+pub fn whole(value: f64) -> String {
+    with_digits(value, 0)
+}
+
 /// A median and its interval with the median's digits: `105 (103–107)`, or the median alone where it is all there is.
 pub fn with_interval(median: f64, [low, high]: [f64; 2]) -> String {
     match low == high {
@@ -23,12 +28,13 @@ pub fn interval(median: f64, [low, high]: [f64; 2]) -> String {
 
 /// `1.59 ×`
 pub fn times(ratio: f64) -> String {
-    format!("{} ×", number(ratio))
+    format!("{} ×", with_digits(ratio, digits_of_ratio(ratio)))
 }
 
-/// `1.59 × (1.55–1.62)`
-pub fn ratio(ratio: Ratio) -> String {
-    format!("{} ({})", times(ratio.value), interval(ratio.value, ratio.ci95))
+/// `1.55–1.62`, beside [`times`].
+pub fn times_interval(ratio: Ratio) -> String {
+    let (digits, [low, high]) = (digits_of_ratio(ratio.value), ratio.ci95);
+    format!("{}–{}", with_digits(low, digits), with_digits(high, digits))
 }
 
 /// With its unit; KiB become MiB, GiB where that is shorter.
@@ -41,6 +47,11 @@ pub fn amount(value: f64, unit: &str) -> String {
         _ => (value, unit),
     };
     format!("{} {unit}", number(value))
+}
+
+/// A third digit of a ratio below 1 would be finer than any machine is quiet.
+fn digits_of_ratio(ratio: f64) -> usize {
+    digits(ratio).min(2)
 }
 
 /// Digits after the point.

@@ -1,13 +1,9 @@
 //! The report for who waited for it: plain text with a little colour.
 
-use super::number::{interval, number, times};
+use super::number::{interval, number, times, times_interval};
 use super::table::{Cell, Table, tables};
 use crate::bench::results::{ALL_CASES, Results};
 use crate::terminal::Colours;
-
-/// Room for `14,965 14,649–15,392`.
-const COLUMN: usize = 21;
-const FIRST: usize = 36;
 
 pub fn text(results: &Results, colours: Colours) -> String {
     let mut lines = vec![];
@@ -24,21 +20,36 @@ pub fn text(results: &Results, colours: Colours) -> String {
     lines.join("\n")
 }
 
+struct Line {
+    /// The numbers stand out from what is beside them.
+    is_number: bool,
+    cells: Vec<String>,
+}
+
+/// Every metric has two lines: the numbers, and their ratios to the baseline.
 fn table_lines(table: &Table<'_>, colours: Colours) -> Vec<String> {
-    let head: String = table.contestants.iter().map(|name| format!("{name:>COLUMN$}")).collect();
-    let mut lines = vec![colours.dim(&format!("  {:FIRST$}{head}", "median, 95 % interval; × baseline"))];
+    let head = table.contestants.iter().map(|name| (*name).to_owned());
+    let mut lines = vec![line(false, "median, 95 % interval; × baseline".to_owned(), head)];
     for row in &table.rows {
-        let name = format!("{} {} {}", row.case, row.metric, row.unit);
-        let values: String =
-            row.cells.iter().map(|cell| format!("{:>COLUMN$}", value(cell.as_ref()))).collect();
-        lines.push(format!("  {name:FIRST$}{values}"));
+        let name = format!("{} {}, {}", row.case, row.metric, row.unit);
+        lines.push(line(true, name, row.cells.iter().map(|cell| value(cell.as_ref()))));
         if row.cells.iter().flatten().any(|cell| cell.ratio.is_some()) {
-            let ratios: String =
-                row.cells.iter().map(|cell| format!("{:>COLUMN$}", ratio(cell.as_ref()))).collect();
-            lines.push(colours.dim(&format!("  {:FIRST$}{ratios}", "")));
+            lines.push(line(false, String::new(), row.cells.iter().map(|cell| ratio(cell.as_ref()))));
         }
     }
-    lines
+    let width =
+        |column: usize| lines.iter().map(|line| line.cells[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..=table.contestants.len()).map(width).collect();
+    let aligned = |line: &Line| {
+        let numbers = line.cells.iter().zip(&widths).skip(1).map(|(cell, width)| format!("  {cell:>width$}"));
+        let text = format!("  {:2$}{}", line.cells[0], numbers.collect::<String>(), widths[0]);
+        if line.is_number { text } else { colours.dim(&text) }
+    };
+    lines.iter().map(aligned).collect()
+}
+
+fn line(is_number: bool, first: String, others: impl Iterator<Item = String>) -> Line {
+    Line { is_number, cells: [first].into_iter().chain(others).collect() }
 }
 
 fn value(cell: Option<&Cell>) -> String {
@@ -50,7 +61,7 @@ fn value(cell: Option<&Cell>) -> String {
 
 fn ratio(cell: Option<&Cell>) -> String {
     let ratio = cell.and_then(|cell| cell.ratio);
-    ratio.map_or(String::new(), |r| format!("{} {}", times(r.value), interval(r.value, r.ci95)))
+    ratio.map_or(String::new(), |r| format!("{} {}", times(r.value), times_interval(r)))
 }
 
 fn notes(results: &Results) -> Vec<String> {

@@ -32,7 +32,7 @@ pub const BULK: Subject = Subject {
     of: "10⁹ bytes",
 };
 
-/// The parts of a metric, from the left: prefix of its name, class.
+/// The parts of a metric, from the left: how their names begin, and their classes.
 const PARTS: [&str; 3] = ["app", "mesh", "kernel"];
 const ROW: f64 = 46.0;
 const BAR: f64 = 18.0;
@@ -64,11 +64,11 @@ fn draw(results: &Results, subject: Subject) -> Option<String> {
         let title = cast::title(contestant);
         drawing.text([0.0, top - 5.0], Anchor::Start, &format!("name {class}"), &short(title, 40));
         let parts = parts(results, subject, contestant);
-        if parts.is_empty() {
+        if parts.is_none() {
             drawing.rect([0.0, top], [total * scale, BAR], "whole");
         }
         let mut left = 0.0;
-        for (part, value) in parts {
+        for (part, value) in parts.into_iter().flatten() {
             let width = value * scale;
             drawing.rect([left, top], [width, BAR], &format!("part {part} {class}"));
             if part == "mesh" && width > 44.0 {
@@ -89,11 +89,11 @@ fn draw(results: &Results, subject: Subject) -> Option<String> {
     Some(drawing.finish(subject.id, subject.title, &told.join("; ")))
 }
 
-/// The parts that were measured.
-fn parts(results: &Results, subject: Subject, contestant: &str) -> Vec<(&'static str, f64)> {
+/// The parts; none when one of them was not measured, for then the others do not tell who spends how much.
+fn parts(results: &Results, subject: Subject, contestant: &str) -> Option<Vec<(&'static str, f64)>> {
     let part = |part: &'static str| {
         let series = results.series(contestant, subject.case, &format!("{part}_{}", subject.metric))?;
         Some((part, series.median.max(0.0)))
     };
-    PARTS.into_iter().filter_map(part).collect()
+    PARTS.into_iter().map(part).collect()
 }

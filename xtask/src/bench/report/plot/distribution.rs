@@ -98,7 +98,7 @@ fn draw(results: &Results, subject: Subject, curves: &[Curve<'_>]) -> Option<Str
         drawing.line([LEFT, height(fraction)], [RIGHT, height(fraction)], "grid");
         drawing.text([LEFT - 8.0, height(fraction) + 4.0], Anchor::End, "tick", name);
     }
-    for tick in axis.ticks() {
+    for tick in axis.ticks(50.0) {
         drawing.line([axis.at(tick), BOTTOM], [axis.at(tick), BOTTOM + 5.0], "axis");
         drawing.text([axis.at(tick), BOTTOM + 20.0], Anchor::Middle, "tick", &time(tick));
     }
@@ -118,8 +118,12 @@ fn draw(results: &Results, subject: Subject, curves: &[Curve<'_>]) -> Option<Str
         let class = cast::class(results, curve.contestant);
         drawing.path(&paths[i], &format!("curve {class}"));
         if let Some(placed) = labels.place(i, cast::title(curve.contestant)) {
-            let class = format!("name {class}");
-            drawing.text(placed.at, placed.anchor, &class, cast::title(curve.contestant));
+            if let Some([from, to]) = placed.leader {
+                drawing.line(from, to, &format!("leader {class}"));
+                drawing.dot(from, 2.4, &format!("mark {class}"));
+            }
+            let name = cast::title(curve.contestant);
+            drawing.text(placed.at, placed.anchor, &format!("name {class}"), name);
         }
     }
     let told: Vec<String> = curves

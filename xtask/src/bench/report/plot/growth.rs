@@ -6,13 +6,13 @@ use super::label::{LINE, short, spread};
 use super::{Figure, WIDTH, named};
 use crate::bench::report::cast;
 use crate::bench::report::memory::{self, Point};
-use crate::bench::report::number::{amount, number};
+use crate::bench::report::number::{amount, whole};
 use crate::bench::results::Results;
 
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 58.0;
 /// The curves' names are right of it.
-const RIGHT: f64 = WIDTH - 118.0;
+const RIGHT: f64 = WIDTH - 138.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = HEIGHT - 44.0;
 
@@ -83,11 +83,11 @@ fn draw(results: &Results, subject: &Subject, lines: &[Line<'_>]) -> Option<Stri
     let up = Axis::of(points().map(|(_, kib)| kib / 1024.0), [BOTTOM, TOP])?;
     let at = |(n, kib): Point| [across.at(f64::from(n)), up.at(kib / 1024.0)];
     let mut drawing = Drawing::new(HEIGHT);
-    for tick in up.ticks() {
+    for tick in up.ticks(22.0) {
         drawing.line([LEFT, up.at(tick)], [RIGHT, up.at(tick)], "grid");
         drawing.text([LEFT - 8.0, up.at(tick) + 4.0], Anchor::End, "tick", &tick_name(tick));
     }
-    for tick in across.ticks() {
+    for tick in across.ticks(46.0) {
         drawing.line([across.at(tick), BOTTOM], [across.at(tick), BOTTOM + 5.0], "axis");
         drawing.text([across.at(tick), BOTTOM + 20.0], Anchor::Middle, "tick", &tick_name(tick));
     }
@@ -110,7 +110,7 @@ fn draw(results: &Results, subject: &Subject, lines: &[Line<'_>]) -> Option<Stri
         }
         drawing.line([end[0] + 5.0, end[1]], [RIGHT + 16.0, place], &format!("leader {class}"));
         let (name, last) = (cast::title(line.contestant), line.points[line.points.len() - 1].1);
-        drawing.text([RIGHT + 20.0, place + 4.0], Anchor::Start, &format!("name {class}"), &short(name, 13));
+        drawing.text([RIGHT + 20.0, place + 4.0], Anchor::Start, &format!("name {class}"), &short(name, 15));
         drawing.text([RIGHT + 20.0, place + 4.0 + LINE], Anchor::Start, "value", &amount(last, "KiB"));
         let listed: Vec<String> =
             line.points.iter().map(|(n, kib)| format!("{n}: {}", amount(*kib, "KiB"))).collect();
@@ -120,9 +120,5 @@ fn draw(results: &Results, subject: &Subject, lines: &[Line<'_>]) -> Option<Stri
 }
 
 fn tick_name(tick: f64) -> String {
-    if tick < 1.0 {
-        format!("{tick}")
-    } else {
-        number(tick).trim_end_matches('0').trim_end_matches('.').to_owned()
-    }
+    if tick < 1.0 { format!("{tick}") } else { whole(tick) }
 }

@@ -9,7 +9,12 @@ pub const LINE: f64 = 14.0;
 pub struct Placed {
     pub at: [f64; 2],
     pub anchor: Anchor,
+    /// Where to lead a line from the name to its curve, when others are between.
+    pub leader: Option<[[f64; 2]; 2]>,
 }
+
+/// How far a name may be from its curve.
+const GAPS: [f64; 4] = [7.0, 18.0, 34.0, 60.0];
 
 /// Finds places for names of curves, one after the other, within an area (left, top, right, bottom).
 pub struct Labels<'a> {
@@ -23,16 +28,20 @@ impl<'a> Labels<'a> {
         Self { area, curves, taken: vec![] }
     }
 
-    /// A place right or left of a curve, as low as there is one; nothing when it is too crowded.
+    /// A place right or left of a curve, near and low if there is one; nothing when it is too crowded.
     pub fn place(&mut self, curve: usize, name: &str) -> Option<Placed> {
         let width = name.chars().count() as f64 * CHARACTER;
-        for [x, y] in self.curves[curve].iter().step_by(3) {
-            for (anchor, left) in [(Anchor::Start, x + 7.0), (Anchor::End, x - 7.0 - width)] {
-                let bounds = [left, y - LINE / 2.0, left + width, y + LINE / 2.0];
+        let sides = |gap: f64| [(Anchor::Start, gap, gap), (Anchor::End, -gap, -gap - width)];
+        for (gap, [x, y]) in GAPS.iter().flat_map(|gap| self.curves[curve].iter().map(move |at| (*gap, *at)))
+        {
+            for (anchor, to_name, to_left) in sides(gap) {
+                let left = x + to_left;
+                let bounds = [left, y - LINE / 2.0 - 2.0, left + width, y + LINE / 2.0 + 2.0];
                 if self.is_free(bounds) {
                     self.taken.push(bounds);
-                    let x = if anchor == Anchor::Start { left } else { left + width };
-                    return Some(Placed { at: [x, y + 4.0], anchor });
+                    let end = x + to_name;
+                    let leader = (gap > GAPS[0]).then(|| [[x, y], [end - to_name.signum() * 3.0, y]]);
+                    return Some(Placed { at: [end, y + 4.0], anchor, leader });
                 }
             }
         }
@@ -99,7 +108,9 @@ mod tests {
     fn a_name_covers_no_curve() {
         let curves = vec![vec![[10.0, 90.0], [10.0, 10.0]], vec![[30.0, 90.0], [30.0, 10.0]]];
         let mut labels = Labels::new([0.0, 0.0, 200.0, 100.0], &curves);
-        assert!(labels.place(0, "Pillion").is_none(), "20 units between the curves, none left of them");
-        assert!(labels.place(1, "Pillion").is_some());
+        // 20 units between the curves and 10 left of them are not enough for a name of the first.
+        let placed = labels.place(0, "Pillion").unwrap();
+        assert!(placed.at[0] > 30.0 && placed.leader.is_some());
+        assert!(labels.place(1, "Envoy").unwrap().leader.is_none());
     }
 }

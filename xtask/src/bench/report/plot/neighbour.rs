@@ -51,7 +51,7 @@ fn draw(results: &Results) -> Option<String> {
     let lines: usize = groups.iter().map(|(_, rows)| rows.len()).sum();
     let bottom = groups.len() as f64 * (HEAD + 4.0) + lines as f64 * ROW;
     let mut drawing = Drawing::new(bottom + 44.0);
-    for tick in axis.ticks() {
+    for tick in axis.ticks(50.0) {
         drawing.line([axis.at(tick), 4.0], [axis.at(tick), bottom], "grid");
         drawing.text([axis.at(tick), bottom + 20.0], Anchor::Middle, "tick", &time(tick));
     }
