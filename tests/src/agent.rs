@@ -35,6 +35,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 pub struct AgentOptions {
     args: Vec<String>,
     env: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 /// A running `pillion run`. Like every process it ends with the bed, not with this handle.
@@ -55,6 +56,12 @@ impl AgentOptions {
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another build of the agent than [`binary`]'s.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = Some(program.into());
         self
     }
 
@@ -84,7 +91,7 @@ impl Node {
             ("--cgroup-root", &self.cgroup()),
             ("--bpffs", &shared.bpffs()),
         ];
-        let mut command = self.pillion("run")?.args(["--node", self.name()]);
+        let mut command = self.pillion("run", options.program.clone())?.args(["--node", self.name()]);
         for (flag, place) in places {
             // What the caller gives is not given twice.
             if !options.args.iter().any(|arg| arg == flag) {
@@ -100,11 +107,11 @@ impl Node {
     /// Runs `pillion uninstall` for this node's agent; gives what it printed.
     pub fn uninstall(&self) -> Result<String> {
         let state = self.make_state_dir()?;
-        self.pillion("uninstall")?.arg("--state-dir").arg(state).run()
+        self.pillion("uninstall", None)?.arg("--state-dir").arg(state).run()
     }
 
-    fn pillion(&self, subcommand: &str) -> Result<Command> {
-        let program = binary()?;
+    fn pillion(&self, subcommand: &str, program: Option<PathBuf>) -> Result<Command> {
+        let program = program.map_or_else(binary, Ok)?;
         let spot = Spot { cgroup: self.agent_cgroup(), ..self.spot() };
         Ok(Command::new(&program.display().to_string(), spot).arg(subcommand))
     }

@@ -107,6 +107,11 @@ impl Bed {
         self.shared.ca_dir()
     }
 
+    /// The cgroup of everything that runs in the bed.
+    pub fn cgroup(&self) -> &Path {
+        &self.shared.cgroup
+    }
+
     /// The bed's own bpffs.
     pub fn bpffs(&self) -> PathBuf {
         self.shared.bpffs()

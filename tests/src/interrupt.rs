@@ -14,6 +14,8 @@ use crate::{ending, requirements, sweep};
 /// Somebody waits for the signal, and will clean up.
 static AWAITED: AtomicBool = AtomicBool::new(false);
 static CAME: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+/// What is done before the beds are removed.
+static LAST: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 /// From now on SIGINT, SIGTERM and SIGHUP remove this process's beds and end it, with the shell's exit status
 /// (128 + signal). Call it first in `main`: threads inherit the mask.
@@ -29,6 +31,9 @@ pub fn clean_up_on_signals() -> Result<()> {
             }
             eprintln!("\n{signal}: removing the test bed");
             ending::begin();
+            if let Some(last) = LAST.lock().expect("no holder panics").take() {
+                last();
+            }
             requirements::allow_services();
             if let Err(error) = remove_beds() {
                 eprintln!("{error:#}");
@@ -37,6 +42,11 @@ pub fn clean_up_on_signals() -> Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Does this when a signal comes, before the beds are removed: a task saves what it has found so far.
+pub fn before_the_end(last: impl FnOnce() + Send + 'static) {
+    *LAST.lock().expect("no holder panics") = Some(Box::new(last));
 }
 
 /// What was being made when the signal came may be finished behind the first look's back, or be in its way: looks

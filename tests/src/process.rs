@@ -67,6 +67,7 @@ pub struct Process {
     name: String,
     pid: u32,
     netns: PathBuf,
+    cgroup: PathBuf,
     log: PathBuf,
     stdin: Arc<Mutex<Option<ChildStdin>>>,
     exit: Arc<Exit>,
@@ -147,6 +148,12 @@ impl Command {
         self
     }
 
+    /// In a cgroup of its own, below the pod's or node's: what it costs can be told from what the others cost.
+    pub fn own_cgroup(mut self, name: &str) -> Self {
+        self.spot.cgroup.push(name);
+        self
+    }
+
     /// Keeps the standard output in a log of its own.
     pub(crate) fn stdout_log(mut self, name: &str) -> Self {
         self.stdout_log = Some(name.to_owned());
@@ -208,8 +215,8 @@ impl Command {
             stdin.write_all(&input)?;
         }
         let stdin = Arc::new(Mutex::new(child.stdin.take()));
-        let (pid, netns) = (child.id(), self.spot.netns);
-        Ok(Process { name, pid, netns, log, stdin, exit: reap(child) })
+        let (pid, Spot { netns, cgroup, .. }) = (child.id(), self.spot);
+        Ok(Process { name, pid, netns, cgroup, log, stdin, exit: reap(child) })
     }
 
     /// The command line, for messages.
@@ -231,6 +238,7 @@ impl Command {
         };
         let netns = File::open(&self.spot.netns)
             .with_context(|| format!("no network namespace at {}", self.spot.netns.display()))?;
+        cgroup::create(&self.spot.cgroup)?;
         let place = Place { netns, cgroup: cgroup::procs(&self.spot.cgroup)?, user };
         sys::start_in(&mut self.inner, place);
         // A Ctrl-C is for the bed's owner, who ends the others.
@@ -248,6 +256,11 @@ impl Output {
 impl Process {
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The cgroup it was started in.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// Everything it has said so far.

@@ -11,13 +11,15 @@ use anyhow::{Context, Result, ensure};
 use syn::visit::{self, Visit};
 
 /// Where the workspace's crates begin.
-const ROOTS: [&str; 6] = [
+const ROOTS: [&str; 8] = [
     "agent/src/lib.rs",
     "agent/src/main.rs",
     "ebpf/src/main.rs",
     "ebpf-common/src/lib.rs",
     "tests/src/lib.rs",
     "xtask/src/main.rs",
+    "xtask/load/src/lib.rs",
+    "xtask/load/src/main.rs",
 ];
 
 /// A module's path from the crate's root, which is empty.

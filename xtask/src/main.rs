@@ -6,6 +6,8 @@ mod acyclic;
 mod bench;
 mod demo;
 mod deny;
+mod load;
+mod profile;
 mod requirements;
 mod semantics;
 mod soak;
@@ -44,13 +46,15 @@ enum Task {
     /// are renewed every minute. The raw samples are written to report/; the exit status is 1 when something grew, or
     /// when a load generator saw an error.
     Soak(soak::Args),
+    /// Show where the agents' CPU time goes under load: a flame graph and tables (as root)
+    ///
+    /// Builds the agents with frame pointers into target/profile, loads a captured pair of pods on two nodes, and
+    /// records the agents' threads with Linux's perf. Writes report/profile-CASE.svg.
+    Profile(profile::Args),
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
     Requirements,
-    /// Measures connect() for the demo, in a pod
-    #[command(hide = true)]
-    ConnectCost(demo::Probe),
 }
 
 fn main() -> ExitCode {
@@ -59,9 +63,9 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Soak(args) => soak::run(&args),
+        Task::Profile(args) => profile::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
-        Task::ConnectCost(args) => demo::probe(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,9 +3,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 /// The workspace's packages that are built for this machine: the eBPF programs are the agent's build script's.
 pub const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "pillion-ebpf"];
@@ -34,6 +35,20 @@ pub fn run(command: &mut Command) -> Result<()> {
     let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
     ensure!(status.success(), "`{} {}` ended with {status}", file_name(&program), args.join(" "));
     Ok(())
+}
+
+/// Runs a `cargo build` and gives the path of the program that it has built.
+pub fn build(command: &mut Command) -> Result<PathBuf> {
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+    ensure!(output.status.success(), "`cargo {}` ended with {}", args.join(" "), output.status);
+    let messages = String::from_utf8(output.stdout)?;
+    let executable = |line| Some(serde_json::from_str::<Value>(line).ok()?["executable"].as_str()?.into());
+    messages.lines().find_map(executable).context("cargo named no executable")
 }
 
 fn file_name(program: &std::ffi::OsStr) -> String {

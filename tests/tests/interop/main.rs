@@ -2,7 +2,6 @@
 //! is said about it.
 
 mod client;
-mod credentials;
 mod envoy_client;
 mod envoy_server;
 mod handshakes;
@@ -14,6 +13,7 @@ mod traffic;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
+use pillion_tests::peers::credentials;
 use pillion_tests::{Agent, AgentOptions, Bed, Pod, requirements};
 
 use credentials::Authority;

@@ -1,148 +1,160 @@
-//! What is measured, each with a tool that others know.
+//! The cases, as data: what is done in each, and what is told of it.
 
-use super::Pair;
-use super::cpu::Cpu;
+use super::load::{Http, Load, Version};
 use super::metric::Metric;
-use anyhow::{Context, Result};
-use pillion_tests::{Agent, Pod, Process};
-use std::time::Duration;
+use Metric::{
+    AppCpuMsPerKreq, AppCpuSPerGb, CpuMsPerKreq, CpuSPerGb, KernelCpuMsPerKreq, KernelCpuSPerGb, LatencyP50,
+    LatencyP99, LatencyP999, MeshCpuMsPerKreq, MeshCpuSPerGb, MeshMemory, Rate, Throughput,
+};
 
 pub struct Case {
     pub name: &'static str,
-    pub run: fn(&Pair, Duration, &[Agent; 2]) -> Result<Vec<Measured>>,
+    pub quick: Quick,
+    pub what: What,
 }
 
-/// In the metric's unit.
-pub type Measured = (Metric, f64);
+/// Whether `--quick` has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Quick {
+    No,
+    /// For contestants on two nodes.
+    Apart,
+    /// For those on one node, too.
+    All,
+}
 
-pub const CASES: [Case; 5] = [
-    Case { name: "http1-c1", run: http_one_connection },
-    Case { name: "http1-c32", run: http_many_connections },
-    Case { name: "connections", run: new_connections },
-    Case { name: "bulk-1", run: bulk },
-    Case { name: "ping-pong-64", run: ping_pong },
+#[derive(Clone, Copy)]
+pub enum What {
+    Traffic(Traffic),
+    /// Memory of the mesh on a node with so many idle pods.
+    Pods(usize),
+    /// Memory of the mesh with so many open connections of one pod; where it says so, after they have closed, too.
+    Open {
+        connections: u32,
+        closed: Option<&'static str>,
+    },
+    /// The time until a pod is in the mesh.
+    Start,
+    /// connect() of a process outside of the mesh.
+    Hooks,
+    /// The latency of a pair of pods while another pair on the same nodes is flooded with this.
+    Neighbour(Option<Load>),
+}
+
+#[derive(Clone, Copy)]
+pub struct Traffic {
+    pub load: Load,
+    pub metrics: &'static [Metric],
+    /// All latencies are kept, for a plot.
+    pub distribution: bool,
+    /// Connections that are open and idle all the while.
+    pub idle: u32,
+}
+
+/// Requests a second of the open loop on 32 connections. It has to be one rate for all, for latency at different loads
+/// cannot be compared, and one that all carry without a queue: with sidecars a request costs about 0.17 ms of CPU time,
+/// so that 4,000 a second take a third of two cores.
+pub const RATE: u32 = 4_000;
+
+/// The victim of a noisy neighbour: a service with little to do, which notices every wait.
+pub const VICTIM: Load = Load::Http(Http { rate: Some(1_000), ..keep_alive(8, "/1k") });
+
+pub const CASES: &[Case] = &[
+    http("http1-c1", Quick::All, keep_alive(1, "/hello"), &[LatencyP50, LatencyP99, LatencyP999, Rate]),
+    http("http1-c32", Quick::All, keep_alive(32, "/1k"), BUSY),
+    http("http1-c256", Quick::No, keep_alive(256, "/1k"), BUSY),
+    http("http2-c1", Quick::No, http2(1, "/hello"), &[LatencyP50, LatencyP99, LatencyP999, Rate]),
+    http("http2-c32", Quick::No, http2(32, "/1k"), BUSY),
+    http("http2-c256", Quick::No, http2(256, "/1k"), BUSY),
+    http("http1-rate", Quick::Apart, Http { rate: Some(RATE), ..keep_alive(32, "/1k") }, LATENCY),
+    http("connections", Quick::Apart, Http { close: true, ..keep_alive(8, "/hello") }, CONNECTIONS),
+    bulk("bulk-1", Quick::All, 1, "up"),
+    bulk("bulk-8", Quick::No, 8, "up"),
+    bulk("bulk-down-1", Quick::No, 1, "down"),
+    bulk("bulk-down-8", Quick::No, 8, "down"),
+    ping_pong("ping-pong-64", Quick::Apart, 64),
+    ping_pong("ping-pong-1k", Quick::No, 1 << 10),
+    ping_pong("ping-pong-16k", Quick::No, 16 << 10),
+    Case {
+        name: "idle-10000",
+        quick: Quick::No,
+        what: What::Traffic(Traffic {
+            load: Load::Http(Http { rate: Some(RATE), ..keep_alive(32, "/1k") }),
+            metrics: &[LatencyP50, LatencyP99, LatencyP999, MeshMemory],
+            distribution: false,
+            idle: 10_000,
+        }),
+    },
+    neighbour("neighbour-alone", Quick::Apart, None),
+    neighbour("neighbour-bulk", Quick::Apart, Some(Load::Bulk { streams: 4, direction: "up" })),
+    neighbour("neighbour-connections", Quick::No, Some(Load::Http(keep_alive(1_000, "/1k")))),
+    neighbour(
+        "neighbour-handshakes",
+        Quick::No,
+        Some(Load::Http(Http { close: true, ..keep_alive(64, "/hello") })),
+    ),
+    Case { name: "start", quick: Quick::Apart, what: What::Start },
+    Case { name: "hooks", quick: Quick::Apart, what: What::Hooks },
+    pods("pods-1", Quick::Apart, 1),
+    pods("pods-10", Quick::Apart, 10),
+    pods("pods-50", Quick::No, 50),
+    pods("pods-100", Quick::No, 100),
+    pods("pods-250", Quick::No, 250),
+    open("open-1", Quick::Apart, 1, None),
+    open("open-1000", Quick::Apart, 1_000, None),
+    open("open-10000", Quick::No, 10_000, None),
+    open("open-30000", Quick::No, 30_000, Some("open-30000-closed")),
 ];
 
-const SOCKPERF_PORT: u16 = 11111;
+const LATENCY: &[Metric] = &[LatencyP50, LatencyP99, LatencyP999];
+const BUSY: &[Metric] = &[
+    Rate,
+    LatencyP50,
+    LatencyP99,
+    LatencyP999,
+    CpuMsPerKreq,
+    AppCpuMsPerKreq,
+    MeshCpuMsPerKreq,
+    KernelCpuMsPerKreq,
+];
+const CONNECTIONS: &[Metric] = &[Rate, CpuMsPerKreq, AppCpuMsPerKreq, MeshCpuMsPerKreq, KernelCpuMsPerKreq];
+const BULK: &[Metric] = &[Throughput, CpuSPerGb, AppCpuSPerGb, MeshCpuSPerGb, KernelCpuSPerGb];
 
-/// HTTP/1.1 keep-alive, one request at a time, 5 bytes: latency.
-fn http_one_connection(pair: &Pair, time: Duration, _: &[Agent; 2]) -> Result<Vec<Measured>> {
-    let wrk = wrk(pair, time, 1, "hello", &["--latency"])?;
-    Ok(vec![
-        (Metric::LatencyP50, wrk.percentile("50%")?),
-        (Metric::LatencyP99, wrk.percentile("99%")?),
-        (Metric::Rate, wrk.rate()?),
-    ])
+const fn keep_alive(connections: u32, path: &'static str) -> Http {
+    Http { version: Version::Http1, path, connections, rate: None, close: false }
 }
 
-/// HTTP/1.1 keep-alive on 32 connections, 1 KiB: throughput, and the CPU time of everything for it.
-fn http_many_connections(pair: &Pair, time: Duration, agents: &[Agent; 2]) -> Result<Vec<Measured>> {
-    let before = Cpu::now(agents)?;
-    let wrk = wrk(pair, time, 32, "1k", &["--latency"])?;
-    let spent = before.until_now(agents)?;
-    let thousands = wrk.requests()? / 1000.0;
-    Ok(vec![
-        (Metric::Rate, wrk.rate()?),
-        (Metric::LatencyP99, wrk.percentile("99%")?),
-        (Metric::CpuMsPerKreq, spent.all * 1000.0 / thousands),
-        (Metric::MeshCpuMsPerKreq, spent.agents * 1000.0 / thousands),
-    ])
+const fn http2(connections: u32, path: &'static str) -> Http {
+    Http { version: Version::Http2, ..keep_alive(connections, path) }
 }
 
-/// A connection for every request.
-fn new_connections(pair: &Pair, time: Duration, _: &[Agent; 2]) -> Result<Vec<Measured>> {
-    let wrk = wrk(pair, time, 8, "hello", &["-H", "Connection: close"])?;
-    Ok(vec![(Metric::Rate, wrk.rate()?)])
+const fn http(name: &'static str, quick: Quick, http: Http, metrics: &'static [Metric]) -> Case {
+    // The plots are of latencies that are not the load's own doing: one request at a time, or a fixed rate.
+    let distribution = http.connections == 1 || http.rate.is_some();
+    let traffic = Traffic { load: Load::Http(http), metrics, distribution, idle: 0 };
+    Case { name, quick, what: What::Traffic(traffic) }
 }
 
-/// One stream as fast as it goes.
-fn bulk(pair: &Pair, time: Duration, agents: &[Agent; 2]) -> Result<Vec<Measured>> {
-    let before = Cpu::now(agents)?;
-    let seconds = time.as_secs().to_string();
-    let host = pair.server.ip4().to_string();
-    let json = pair.client.command("iperf3").args(["-J", "-c", &host, "-t", &seconds]).run()?;
-    let spent = before.until_now(agents)?;
-    let json: serde_json::Value = serde_json::from_str(&json)?;
-    let received = &json["end"]["sum_received"];
-    let gigabytes = received["bytes"].as_f64().context("iperf3 tells no bytes")? / 1e9;
-    let bits = received["bits_per_second"].as_f64().context("iperf3 tells no rate")?;
-    Ok(vec![
-        (Metric::Throughput, bits / 1e9),
-        (Metric::CpuSPerGb, spent.all / gigabytes),
-        (Metric::MeshCpuSPerGb, spent.agents / gigabytes),
-    ])
+const fn bulk(name: &'static str, quick: Quick, streams: u32, direction: &'static str) -> Case {
+    let load = Load::Bulk { streams, direction };
+    let traffic = Traffic { load, metrics: BULK, distribution: false, idle: 0 };
+    Case { name, quick, what: What::Traffic(traffic) }
 }
 
-/// 64 bytes there and back over TCP.
-fn ping_pong(pair: &Pair, time: Duration, _: &[Agent; 2]) -> Result<Vec<Measured>> {
-    let (host, port) = (pair.server.ip4().to_string(), SOCKPERF_PORT.to_string());
-    let seconds = time.as_secs().to_string();
-    let said = pair
-        .client
-        .command("sockperf")
-        .args(["ping-pong", "--tcp", "-i", &host, "-p", &port, "-m", "64", "-t", &seconds])
-        .run()?;
-    let percentile = |name: &str| -> Result<f64> {
-        let line =
-            said.lines().find(|line| line.contains(name)).with_context(|| format!("no {name} in {said}"))?;
-        Ok(line.rsplit('=').next().unwrap_or_default().trim().parse()?)
-    };
-    // sockperf tells half of the round trip.
-    Ok(vec![
-        (Metric::LatencyP50, 2.0 * percentile("percentile 50.000")?),
-        (Metric::LatencyP99, 2.0 * percentile("percentile 99.000")?),
-    ])
+const fn ping_pong(name: &'static str, quick: Quick, size: u32) -> Case {
+    let traffic =
+        Traffic { load: Load::PingPong { size }, metrics: LATENCY, distribution: size == 64, idle: 0 };
+    Case { name, quick, what: What::Traffic(traffic) }
 }
 
-pub fn sockperf_server(pod: &Pod) -> Result<Process> {
-    let (address, port) = (pod.ip4().to_string(), SOCKPERF_PORT.to_string());
-    let server = pod.command("sockperf").args(["server", "--tcp", "-i", &address, "-p", &port]).start()?;
-    server.wait_listening(SOCKPERF_PORT)?;
-    Ok(server)
+const fn neighbour(name: &'static str, quick: Quick, flood: Option<Load>) -> Case {
+    Case { name, quick, what: What::Neighbour(flood) }
 }
 
-struct Wrk(String);
-
-fn wrk(pair: &Pair, time: Duration, connections: usize, path: &str, more: &[&str]) -> Result<Wrk> {
-    let url = format!("http://{}:8080/{path}", pair.server.ip4());
-    let (connections, time) = (format!("-c{connections}"), format!("-d{}s", time.as_secs()));
-    let said = pair
-        .client
-        .command("wrk")
-        .args(["-t1", &connections, &time])
-        .args(more)
-        .arg(&url)
-        .timeout(Duration::from_secs(120))
-        .run()?;
-    anyhow::ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "wrk saw errors:\n{said}");
-    Ok(Wrk(said))
+const fn pods(name: &'static str, quick: Quick, count: usize) -> Case {
+    Case { name, quick, what: What::Pods(count) }
 }
 
-impl Wrk {
-    fn rate(&self) -> Result<f64> {
-        Ok(self.after("Requests/sec:")?.parse()?)
-    }
-
-    fn requests(&self) -> Result<f64> {
-        let line =
-            self.0.lines().find(|line| line.contains("requests in")).context("wrk tells no requests")?;
-        Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
-    }
-
-    fn percentile(&self, name: &str) -> Result<f64> {
-        microseconds(self.after(name)?)
-    }
-
-    fn after(&self, name: &str) -> Result<&str> {
-        let line = self.0.lines().find_map(|line| line.trim().strip_prefix(name));
-        line.map(str::trim).with_context(|| format!("wrk tells no {name}:\n{}", self.0))
-    }
-}
-
-fn microseconds(text: &str) -> Result<f64> {
-    let (number, factor) = [("us", 1.0), ("ms", 1e3), ("s", 1e6)]
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
-        .with_context(|| format!("{text} is no time"))?;
-    Ok(number.parse::<f64>()? * factor)
+const fn open(name: &'static str, quick: Quick, connections: u32, closed: Option<&'static str>) -> Case {
+    Case { name, quick, what: What::Open { connections, closed } }
 }

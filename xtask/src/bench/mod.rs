@@ -1,46 +1,53 @@
-//! `cargo xtask bench`: what the way through the mesh costs, beside plain TCP between pods of the same bed.
-//!
-//! Contestants take turns in every round, so that what else the machine does hits all of them. Every sample is
-//! kept; the table shows medians. Nothing here passes or fails by time.
+//! `cargo xtask bench`: what a mesh costs, beside no mesh and beside a sidecar in every pod, on the same machine, with
+//! the same apps, in the same run. Every sample is kept; nothing here passes or fails by time.
 
 mod baseline;
 mod cases;
 mod compare;
-mod cpu;
+mod contestant;
+mod cost;
+mod cross_check;
+mod entering;
+mod load;
 mod machine;
+mod measure;
 mod memory;
 mod metric;
+mod neighbour;
+mod plan;
+mod progress;
+mod quiet;
 mod report;
 mod results;
+mod runner;
+mod stage;
 mod stats;
+mod traffic;
 
-use crate::workspace;
-use anyhow::Result;
-use cases::CASES;
-use pillion_tests::{AgentOptions, Bed, Pod, apps, requirements};
-use results::{Mode, Results, Settings};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
+use pillion_tests::peers::envoy;
+use pillion_tests::{interrupt, requirements};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::terminal;
+use load::Generator;
+use plan::Plan;
+use progress::Progress;
+use results::Results;
+use runner::Runner;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     task: Option<Task>,
-    /// How often each contestant is measured in each case
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// How long one measurement takes
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
-    /// Idle pods for the memory measurement
-    #[arg(long, default_value_t = 100)]
-    pods: usize,
-    /// Measure only cases whose name contains this
-    #[arg(long, default_value = "")]
-    only: String,
-    /// More flags for the agents, e.g. --agent-arg=--hbone-congestion=cubic
-    #[arg(long)]
-    agent_arg: Vec<String>,
+    #[command(flatten)]
+    wishes: plan::Wishes,
 }
 
 #[derive(clap::Subcommand)]
@@ -51,90 +58,59 @@ enum Task {
     Report(report::Args),
 }
 
-/// What is compared.
-#[derive(Clone, Copy)]
-enum Contestant {
-    /// Pods outside the mesh: plain TCP through the same bridges and wire.
-    None,
-    /// Captured pods on two nodes.
-    Pillion,
-}
+/// Debian's packages for the bed, its apps, and the proof that a contestant works.
+const PACKAGES: &[&str] = &["iproute2", "tcpdump", "nginx-light", "curl"];
 
 pub fn run(args: &Args) -> Result<()> {
     match &args.task {
-        Some(Task::Compare(args)) => return compare::run(args),
-        Some(Task::Report(args)) => return report::run(args),
-        None => (),
+        Some(Task::Compare(args)) => compare::run(args),
+        Some(Task::Report(args)) => report::run(args),
+        None => take(&Plan::new(&args.wishes)?),
     }
-    requirements::ensure(requirements::APPS)?;
-    requirements::ensure(&["wrk", "sockperf"])?;
-    let settings = Settings { mode: Mode::Custom, rounds: args.rounds, seconds: args.seconds as f64 };
-    let date = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?;
-    let mut results = Results::new(date, machine::look()?, settings);
-    results.versions = machine::versions(None);
-    measure_traffic(args, &mut results)?;
-    if "memory".contains(&args.only) {
-        memory::measure(args, &mut results)?;
-    }
-    report::print(&results);
-    report::write(&results, &workspace::root().join("report"))
 }
 
-/// A client and a server on two nodes.
-struct Pair {
-    contestant: Contestant,
-    client: Pod,
-    server: Pod,
+/// Takes a new report.
+fn take(plan: &Plan) -> Result<()> {
+    ensure!(
+        geteuid().is_root(),
+        "the benchmark makes network namespaces, cgroups and eBPF programs, which needs root: sudo -E cargo xtask bench"
+    );
+    interrupt::clean_up_on_signals()?;
+    requirements::ensure(PACKAGES)?;
+    // For 30,000 connections; agents, sidecars and apps inherit it.
+    pillion_load::raise_open_files()?;
+    terminal::Progress::new().announce("building the agent and the load generator (release)");
+    pillion_tests::agent::binary()?;
+    let generator = Generator::build()?;
+    if plan.cross_check {
+        cross_check::run(&generator)?;
+    }
+
+    let date = OffsetDateTime::now_utc().format(&Rfc3339)?;
+    let mut results = Results::new(date, machine::look()?, plan.settings_shown());
+    results.versions = machine::versions(envoy(plan).as_deref());
+    let results = Arc::new(Mutex::new(results));
+    save_when_interrupted(&results, plan);
+    let runner = Runner { results, progress: Progress::new(plan.cases.len()) };
+    measure::all(plan, &runner, &generator)?;
+    runner.progress.finish();
+    report::print(&runner.results());
+    report::write(&runner.results(), &plan.out)
 }
 
-fn measure_traffic(args: &Args, results: &mut Results) -> Result<()> {
-    let bed = Bed::new("bench")?;
-    let (n1, n2) = (bed.node("n1")?, bed.node("n2")?);
-    let options =
-        args.agent_arg.iter().fold(AgentOptions::default(), |options, arg| options.arg(arg.clone()));
-    let agents = [n1.start_agent(&options)?, n2.start_agent(&options)?];
-    let mut pairs = vec![];
-    for contestant in [Contestant::None, Contestant::Pillion] {
-        let pod = |node: &pillion_tests::Node, role: &str| {
-            let pod = node.pod(&format!("{role}-{}", contestant.name()));
-            match contestant {
-                Contestant::None => pod.create(),
-                Contestant::Pillion => pod.captured().create(),
-            }
-        };
-        let pair = Pair { contestant, client: pod(&n1, "client")?, server: pod(&n2, "server")? };
-        apps::nginx(&pair.server, 8080)?;
-        apps::iperf3(&pair.server, 5201)?;
-        cases::sockperf_server(&pair.server)?;
-        pairs.push(pair);
-    }
-    for pair in pairs.iter().filter(|pair| matches!(pair.contestant, Contestant::Pillion)) {
-        agents[0].wait_serving(&pair.client)?;
-        agents[1].wait_serving(&pair.server)?;
-        agents.iter().try_for_each(|agent| agent.wait_known(&pair.server).map(drop))?;
-    }
-    let time = Duration::from_secs(args.seconds);
-    for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
-        for pair in &pairs {
-            (case.run)(pair, Duration::from_secs(1), &agents)?;
-        }
-        for round in 0..args.rounds {
-            for pair in &pairs {
-                eprintln!("{} {} {}/{}", case.name, pair.contestant.name(), round + 1, args.rounds);
-                for (metric, value) in (case.run)(pair, time, &agents)? {
-                    results.add(pair.contestant.name(), case.name, metric, value);
-                }
-            }
-        }
-    }
-    Ok(())
+/// The Envoy that takes part. When there is none, its contestants tell why.
+fn envoy(plan: &Plan) -> Option<PathBuf> {
+    let takes_part = plan.contestants.iter().any(|name| name.starts_with("envoy-"));
+    takes_part.then(|| envoy::program(plan.settings.envoy.as_deref()).ok()).flatten()
 }
 
-impl Contestant {
-    fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Pillion => "pillion",
+/// What is there is a report, too.
+fn save_when_interrupted(results: &Arc<Mutex<Results>>, plan: &Plan) {
+    let (results, out) = (results.clone(), plan.out.clone());
+    interrupt::before_the_end(move || {
+        let Ok(results) = results.lock() else { return };
+        if let Err(error) = report::write(&results, &out) {
+            eprintln!("{error:#}");
         }
-    }
+    });
 }

@@ -161,7 +161,6 @@ impl Results {
     }
 
     /// Takes in the distribution of a round's latencies: values in µs and the fraction of all that are not greater.
-    #[cfg_attr(not(test), expect(dead_code))]
     pub fn add_distribution(&mut self, contestant: &str, case: &str, points: &[(f64, f64)]) {
         self.distributions.push(Distribution {
             contestant: contestant.to_owned(),

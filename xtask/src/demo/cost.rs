@@ -1,36 +1,21 @@
 //! CAP-3: what the hooks cost a connect(). Shown, not judged: a shared machine is no scale.
 
-use std::env;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process;
-use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::libc::linger;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt::Linger,
-};
+use anyhow::{Context, Result, ensure};
+use pillion_load::Report;
 use pillion_tests::Pod;
 
 use super::check::{Check, Saw};
 use super::stage::Stage;
+use crate::load;
 
 pub const CHECK: Check = Check { id: "CAP-3", what: "the hooks cost a connect() little", look };
 
-/// The hidden task by which this program measures itself in a pod.
-pub const PROBE: &str = "connect-cost";
-
-const CONNECTIONS: usize = 400;
 const ROUNDS: usize = 7;
-
-/// Runs in a pod, as a process of its own.
-#[derive(clap::Args)]
-pub struct Probe {
-    /// Connects to this address, instead of a listener of its own on 127.0.0.1
-    #[arg(long)]
-    to: Option<SocketAddrV4>,
-}
+/// What measures itself in a pod.
+const PROBE: [&str; 5] = ["connect", "--seconds", "0.04", "--warm-up", "0.01"];
 
 /// Every measured connect() is a whole handshake over the loopback device, to a listener of the probe or to the
 /// worker's: what differs is what the hooks do.
@@ -38,58 +23,43 @@ fn look(stage: &Stage) -> Saw {
     let (alice, bob, web) = (&stage.alice, &stage.bob, &stage.web);
     stage.leave(&[bob])?;
     stage.join(&[alice, web])?;
-    let program = env::current_exe().context("this program does not know where it is")?;
-    let to = SocketAddrV4::new(web.ip4(), 80).to_string();
-    let in_pod =
-        |pod: &Pod, args: &[&str]| pod.command(&program.display().to_string()).arg(PROBE).args(args).run();
-    // In alice's network, but in a cgroup that no hook is attached to.
-    let outside = || {
-        let output = process::Command::new(&program).arg(PROBE).output()?;
-        ensure!(output.status.success(), "the probe failed: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?)
+    let program = load::binary()?;
+    let to = format!("{}:80", web.ip4());
+    let in_pod = |pod: &Pod, args: &[&str]| {
+        median(&pod.command(&program.display().to_string()).args(PROBE).args(args).run()?)
     };
-    let mut rounds: [Vec<u64>; 3] = Default::default();
+    let mut rounds: [Vec<f64>; 3] = Default::default();
     // In turns: what else the machine does hits all of them.
     for _ in 0..ROUNDS {
-        let said = [alice.visit(outside)?, in_pod(bob, &[])?, in_pod(alice, &["--to", &to])?];
-        for (round, said) in rounds.iter_mut().zip(said) {
-            round.push(said.trim().parse().with_context(|| format!("the probe said {said:?}"))?);
-        }
+        let saw = [alice.visit(|| outside(&program))?, in_pod(bob, &[])?, in_pod(alice, &["--to", &to])?];
+        rounds.iter_mut().zip(saw).for_each(|(round, saw)| round.push(saw));
     }
-    let [without, passed, captured] = rounds.map(median);
-    let more = |cost: u64| i128::from(cost) - i128::from(without);
+    let [without, passed, captured] = rounds.map(middle);
+    let more = |cost: f64| cost - without;
     Ok(vec![
-        format!("without hooks  {without:>7} ns"),
-        format!("not captured   {passed:>7} ns   {:+} ns", more(passed)),
-        format!("captured       {captured:>7} ns   {:+} ns", more(captured)),
+        format!("without hooks  {without:>7.0} ns"),
+        format!("not captured   {passed:>7.0} ns   {:+.0} ns", more(passed)),
+        format!("captured       {captured:>7.0} ns   {:+.0} ns", more(captured)),
         format!(
-            "medians of {ROUNDS} × {CONNECTIONS} handshakes on loopback, in turns; a captured one also wakes the worker"
+            "medians of {ROUNDS} × 40 ms of handshakes on loopback, in turns; a captured one also wakes the worker"
         ),
     ])
 }
 
-/// Connects often and prints the median, in nanoseconds.
-pub fn probe(probe: &Probe) -> Result<()> {
-    let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let std::net::SocketAddr::V4(listener) = own.local_addr()? else { bail!("not an IPv4 address") };
-    let to = SockaddrIn::from(probe.to.unwrap_or(listener));
-    let mut spent = Vec::with_capacity(CONNECTIONS);
-    for _ in 0..CONNECTIONS {
-        let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // Reset when closed: no TIME-WAIT, or ports would run out.
-        setsockopt(&client, Linger, &linger { l_onoff: 1, l_linger: 0 })?;
-        let begun = Instant::now();
-        connect(client.as_raw_fd(), &to)?;
-        spent.push(begun.elapsed().as_nanos() as u64);
-        if probe.to.is_none() {
-            drop(own.accept()?);
-        }
-    }
-    println!("{}", median(spent));
-    Ok(())
+/// In the network of the thread's pod, but in a cgroup that no hook is attached to.
+fn outside(program: &Path) -> Result<f64> {
+    let output = process::Command::new(program).args(PROBE).output()?;
+    ensure!(output.status.success(), "the probe failed: {}", String::from_utf8_lossy(&output.stderr));
+    median(&String::from_utf8(output.stdout)?)
 }
 
-fn median(mut values: Vec<u64>) -> u64 {
-    values.sort_unstable();
+/// The median that the probe has seen, in ns.
+fn median(said: &str) -> Result<f64> {
+    let report: Report = serde_json::from_str(said).with_context(|| format!("the probe said {said:?}"))?;
+    Ok(report.latency.context("the probe saw no connection")?.p50 * 1000.0)
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }

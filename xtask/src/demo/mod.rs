@@ -25,11 +25,10 @@ use nix::unistd::geteuid;
 use pillion_tests::{Agent, interrupt, leftovers, requirements};
 use serde_json::json;
 
+use crate::load;
 use crate::terminal::{Colours, Progress};
 use check::{Check, Finding};
 use stage::Stage;
-
-pub use cost::{Probe, probe};
 
 /// Debian's packages that it plays with.
 const PACKAGES: &[&str] =
@@ -74,6 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
     requirements::ensure(PACKAGES)?;
     progress.announce("building the agent (release); the first time takes some minutes");
     pillion_tests::agent::binary()?;
+    load::binary()?;
 
     let stage =
         progress.during("two nodes, four pods, nginx, Redis, an SSH server, two agents", Stage::set)?;

@@ -1,10 +1,9 @@
-//! Certificates for peers that are no Pillion agents, and for those that should be refused.
+//! Certificates for peers that are no Pillion agents, for sidecars, and for those that should be refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use pillion_tests::Bed;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -13,6 +12,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
+
+use crate::bed::Bed;
 
 /// Who signs.
 pub struct Authority {
@@ -46,14 +47,19 @@ impl Authority {
         Ok(Self { issuer, root: bed.ca_dir().join("root-cert.pem"), dir: make_dir(bed, "mesh")? })
     }
 
-    /// Another one, that nobody trusts.
+    /// Another one, that no agent trusts.
     pub fn stranger(bed: &Bed) -> Result<Self> {
+        Self::new(bed, "stranger")
+    }
+
+    /// A new one. `name` is its directory's, in the bed's.
+    pub fn new(bed: &Bed, name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&key)?;
-        let dir = make_dir(bed, "stranger")?;
+        let dir = make_dir(bed, name)?;
         let root = dir.join("root-cert.pem");
         fs::write(&root, certificate.pem())?;
         Ok(Self { issuer: Issuer::from_ca_cert_der(certificate.der(), key)?, root, dir })
@@ -113,17 +119,18 @@ impl Credentials {
         Ok((certificate, PrivateKeyDer::from_pem_slice(&read(&self.key)?)?))
     }
 
-    /// Envoy's `CommonTlsContext`: TLS 1.3 and HTTP/2 under this certificate, with a peer of `root` that is `identity`.
-    pub fn envoy_tls(&self, root: &Path, identity: &str) -> Value {
+    /// Envoy's `CommonTlsContext`: TLS 1.3 under this certificate, with peers of `root` whose SPIFFE
+    /// id the matcher takes (`{"exact": …}`), and with these protocols offered by ALPN.
+    pub fn envoy_tls(&self, root: &Path, identity: &Value, alpn: &[&str]) -> Value {
         json!({
-            "alpn_protocols": ["h2"],
+            "alpn_protocols": alpn,
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
             "tls_certificates": [{
                 "certificate_chain": {"filename": self.certificate}, "private_key": {"filename": self.key},
             }],
             "validation_context": {
                 "trusted_ca": {"filename": root},
-                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity}}],
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": identity}],
             },
         })
     }
