@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use tokio::net::TcpStream;
 
+use super::answer::Answer;
 use super::http1::Http1;
 use super::http2::Http2;
 
@@ -22,15 +23,6 @@ pub struct Target {
 pub enum Connection {
     Http1(Http1),
     Http2(Http2),
-}
-
-/// What the server said.
-pub struct Answer {
-    pub status: u16,
-    /// The body's.
-    pub bytes: u64,
-    /// The connection is good for another request.
-    pub keep: bool,
 }
 
 impl Target {
@@ -64,13 +56,5 @@ impl Connection {
                 connection.exchange(request.clone()).await
             }
         }
-    }
-}
-
-impl Answer {
-    /// The body's bytes of a success.
-    pub fn bytes(&self) -> Result<u64> {
-        ensure!((200..300).contains(&self.status), "the server answered with status {}", self.status);
-        Ok(self.bytes)
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::connection::Answer;
+use super::answer::Answer;
 
 /// Of wrk's order, and enough for any head.
 const BUFFER: usize = 16 << 10;

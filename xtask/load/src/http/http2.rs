@@ -8,7 +8,7 @@ use h2::client::{Builder, SendRequest};
 use http::Request;
 use tokio::net::TcpStream;
 
-use super::connection::Answer;
+use super::answer::Answer;
 
 /// What a stream and a connection may have under way: no answer waits for credit.
 const WINDOW: u32 = 16 << 20;

@@ -1,5 +1,6 @@
 //! HTTP clients: a closed loop (the next request when the last is answered) or an open one (by a schedule).
 
+mod answer;
 mod connection;
 mod http1;
 mod http2;
