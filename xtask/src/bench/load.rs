@@ -89,14 +89,15 @@ impl Generator {
     pub fn hold(&self, client: &Pod, servers: &[(&Pod, u16)], connections: u32) -> Result<Held> {
         let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let held = self.try_to_hold(client, servers, connections);
-        // A proxy has two sockets for each connection.
-        let short = u64::from(connections) * 2 + OTHER_FILES > limit;
+        // pillion-load tells of its own limit; a proxy has two sockets for each connection, and just resets.
+        let own = u64::from(connections) + OTHER_FILES;
+        let is_short = own <= limit && own + u64::from(connections) > limit;
         let hint = || {
             format!(
-                "{connections} connections, where a process may have {limit} open files: raise `ulimit -Hn`"
+                "{connections} connections, where a proxy may have {limit} open files: raise `ulimit -Hn`"
             )
         };
-        if short { held.with_context(hint) } else { held }
+        if is_short { held.with_context(hint) } else { held }
     }
 
     fn try_to_hold(&self, client: &Pod, servers: &[(&Pod, u16)], connections: u32) -> Result<Held> {
