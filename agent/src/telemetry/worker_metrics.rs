@@ -42,6 +42,7 @@ struct Entry<T> {
 /// The counters of one label set. All carry the response flags "-", the closed ones too, so that
 /// `opened - closed` is what is open; why a connection failed is counted by itself.
 struct Series {
+    labels: ConnectionLabels,
     opened: IntCounter,
     closed: IntCounter,
     sent: IntCounter,
@@ -122,13 +123,13 @@ impl WorkerMetrics {
     }
 
     /// Counts a connection as opened, and as closed when the answer is dropped.
-    pub fn connection(&self, labels: &ConnectionLabels) -> OpenConnection {
+    pub fn connection(&self, labels: ConnectionLabels) -> OpenConnection {
         let mut used = self.used();
-        let series = match used.connections.get_mut(labels) {
+        let series = match used.connections.get_mut(&labels) {
             Some(entry) => entry.touch().clone(),
             None => {
-                let series = Arc::new(self.series(labels));
-                used.connections.insert(labels.clone(), Entry::new(series.clone()));
+                let series = Arc::new(self.series(&labels));
+                used.connections.insert(labels, Entry::new(series.clone()));
                 series
             }
         };
@@ -188,6 +189,7 @@ impl WorkerMetrics {
     fn series(&self, labels: &ConnectionLabels) -> Series {
         let values = labels.with_flags("-");
         Series {
+            labels: labels.clone(),
             opened: self.opened.with_label_values(&values),
             closed: self.closed.with_label_values(&values),
             sent: self.sent.with_label_values(&values),
@@ -202,6 +204,10 @@ impl WorkerMetrics {
 }
 
 impl OpenConnection {
+    pub fn labels(&self) -> &ConnectionLabels {
+        &self.series.labels
+    }
+
     /// Counts bytes that the server sent to the client.
     pub fn sent(&self, bytes: u64) {
         self.series.sent.inc_by(bytes);
@@ -290,7 +296,7 @@ mod tests {
     #[test]
     fn a_connection_is_counted_from_opening_to_drop() {
         let metrics = metrics();
-        let connection = metrics.connection(&labels("cart"));
+        let connection = metrics.connection(labels("cart"));
         connection.sent(100);
         connection.sent(20);
         connection.received(7);
@@ -334,8 +340,8 @@ mod tests {
     fn idle_series_expire_and_open_ones_do_not() {
         let metrics = metrics();
         let start = Instant::now();
-        let open = metrics.connection(&labels("open"));
-        drop(metrics.connection(&labels("idle")));
+        let open = metrics.connection(labels("open"));
+        drop(metrics.connection(labels("idle")));
         metrics.failed(&labels("idle"), "UF");
         metrics.expire_idle(start, IDLE);
         assert!(text(&metrics).contains("idle"));
@@ -351,7 +357,7 @@ mod tests {
         assert!(!text(&metrics).contains(r#"source_workload="open""#));
 
         // What comes back starts anew.
-        drop(metrics.connection(&labels("idle")));
+        drop(metrics.connection(labels("idle")));
         assert_eq!(value(&metrics, "istio_tcp_connections_opened_total", &["idle"]), Some(1.0));
     }
 }

@@ -108,7 +108,8 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         security: ConnectionSecurity::MutualTls,
     };
     let dialled = tokio::select! {
-        dialled = context.dialer.app(target, client) => dialled,
+        // Boxed, because what is open for long should be small.
+        dialled = Box::pin(context.dialer.app(target, client)) => dialled,
         () = request.withdrawn() => {
             return Record::failed(&context, parties, "DC", "the peer withdrew its request");
         }

@@ -41,7 +41,8 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         service: None,
         security: ConnectionSecurity::None,
     };
-    match reach(&context, &mesh, source, original, &mut app, &mut parties).await {
+    // Boxed, because it is large and short: what is open for long should be small.
+    match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {
         Ok((far, early)) => {
             let record = Record::open(&context, parties);
             record.sent_by_app(early);

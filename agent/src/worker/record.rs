@@ -40,7 +40,6 @@ pub(super) struct Began {
 pub(super) struct Record {
     context: Rc<Context>,
     parties: Parties,
-    labels: ConnectionLabels,
     series: OpenConnection,
     sent: Cell<u64>,
     received: Cell<u64>,
@@ -48,9 +47,8 @@ pub(super) struct Record {
 
 impl Record {
     pub fn open(context: &Rc<Context>, parties: Parties) -> Self {
-        let labels = parties.labels();
-        let series = context.metrics.connection(&labels);
-        Self { context: context.clone(), parties, labels, series, sent: Cell::new(0), received: Cell::new(0) }
+        let series = context.metrics.connection(parties.labels());
+        Self { context: context.clone(), parties, series, sent: Cell::new(0), received: Cell::new(0) }
     }
 
     /// A connection that never came up.
@@ -64,7 +62,7 @@ impl Record {
     pub fn close(self, ending: &Ending) {
         let (flags, error) = self.verdict(ending);
         if let Some(flags) = flags {
-            self.context.metrics.failed(&self.labels, flags);
+            self.context.metrics.failed(self.series.labels(), flags);
         }
         let (sent, received) = (self.sent.get(), self.received.get());
         self.parties.log(&self.context, sent, received, flags.unwrap_or("-"), error.as_deref());
