@@ -2,7 +2,7 @@
 //! connect hook leaves it alone.
 
 use super::Settings;
-use super::socket::{tune_app, tune_peer};
+use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
 use crate::kernel::SocketTable;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
@@ -54,7 +54,9 @@ impl Dialer {
     /// To the pod's own app. It will see `client` as the one who connected.
     pub async fn app(&self, target: SocketAddr, client: SocketAddr) -> Result<TcpStream, DialError> {
         let source = self.loopback_source(target);
-        self.connect(target, Options { present: Some(client), source, ..Options::default() }).await
+        let congestion = Some(IN_POD_CONGESTION);
+        self.connect(target, Options { present: Some(client), source, congestion, ..Options::default() })
+            .await
     }
 
     /// Out of the pod, plain, on behalf of an app.

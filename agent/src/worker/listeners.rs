@@ -1,6 +1,6 @@
 //! The ports that a worker holds in its pod.
 
-use super::socket::{tune_app, tune_peer};
+use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
 use super::{ListenerRepair, OUTBOUND_PORT, WorkerError};
 use crate::hbone::HBONE_PORT;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -83,7 +83,10 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
     }
 
     fn add(&mut self, address: SocketAddr) -> Result<(), WorkerError> {
-        let congestion = (address.port() == HBONE_PORT).then_some(self.congestion.as_deref()).flatten();
+        let congestion = match address.port() {
+            HBONE_PORT => self.congestion.as_deref(),
+            _ => Some(IN_POD_CONGESTION),
+        };
         let listener = Rc::new(listen(address, congestion)?);
         let accepting = (self.accept)(listener.clone(), address);
         self.slots.push(Slot { address, listener, accepting });

@@ -18,6 +18,10 @@ const PEER_KEEPALIVE: TcpKeepalive = keepalive(15, 5);
 /// Unacknowledged data gives a peer up after this long; the same bound as keep-alive gives when there is no data.
 const PEER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Between an app and its worker no wire is shared, and nothing is lost. So these connections have the plainest
+/// congestion control, which every kernel has; the node's own may pace by timers (bbr), which costs CPU and speed.
+pub(super) const IN_POD_CONGESTION: &str = "reno";
+
 const fn keepalive(idle: u64, interval: u64) -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(Duration::from_secs(idle))
