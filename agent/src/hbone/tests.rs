@@ -6,7 +6,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
@@ -199,9 +199,11 @@ async fn what_an_app_says_first_does_not_wait_for_the_answer() {
 async fn an_app_that_leaves_before_the_answer_takes_its_request_along() {
     local(async {
         let (near, far) = wire(Duration::from_micros(50));
+        let (asked, request_is_there) = oneshot::channel();
         let withdrawn = spawn_local(async move {
             let mut server = Server::handshake(far).await.unwrap();
             let mut request = server.next().await.unwrap().unwrap();
+            asked.send(()).unwrap();
             tokio::select! {
                 () = request.withdrawn() => {}
                 next = server.next() => panic!("{}", next.is_some()),
@@ -211,7 +213,7 @@ async fn an_app_that_leaves_before_the_answer_takes_its_request_along() {
         spawn_local(driver);
         let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
         let left = async {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            request_is_there.await.unwrap();
             Err(std::io::ErrorKind::ConnectionReset.into())
         };
         let opened = client.open(target, source, left, client.reserve()).await;

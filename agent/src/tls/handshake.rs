@@ -1,7 +1,7 @@
 //! The opening of a TLS connection, on either side.
 
 use super::session::Session;
-use super::stream::TlsStream;
+use super::stream::{Stage, TlsStream};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ServerConfig};
@@ -45,12 +45,12 @@ async fn shake_hands<S: Session, T: AsyncRead + AsyncWrite + Unpin>(
         // Also an alert that says what went wrong; the error counts, whether it can be sent or not.
         let sent = poll_fn(|cx| stream.poll_send(cx)).await;
         match step? {
-            Some(false) => {
+            Some(Stage::Open) => {
                 sent?;
                 return Ok(stream);
             }
-            Some(true) => sent?,
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(Stage::Handshake) => sent?,
+            Some(Stage::Ended) | None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
         step = poll_fn(|cx| stream.poll_arrival(cx)).await;
     }

@@ -64,13 +64,18 @@ impl<S: Session> Held<S> {
 
     /// What there is to do, while nothing more has arrived.
     pub fn state(&mut self) -> Result<ConnectionState<'_, '_, S::Data>, Error> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
+        if let Some(error) = self.failure() {
+            return Err(error);
         }
         self.discard();
         let UnbufferedStatus { discard, state } = self.session.process(&mut self.cut);
         self.done = discard;
         state
+    }
+
+    /// Why it is over, if it is.
+    pub fn failure(&self) -> Option<Error> {
+        self.failed.clone()
     }
 
     /// It is over, with `rest` not worked through; `alert` gets what tells the peer, if anything does.

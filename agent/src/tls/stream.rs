@@ -44,6 +44,14 @@ pub struct TlsStream<S, T> {
     closing: bool,
 }
 
+/// How far a connection is, once all that has arrived is worked through.
+pub(super) enum Stage {
+    Handshake,
+    Open,
+    /// The peer sends no more.
+    Ended,
+}
+
 impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
     pub(super) fn new(socket: T, session: S) -> Self {
         Self {
@@ -62,11 +70,13 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
         self.session.common()
     }
 
-    /// Works through `records`, and keeps what is not a whole one. True when the session waits for more of them;
-    /// false when it has had its handshake.
-    pub(super) fn take_in(&mut self, records: &mut [u8]) -> io::Result<bool> {
+    /// Works through `records`, and keeps what is not a whole one.
+    pub(super) fn take_in(&mut self, records: &mut [u8]) -> io::Result<Stage> {
+        if let Some(error) = self.session.failure() {
+            return Err(io::Error::new(ErrorKind::InvalidData, error));
+        }
         let mut rest = records;
-        let waits = loop {
+        let stage = loop {
             let UnbufferedStatus { mut discard, state } = self.session.process(rest);
             let state = match state {
                 Ok(state) => state,
@@ -75,7 +85,7 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
                     return Err(io::Error::new(ErrorKind::InvalidData, e));
                 }
             };
-            let waits = match state {
+            let stage = match state {
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
@@ -98,23 +108,23 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
                 }
                 ConnectionState::PeerClosed | ConnectionState::Closed => {
                     self.ended = true;
-                    Some(false)
+                    Some(Stage::Ended)
                 }
-                ConnectionState::WriteTraffic(_) => Some(false),
+                ConnectionState::WriteTraffic(_) => Some(Stage::Open),
                 // BlockedHandshake; early data is never offered.
-                _ => Some(true),
+                _ => Some(Stage::Handshake),
             };
             rest = &mut rest[discard..];
-            if let Some(waits) = waits {
-                break waits;
+            if let Some(stage) = stage {
+                break stage;
             }
         };
         self.session.keep(rest);
-        Ok(waits)
+        Ok(stage)
     }
 
-    /// Reads once, and takes it in. `waits` as in [`take_in`](Self::take_in); `None` at the socket's end.
-    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
+    /// Reads once, and takes it in; `None` at the socket's end.
+    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stage>>> {
         ARRIVED.with_borrow_mut(|arrived| {
             let mut batch = ReadBuf::new(&mut arrived[CUT..]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut batch))?;
@@ -135,6 +145,13 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
         Ok(start..end)
     }
 
+    fn forget_plaintext(&mut self) {
+        let mut plaintext = mem::take(&mut self.plaintext);
+        self.taken = 0;
+        plaintext.clear();
+        PLAINTEXTS.with(|spares| spares.give(plaintext));
+    }
+
     /// Sends what is sealed.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.outgoing.poll_send(Pin::new(&mut self.socket), cx)
@@ -149,7 +166,7 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
             loop {
                 match ready!(self.poll_arrival(cx)) {
                     Ok(None) => break,
-                    Ok(Some(_)) => self.plaintext.clear(),
+                    Ok(Some(_)) => self.forget_plaintext(),
                     Err(reason) => return Poll::Ready(Err(explained(&reason))),
                 }
             }
@@ -172,9 +189,7 @@ impl<S: Session + Unpin, T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStr
                 buf.put_slice(&left[..n]);
                 this.taken += n;
                 if this.taken == this.plaintext.len() {
-                    this.taken = 0;
-                    this.plaintext.clear();
-                    PLAINTEXTS.with(|spares| spares.give(mem::take(&mut this.plaintext)));
+                    this.forget_plaintext();
                 }
                 return Poll::Ready(Ok(()));
             }
