@@ -2,12 +2,14 @@
 
 use super::session::{Held, Session};
 use super::spares::Spares;
-use super::stream::BATCH;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
+
+/// What one system call moves at the most.
+pub const BATCH: usize = 128 * 1024;
 
 /// The largest plaintext of a record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;

@@ -5,7 +5,7 @@
 //! only the buffers are ours, and a connection that is idle has none.
 
 use super::explain::explain;
-use super::outgoing::Outgoing;
+use super::outgoing::{BATCH, Outgoing};
 use super::session::{Held, Session};
 use super::spares::Spares;
 use rustls::CommonState;
@@ -17,9 +17,6 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// What one system call moves at the most.
-pub(super) const BATCH: usize = 128 * 1024;
 
 /// Room before a batch for the record that the last one cut in two, or the handshake message (64 KiB, rustls's
 /// limit, and the record that it ends in).

@@ -40,8 +40,7 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// `samples` over a `baseline` of the same run; nothing when the baseline's median is 0 or one of the two has no
-    /// samples.
+    /// `samples` over a `baseline` of the same run; nothing when the baseline may be 0, or one of the two has no samples.
     ///
     /// With as many samples on both sides they are of the same rounds, and are drawn in pairs: what slowed a whole
     /// round down cancels out. With fewer than 3 on a side the interval is the range of what could be divided.
@@ -63,15 +62,14 @@ impl Ratio {
 
     fn by(samples: &[f64], baseline: &[f64], resample: impl Fn(&mut Random) -> f64) -> Option<Self> {
         let value = median(samples) / median(baseline);
-        if !value.is_finite() {
-            return None;
-        }
-        if samples.len().min(baseline.len()) < 3 {
+        let ci95 = if samples.len().min(baseline.len()) < 3 {
             let ([low, high], [base_low, base_high]) = (range(samples), range(baseline));
-            return Some(Self { value, ci95: [low / base_high, high / base_low] });
-        }
-        let mut random = Random::new();
-        Some(Self { value, ci95: interval(|| resample(&mut random)) })
+            [low / base_high, high / base_low]
+        } else {
+            let mut random = Random::new();
+            interval(|| resample(&mut random))
+        };
+        [value, ci95[0], ci95[1]].iter().all(|x| x.is_finite()).then_some(Self { value, ci95 })
     }
 }
 
@@ -178,5 +176,6 @@ mod tests {
     fn nothing_is_a_multiple_of_zero() {
         assert_eq!(Ratio::of(&[1.0], &[0.0]), None);
         assert_eq!(Ratio::of(&[1.0], &[]), None);
+        assert_eq!(Ratio::of(&[1.0, 2.0, 3.0], &[0.0, 1.0, 1.0]), None);
     }
 }

@@ -31,7 +31,7 @@ pub fn of(case: &str) -> Family {
 }
 
 const HTTP1_ONE: &str =
-    "One keep-alive connection, one request at a time, 5 bytes back: what an app feels of a call.";
+    "One keep-alive connection, one request at a time, 6 bytes back: what an app feels of a call.";
 const HTTP1_MANY: &str = "Keep-alive connections, each with one request at a time, 1 KiB back, as fast as they go: \
     the CPU is full, so the rate tells the cost of a request.";
 const HTTP2: &str =
