@@ -124,9 +124,14 @@ fn cgroup_mount() -> PathBuf {
         .expect("a cgroup2 mount")
 }
 
+/// One test at a time: a child process that another one starts (`ip`) has copies of this one's sockets until it runs
+/// its program, and a listener that was closed would still listen.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// Runs a test on a thread in a network namespace of its own, with the addresses above. The namespace goes with the
 /// thread and its sockets.
 pub fn in_pod(test: impl FnOnce(&Pod) + Send) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let result = thread::scope(|scope| {
         let pod = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();

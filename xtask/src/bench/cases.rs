@@ -102,7 +102,7 @@ pub const CASES: &[Case] = &[
     pods("pods-250", Quick::No, 250),
     open("open-1", Quick::Apart, 1, None),
     open("open-1000", Quick::Apart, 1_000, None),
-    open("open-10000", Quick::No, 10_000, None),
+    open("open-10000", Quick::No, 10_000, Some("open-10000-closed")),
     open("open-30000", Quick::No, 30_000, Some("open-30000-closed")),
 ];
 
