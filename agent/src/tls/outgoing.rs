@@ -2,7 +2,7 @@
 
 use super::session::{Held, Session};
 use super::spares::Spares;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, WriteTraffic};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -77,52 +77,38 @@ impl Outgoing {
         if data.is_empty() {
             return Ok(());
         }
-        self.take_queued(session);
-        let ConnectionState::WriteTraffic(mut traffic) = session.state().map_err(io::Error::other)? else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
         let size = data.len() + data.len().div_ceil(RECORD) * OVERHEAD;
-        self.sealed().fill(size, |room| {
-            traffic.encrypt(data, room).map_err(|e| match e {
-                EncryptError::InsufficientSize(e) => Ok(e.required_size),
-                e @ EncryptError::EncryptExhausted => Err(io::Error::other(e)),
-            })
-        })
+        self.send_by(session, size, |traffic, room| traffic.encrypt(data, room))
     }
 
-    /// Says that nothing follows.
+    /// Says that nothing follows. A session that is over has said it, or cannot.
     pub fn close(&mut self, session: &mut Held<impl Session>) -> io::Result<()> {
         self.seal_all(session)?;
-        self.take_queued(session);
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = session.state() {
-            self.sealed().fill(RECORD, |room| {
-                traffic.queue_close_notify(room).map_err(|e| match e {
-                    EncryptError::InsufficientSize(e) => Ok(e.required_size),
-                    e @ EncryptError::EncryptExhausted => Err(io::Error::other(e)),
-                })
-            })?;
-        }
+        let _ = self.send_by(session, OVERHEAD, |traffic, room| traffic.queue_close_notify(room));
         Ok(())
     }
 
-    /// Takes what the session itself has to say: key updates.
-    fn take_queued(&mut self, session: &mut Held<impl Session>) {
+    /// Lets `write` make records of about `size` bytes, behind what the session itself has to say (key updates).
+    fn send_by<S: Session>(
+        &mut self,
+        session: &mut Held<S>,
+        size: usize,
+        mut write: impl FnMut(&mut WriteTraffic<'_, S::Data>, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> io::Result<()> {
         loop {
-            match session.state() {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => self.encode(&mut data),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return,
+            match session.state().map_err(io::Error::other)? {
+                ConnectionState::EncodeTlsData(mut data) => self.encode(&mut data),
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    return self.sealed().fill(size, |room| Ok(write(&mut traffic, room)?));
+                }
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
             }
         }
     }
 
     pub fn encode<D>(&mut self, data: &mut EncodeTlsData<'_, D>) {
-        let encoded = self.sealed().fill(RECORD, |room| {
-            data.encode(room).map_err(|e| match e {
-                EncodeError::InsufficientSize(e) => Ok(e.required_size),
-                e @ EncodeError::AlreadyEncoded => Err(io::Error::other(e)),
-            })
-        });
+        let encoded = self.sealed().fill(RECORD, |room| Ok(data.encode(room)?));
         debug_assert!(encoded.is_ok(), "{encoded:?}");
     }
 
@@ -156,11 +142,11 @@ impl Outgoing {
 }
 
 impl Sealed {
-    /// Lets `write` fill the room behind what there is: at least `size` bytes, more when it asks for more (`Err(Ok(…))`).
+    /// Lets `write` fill the room behind what there is: at least `size` bytes, more when it asks for more.
     fn fill(
         &mut self,
         mut size: usize,
-        mut write: impl FnMut(&mut [u8]) -> Result<usize, Result<usize, io::Error>>,
+        mut write: impl FnMut(&mut [u8]) -> Result<usize, NotWritten>,
     ) -> io::Result<()> {
         loop {
             if self.buffer.len() < self.filled + size {
@@ -171,9 +157,34 @@ impl Sealed {
                     self.filled += written;
                     return Ok(());
                 }
-                Err(Ok(more)) => size = more,
-                Err(Err(e)) => return Err(e),
+                Err(NotWritten::Needs(more)) => size = more,
+                Err(NotWritten::Failed(e)) => return Err(e),
             }
+        }
+    }
+}
+
+/// Why a session has not written what it was asked to.
+enum NotWritten {
+    /// It needs so many bytes.
+    Needs(usize),
+    Failed(io::Error),
+}
+
+impl From<EncryptError> for NotWritten {
+    fn from(error: EncryptError) -> Self {
+        match error {
+            EncryptError::InsufficientSize(e) => Self::Needs(e.required_size),
+            e @ EncryptError::EncryptExhausted => Self::Failed(io::Error::other(e)),
+        }
+    }
+}
+
+impl From<EncodeError> for NotWritten {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::InsufficientSize(e) => Self::Needs(e.required_size),
+            e @ EncodeError::AlreadyEncoded => Self::Failed(io::Error::other(e)),
         }
     }
 }
