@@ -5,18 +5,21 @@
 //! asserted. A change here is a new layout: raise [`LAYOUT_VERSION`].
 
 /// The version of the maps' layout. It is part of the pin path, so an agent never reads another layout's maps.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The port of the worker's outbound listener, on 127.0.0.1 and every IPv6 address of a captured pod (Istio's
 /// number).
 pub const OUTBOUND_PORT: u16 = 15001;
+
+/// The port of a worker's HBONE listener, on every address of a captured pod (Istio's number).
+pub const HBONE_PORT: u16 = 15008;
 
 /// An IP address as the kernel stores it: network byte order, IPv4 as IPv4-mapped IPv6.
 pub type Ip = [u32; 4];
 
 /// An IP address and a TCP port.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     pub ip: Ip,
     /// In host byte order. 0 means "no address".
@@ -31,6 +34,12 @@ pub struct SocketRecord {
     pub kind: u32,
     /// What it means depends on `kind`.
     pub address: Address,
+    /// Where the connection goes, or should go: the endpoint that the hook has chosen where `address` is a Service's.
+    /// Port 0: none was chosen.
+    pub target: Address,
+    /// How many bytes a direct connection had received when its own end was closed (the low 32 bits): tells whether
+    /// the peer's FIN is among those that came later.
+    pub received: u32,
 }
 
 /// The kinds of [`SocketRecord`].
@@ -44,6 +53,10 @@ pub mod kind {
     pub const SERVER: u32 = 3;
     /// The agent's end of a captured connection. The address is the original destination.
     pub const ACCEPTED: u32 = 4;
+    /// An app's client socket on the direct path. The address is what the app asked for, the target where it goes.
+    pub const DIRECT: u32 = 5;
+    /// An app's accepted socket on the direct path. The address is the client's.
+    pub const DIRECT_SERVER: u32 = 6;
 }
 
 /// Names a connection on its way from connect() to accept() (the key of `HANDOFF`).
@@ -76,18 +89,187 @@ pub struct PodEntry {
     pub flags: u32,
 }
 
-/// The flags of a [`PodEntry`]: they spare a pod without exclusions the lookups.
+/// The flags of a [`PodEntry`].
 pub mod flags {
-    /// `EXCLUDED_PORTS` has entries of this pod.
+    /// `EXCLUDED_PORTS` has entries of this pod: a pod without any is spared the lookup.
     pub const HAS_EXCLUDED_PORTS: u32 = 1;
     /// `EXCLUDED_CIDRS` has entries of this pod.
     pub const HAS_EXCLUDED_CIDRS: u32 = 2;
+    /// The pod's connections may take the direct path, and are attested.
+    pub const DIRECT: u32 = 4;
+    /// Without a worker the pod's connections go out plain; without this flag they are refused.
+    pub const FAIL_OPEN: u32 = 8;
 }
 
-/// A destination port that a pod keeps out of the mesh (a key of `EXCLUDED_PORTS`).
+/// An address of a captured pod of this node (the value of `LOCAL_PODS`, whose key is the address).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalPod {
+    pub netns: u64,
+    /// The index of the pod's veth on the node, as long as packets of direct connections go straight there; 0 where
+    /// the kernel does not own the pod's path.
+    pub device: u32,
+    /// What becomes of plaintext that nobody attests: one of [`inbound`]'s modes.
+    pub inbound: u32,
+    /// Bits of [`local_flags`].
+    pub flags: u32,
+    /// Always 0: fills the value up to its alignment.
+    pub zero: u32,
+}
+
+/// The flags of a [`LocalPod`].
+pub mod local_flags {
+    /// New connections to the pod may take the direct path.
+    pub const DIRECT: u32 = 1;
+    /// `INBOUND_PORTS` has entries of this pod.
+    pub const HAS_PORTS: u32 = 2;
+}
+
+/// What becomes of plaintext that arrives at a captured pod and that nobody attests.
+pub mod inbound {
+    /// It is none of the mesh's business (PeerAuthentication DISABLE, an excluded port).
+    pub const IGNORE: u32 = 0;
+    /// It passes, and is counted (PERMISSIVE).
+    pub const COUNT: u32 = 1;
+    /// It is refused with a RST, and counted (STRICT).
+    pub const REFUSE: u32 = 2;
+    /// As `REFUSE`, but for the node's own addresses: the kubelet probes this port.
+    pub const REFUSE_ALL_BUT_NODE: u32 = 3;
+}
+
+/// What the kernel counts of a pod (the key of `COUNTS`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ExcludedPort {
+pub struct CountKey {
+    pub netns: u64,
+    /// One of [`count`].
+    pub what: u32,
+    /// Always 0: fills the key up to its alignment.
+    pub zero: u32,
+}
+
+/// What is counted of a pod.
+pub mod count {
+    /// Plain connections that nobody attests, and that passed.
+    pub const PLAIN: u32 = 0;
+    /// Plain connections that were refused.
+    pub const REFUSED: u32 = 1;
+    /// Packets that left the pod under an address that is not its own, and were dropped.
+    pub const FOREIGN_SOURCE: u32 = 2;
+    /// Packets of a direct connection that came to the pod by another way, and were dropped.
+    pub const FORGED: u32 = 3;
+    /// How many there are.
+    pub const ALL: u32 = 4;
+}
+
+/// "Connections from this pod to that pod's port may go directly" (a key of `VERDICTS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Verdict {
+    /// The client's netns cookie.
+    pub source: u64,
+    /// The server's netns cookie.
+    pub destination: u64,
+    /// The generation that it was made under; under any other it is worth nothing.
+    pub generation: u64,
+    /// The server's port, in host byte order.
+    pub port: u32,
+    /// Always 0: fills the key up to its alignment.
+    pub zero: u32,
+}
+
+/// The two ends of a direct connection, in an order that is the same from both sides (the key of `FLOWS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub low: Address,
+    pub high: Address,
+}
+
+/// Who opened a connection: the attestation (the value of `FLOWS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The netns cookie of the client.
+    pub client: u64,
+    /// Whether the key's lower end is the client's: 1 or 0.
+    pub client_is_low: u32,
+    /// Always 0: fills the value up to its alignment.
+    pub zero: u32,
+}
+
+/// The pod behind a veth of the node (the value of `DEVICES`, whose key is the veth's index).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    pub netns: u64,
+    /// The pod's addresses: packets from it bear one of them. 0 and zeroes: it has none.
+    pub ip4: u32,
+    pub ip6: Ip,
+    /// Always 0: fills the value up to its alignment.
+    pub zero: u32,
+}
+
+/// The endpoints of a Service's port (the value of `SERVICES`, whose key is the cluster IP and port).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Names the list of endpoints in `ENDPOINTS`; another list has another name.
+    pub list: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// One endpoint's place (a key of `ENDPOINTS`, whose values are addresses).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EndpointKey {
+    pub list: u32,
+    pub index: u32,
+}
+
+/// What became of one end of a direct connection (a record of the ring buffer `EVENTS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// CLOCK_MONOTONIC, in nanoseconds.
+    pub time: u64,
+    /// The netns cookie of the pod whose end it is.
+    pub netns: u64,
+    /// On the server's side, and when it opens: the client's netns cookie, attested. Else 0.
+    pub client: u64,
+    /// Bytes that the peer has acknowledged, without SYN and FIN.
+    pub sent: u64,
+    /// Bytes that came from the peer, without FIN.
+    pub received: u64,
+    pub local: Address,
+    pub remote: Address,
+    /// On the client's side: what the app asked for, a Service's address perhaps.
+    pub asked: Address,
+    /// One of [`event`].
+    pub kind: u32,
+    /// 1 for the client's end, 0 for the server's.
+    pub is_client: u32,
+    /// The smoothed round trip time, in microseconds.
+    pub srtt: u32,
+    /// Segments that were sent again.
+    pub retransmits: u32,
+    /// The TCP state that it was in before the event (Linux's numbers).
+    pub old_state: u32,
+}
+
+/// The kinds of [`Event`].
+pub mod event {
+    pub const OPENED: u32 = 1;
+    /// Also of a connection that never opened: its old state is SYN-SENT.
+    pub const CLOSED: u32 = 2;
+}
+
+/// A port that has to do with a pod: a destination that it keeps out of the mesh (a key of `EXCLUDED_PORTS`), or one of
+/// its own that differs from the rest (a key of `INBOUND_PORTS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PodPort {
     pub netns: u64,
     /// In host byte order.
     pub port: u32,
@@ -101,6 +283,36 @@ pub struct ExcludedPort {
 pub struct ExcludedCidr {
     pub netns: u64,
     pub ip: Ip,
+}
+
+impl FlowKey {
+    /// The key, and whether the first end is its lower one.
+    #[inline(always)]
+    pub const fn new(one: Address, other: Address) -> (Self, bool) {
+        if is_below(&one, &other) {
+            (Self { low: one, high: other }, true)
+        } else {
+            (Self { low: other, high: one }, false)
+        }
+    }
+}
+
+/// Any total order does; the words that differ most often are looked at first.
+#[inline(always)]
+const fn is_below(one: &Address, other: &Address) -> bool {
+    if one.ip[3] != other.ip[3] {
+        return one.ip[3] < other.ip[3];
+    }
+    if one.port != other.port {
+        return one.port < other.port;
+    }
+    if one.ip[2] != other.ip[2] {
+        return one.ip[2] < other.ip[2];
+    }
+    if one.ip[1] != other.ip[1] {
+        return one.ip[1] < other.ip[1];
+    }
+    one.ip[0] < other.ip[0]
 }
 
 impl ExcludedCidr {
@@ -138,11 +350,20 @@ pub const fn unmapped(ip: &Ip) -> Option<u32> {
 
 const _: () = {
     assert!(size_of::<Address>() == 20);
-    assert!(size_of::<SocketRecord>() == 24);
+    assert!(size_of::<SocketRecord>() == 48);
     assert!(size_of::<HandoffKey>() == 32);
     assert!(size_of::<PodEntry>() == 24);
-    assert!(size_of::<ExcludedPort>() == 16);
+    assert!(size_of::<PodPort>() == 16);
     assert!(size_of::<ExcludedCidr>() == 24);
+    assert!(size_of::<LocalPod>() == 24);
+    assert!(size_of::<CountKey>() == 16);
+    assert!(size_of::<Verdict>() == 32);
+    assert!(size_of::<FlowKey>() == 40);
+    assert!(size_of::<Flow>() == 16);
+    assert!(size_of::<Device>() == 32);
+    assert!(size_of::<Endpoints>() == 8);
+    assert!(size_of::<EndpointKey>() == 8);
+    assert!(size_of::<Event>() == 120);
 };
 
 #[cfg(feature = "user")]
@@ -153,6 +374,16 @@ mod user {
     unsafe impl aya::Pod for SocketRecord {}
     unsafe impl aya::Pod for HandoffKey {}
     unsafe impl aya::Pod for PodEntry {}
-    unsafe impl aya::Pod for ExcludedPort {}
+    unsafe impl aya::Pod for PodPort {}
     unsafe impl aya::Pod for ExcludedCidr {}
+    unsafe impl aya::Pod for Address {}
+    unsafe impl aya::Pod for LocalPod {}
+    unsafe impl aya::Pod for CountKey {}
+    unsafe impl aya::Pod for Verdict {}
+    unsafe impl aya::Pod for FlowKey {}
+    unsafe impl aya::Pod for Flow {}
+    unsafe impl aya::Pod for Device {}
+    unsafe impl aya::Pod for Endpoints {}
+    unsafe impl aya::Pod for EndpointKey {}
+    unsafe impl aya::Pod for Event {}
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{
-    ExcludedCidr, ExcludedPort, HandoffKey, Ip, PodEntry, SocketRecord, cidr,
+    ExcludedCidr, HandoffKey, Ip, PodEntry, PodPort, SocketRecord, cidr,
     flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 
@@ -23,7 +23,7 @@ static PODS: HashMap<u64, PodEntry> = HashMap::with_max_entries(4096, BPF_F_NO_P
 static MEMBERS: HashMap<u64, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 #[map]
-static EXCLUDED_PORTS: HashMap<ExcludedPort, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+static EXCLUDED_PORTS: HashMap<PodPort, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
 #[map]
 static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
@@ -68,7 +68,7 @@ pub fn membership(netns: u64) -> Membership {
 pub fn is_excluded(netns: u64, pod: &PodEntry, ip: &Ip, port: u32) -> bool {
     if pod.flags & HAS_EXCLUDED_PORTS != 0 {
         // SAFETY: a lookup; the value is not read.
-        if unsafe { EXCLUDED_PORTS.get(ExcludedPort { netns, port, zero: 0 }) }.is_some() {
+        if unsafe { EXCLUDED_PORTS.get(PodPort { netns, port, zero: 0 }) }.is_some() {
             return true;
         }
     }

@@ -7,7 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net};
 use pillion_ebpf_common::{
-    ExcludedCidr, ExcludedPort, PodEntry, cidr,
+    ExcludedCidr, PodEntry, PodPort, cidr,
     flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -38,7 +38,7 @@ const PRESENT: u8 = 1;
 pub struct Tables {
     pods: BpfHashMap<MapData, u64, PodEntry>,
     members: BpfHashMap<MapData, u64, u8>,
-    ports: BpfHashMap<MapData, ExcludedPort, u8>,
+    ports: BpfHashMap<MapData, PodPort, u8>,
     cidrs: LpmTrie<MapData, ExcludedCidr, u8>,
 }
 
@@ -204,8 +204,8 @@ fn holds_mapped_ipv4(network: &IpNet) -> bool {
         && network.prefix_len() < 96
 }
 
-fn port_key(cookie: u64, port: u16) -> ExcludedPort {
-    ExcludedPort { netns: cookie, port: u32::from(port), zero: 0 }
+fn port_key(cookie: u64, port: u16) -> PodPort {
+    PodPort { netns: cookie, port: u32::from(port), zero: 0 }
 }
 
 /// The trie's prefix length, and its data.
