@@ -30,7 +30,7 @@ impl SocketTable {
     /// this pod that the socket connects to sees that address as its peer.
     pub fn tag(&self, socket: impl AsFd, present: Option<SocketAddr>) -> io::Result<()> {
         let address = present.map_or(Address::default(), to_address);
-        let record = SocketRecord { kind: kind::AGENT, address };
+        let record = SocketRecord { kind: kind::AGENT, address, ..SocketRecord::default() };
         sys::storage_set(self.storage.as_fd(), socket.as_fd(), &record)
     }
 }
