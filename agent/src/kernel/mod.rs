@@ -20,6 +20,7 @@ mod sys;
 mod tables;
 mod uninstall;
 
+pub use address::{from_address, to_address};
 pub use audit::Repair;
 pub use error::KernelError;
 pub use events::Events;

@@ -4,7 +4,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+    AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_LISTEN,
+    TCP_SYN_RECV, TCP_SYN_SENT,
 };
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
@@ -51,7 +52,7 @@ pub enum Stage {
     Open,
 }
 
-/// What went over a connection so far.
+/// What went over a connection so far. The SYN of the end that opened it counts as a byte, as everywhere in the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bytes {
     /// That the peer has acknowledged.
@@ -172,10 +173,7 @@ impl OpenSocket {
         let header = &response.header;
         let id = header.socket_id.clone();
         let bytes = response.nlas.iter().find_map(|attribute| match attribute {
-            Nla::TcpInfo(info) => Some(Bytes {
-                sent: counter(info, TCP_INFO_BYTES_ACKED)?,
-                received: counter(info, TCP_INFO_BYTES_RECEIVED)?,
-            }),
+            Nla::TcpInfo(info) => Bytes::of(info, header.state),
             _ => None,
         });
         Self {
@@ -190,6 +188,18 @@ impl OpenSocket {
             family: header.family,
             id,
         }
+    }
+}
+
+impl Bytes {
+    /// A FIN counts as a byte in the kernel, too: once it is acknowledged, and once it has come.
+    fn of(info: &[u8], state: u8) -> Option<Self> {
+        let fin_acked = u64::from(state == TCP_FIN_WAIT2);
+        let fin_received = u64::from(matches!(state, TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING));
+        Some(Self {
+            sent: counter(info, TCP_INFO_BYTES_ACKED)?.saturating_sub(fin_acked),
+            received: counter(info, TCP_INFO_BYTES_RECEIVED)?.saturating_sub(fin_received),
+        })
     }
 }
 

@@ -18,4 +18,4 @@ pub use connection::{ConnectionLabels, ConnectionSecurity, Peer, Reporter};
 pub use logging::{Logging, LoggingError};
 pub use node_metrics::NodeMetrics;
 pub use parties::{Outcome, Parties};
-pub use worker_metrics::{ConnectionSeries, HandshakeRole, OpenConnection, WorkerMetrics};
+pub use worker_metrics::{ConnectionSeries, DirectConnection, HandshakeRole, OpenConnection, WorkerMetrics};

@@ -23,6 +23,7 @@ pub struct WorkerMetrics {
     handshakes: IntCounterVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
+    direct_connections: IntGauge,
     retransmits: IntCounter,
     srtt: Histogram,
     cut: IntCounterVec,
@@ -64,6 +65,9 @@ pub struct ConnectionSeries(Arc<Series>);
 
 /// A connection that is counted as open until this is dropped.
 pub struct OpenConnection(Arc<Series>);
+
+/// An end of a direct connection that is counted as open until this is dropped.
+pub struct DirectConnection(IntGauge);
 
 /// Which part a worker plays in a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +125,11 @@ impl WorkerMetrics {
                     &[],
                 )
                 .expect("a valid name"),
+            ),
+            direct_connections: register(
+                &registry,
+                IntGauge::new("pillion_direct_connections", "Ends of direct connections open now.")
+                    .expect("a valid name"),
             ),
             retransmits: register(
                 &registry,
@@ -184,9 +193,23 @@ impl WorkerMetrics {
         self.handshakes.with_label_values(&[role.as_str(), result]).inc();
     }
 
-    /// What the kernel says of a pod's end of a direct connection when it closes.
-    pub fn direct_closed(&self, srtt: Duration, retransmits: u32) {
-        self.srtt.observe(srtt.as_secs_f64());
+    /// Counts an end of a direct connection as open, besides its series, until the answer is dropped.
+    pub fn direct_opened(&self) -> DirectConnection {
+        self.direct_connections.inc();
+        DirectConnection(self.direct_connections.clone())
+    }
+
+    /// The pod's ends of direct connections that are open.
+    pub fn direct_connections(&self) -> i64 {
+        self.direct_connections.get()
+    }
+
+    /// What the kernel says of a pod's end of a direct connection when it closes; 0 µs is a time that it has not
+    /// measured.
+    pub fn direct_closed(&self, srtt_us: u32, retransmits: u32) {
+        if srtt_us > 0 {
+            self.srtt.observe(f64::from(srtt_us) / 1e6);
+        }
         self.retransmits.inc_by(u64::from(retransmits));
     }
 
@@ -279,6 +302,12 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.closed.inc();
         self.0.open_connections.dec();
+    }
+}
+
+impl Drop for DirectConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
