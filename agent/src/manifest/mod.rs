@@ -8,9 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod error;
-mod names;
+pub mod names;
+mod null;
 pub mod objects;
+mod policies;
+mod probes;
 mod scan;
+mod selector;
 mod services;
 pub mod snapshot;
 pub mod watch;
@@ -20,5 +24,7 @@ mod text;
 
 pub use error::{ManifestError, Place};
 pub use objects::{Object, Sourced};
+pub use policies::ROOT_NAMESPACE;
+pub use snapshot::Settings;
 pub use text::parse;
 pub use watch::{ManifestSource, ManifestStatus};
