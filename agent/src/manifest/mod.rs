@@ -22,6 +22,9 @@ mod workloads;
 
 mod text;
 
+#[cfg(test)]
+mod hostile_tests;
+
 pub use error::{ManifestError, Place};
 pub use objects::{Object, Sourced};
 pub use policies::ROOT_NAMESPACE;
