@@ -210,6 +210,7 @@ impl Supervisor {
             netns,
             settings: self.settings.clone(),
             sockets: self.kernel.sockets().map_err(|e| e.to_string())?,
+            direct: None,
             mesh: self.mesh.clone(),
             signer: Signer { identity: workload.identity.clone(), calls: self.signer.clone() },
             metrics,

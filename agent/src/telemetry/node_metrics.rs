@@ -29,9 +29,8 @@ impl NodeMetrics {
         let registry = Registry::new();
         let gauge =
             |name: &str, help: &str| register(&registry, IntGauge::new(name, help).expect("a valid name"));
-        let counter = |name: &str, help: &str| {
-            register(&registry, IntCounter::new(name, help).expect("a valid name"))
-        };
+        let counter =
+            |name: &str, help: &str| register(&registry, IntCounter::new(name, help).expect("a valid name"));
         let build_info = Opts::new("pillion_build_info", "The agent's version; always 1.");
         let build_info =
             register(&registry, IntGaugeVec::new(build_info, &["version"]).expect("a valid name"));

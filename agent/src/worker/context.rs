@@ -3,6 +3,7 @@
 use super::certificate::Identity;
 use super::dial::Dialer;
 use super::pool::Pool;
+use super::thread::DirectPath;
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -12,7 +13,10 @@ use tokio::sync::watch;
 
 pub(super) struct Context {
     pub name: PodName,
+    pub netns_cookie: u64,
     pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// `None` where the node has no direct path.
+    pub direct: Option<DirectPath>,
     pub dialer: Rc<Dialer>,
     pub identity: Rc<Identity>,
     pub pool: Pool,

@@ -10,22 +10,27 @@ mod context;
 mod dial;
 mod early;
 mod inbound;
+mod judge;
 mod listeners;
 mod outbound;
 mod pool;
 mod record;
 mod relay;
+mod sample;
 mod service;
 mod socket;
 mod tasks;
 mod thread;
 
 pub use certificate::{SignCall, Signer};
-pub use thread::WorkerSpec;
+pub use thread::{DirectPath, WorkerSpec};
 
+use crate::decide::DirectMode;
 use serde::Serialize;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -69,9 +74,19 @@ pub(crate) enum Command {
     Drain {
         deadline: Duration,
     },
+    /// The mesh has changed: cut the open connections that it allows no longer.
+    Judge(Arc<Terms>),
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
+}
+
+/// What a node has to say on which connections may be open, besides the mesh.
+#[derive(Debug)]
+pub struct Terms {
+    pub direct: DirectMode,
+    /// The node's own addresses: the kubelet probes pods from one of them.
+    pub node_addresses: BTreeSet<IpAddr>,
 }
 
 /// What a worker says of itself once it serves.
@@ -180,6 +195,11 @@ impl Worker {
 
     pub fn drain(&self, deadline: Duration) {
         self.tell(Command::Drain { deadline });
+    }
+
+    /// Cuts the pod's open connections that are neither carried by the worker nor allowed by the mesh as it is now.
+    pub fn judge(&self, terms: Arc<Terms>) {
+        self.tell(Command::Judge(terms));
     }
 
     /// `None` when the worker has ended.

@@ -31,13 +31,7 @@ impl Record {
     }
 
     /// A connection that never came up.
-    pub fn failed(
-        context: &Context,
-        began: &Began,
-        parties: &Parties,
-        flags: &'static str,
-        reason: &str,
-    ) {
+    pub fn failed(context: &Context, began: &Began, parties: &Parties, flags: &'static str, reason: &str) {
         tracing::debug!(pod = %context.name, from = %parties.source_address, to = %parties.destination_address,
             flags, "connection failed: {reason}");
         context.metrics.failed(&parties.labels(), flags);

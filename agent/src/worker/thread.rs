@@ -5,8 +5,9 @@ use super::context::Context;
 use super::dial::Dialer;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service, tasks};
-use crate::kernel::{SocketTable, netns_cookie};
+use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
+use crate::direct::Samples;
+use crate::kernel::{FlowTable, SocketTable, netns_cookie};
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -36,10 +37,18 @@ pub struct WorkerSpec {
     pub netns: PathBuf,
     pub settings: Arc<Settings>,
     pub sockets: SocketTable,
+    /// `None` where the node has no direct path.
+    pub direct: Option<DirectPath>,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub signer: Signer,
     pub metrics: Arc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
+}
+
+/// What a worker has to do with connections that it does not carry.
+pub struct DirectPath {
+    pub flows: FlowTable,
+    pub samples: Samples,
 }
 
 type Started = oneshot::Sender<Result<Ready, StartError>>;
@@ -100,7 +109,9 @@ async fn work(
     let metrics = spec.metrics;
     let context = Rc::new(Context {
         name: spec.name.clone(),
+        netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
+        direct: spec.direct,
         pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone()),
         dialer,
         identity: identity.clone(),
@@ -118,6 +129,7 @@ async fn work(
     }
     tasks::spawn(certificate::renew(identity, cert_lifetime, spec.name, metrics.clone()));
     tasks::spawn(follow_mesh(context.clone()));
+    tasks::spawn(sample::sample(context.clone()));
     tasks::spawn(expire_metrics(metrics, metrics_idle));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, commands).await;
