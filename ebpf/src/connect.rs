@@ -9,7 +9,8 @@ use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{
-        bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_mptcp_sock,
+        bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_skc_to_mptcp_sock,
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -219,14 +220,12 @@ unsafe fn decide(
     // What is bound to another address cannot be attested.
     let is_pods = source == UNBOUND || is_own(&source, &pod);
     let (record, decision) = match local::way(netns, &pod, &asked) {
-        Way::Direct(target) if is_pods => (
-            SocketRecord { kind: DIRECT, address: asked, target, received: 0 },
-            Decision::Direct(target),
-        ),
-        Way::Direct(target) | Way::Worker(target) => (
-            SocketRecord { kind: CLIENT, address: asked, target, received: 0 },
-            Decision::Capture(pod, ip),
-        ),
+        Way::Direct(target) if is_pods => {
+            (SocketRecord { kind: DIRECT, address: asked, target, received: 0 }, Decision::Direct(target))
+        }
+        Way::Direct(target) | Way::Worker(target) => {
+            (SocketRecord { kind: CLIENT, address: asked, target, received: 0 }, Decision::Capture(pod, ip))
+        }
     };
     // SAFETY: as above. Without a record the worker could not tell where to, nor the kernel vouch for it.
     if !unsafe { maps::set_record(socket, &record) } {

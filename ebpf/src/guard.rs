@@ -42,7 +42,10 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
             return PASS;
         }
         let (remote, local) = if field!(lookup, bpf_sk_lookup, family) == AF_INET {
-            (mapped(field!(lookup, bpf_sk_lookup, remote_ip4)), mapped(field!(lookup, bpf_sk_lookup, local_ip4)))
+            (
+                mapped(field!(lookup, bpf_sk_lookup, remote_ip4)),
+                mapped(field!(lookup, bpf_sk_lookup, local_ip4)),
+            )
         } else {
             (ip6_field!(lookup, bpf_sk_lookup, remote_ip6), ip6_field!(lookup, bpf_sk_lookup, local_ip6))
         };

@@ -256,7 +256,13 @@ unsafe fn choose_congestion(ctx: &SockOpsContext) {
         let found = bpf_getsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, name_at, CONGESTION_NAME as i32);
         if found == 0 && name[0] == b'b' && name[1] == b'b' && name[2] == b'r' {
             // A kernel without cubic leaves it as it is.
-            bpf_setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, cubic.as_mut_ptr().cast(), cubic.len() as i32);
+            bpf_setsockopt(
+                socket,
+                IPPROTO_TCP,
+                TCP_CONGESTION,
+                cubic.as_mut_ptr().cast(),
+                cubic.len() as i32,
+            );
         }
     }
 }

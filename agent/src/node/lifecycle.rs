@@ -7,7 +7,7 @@ use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{Run, Uninstall};
 use crate::identity::EmbeddedCa;
-use crate::kernel::{Kernel, KernelConfig};
+use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::ManifestSource;
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
@@ -44,6 +44,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         bpffs: config.bpffs.clone(),
         cgroup_root: config.cgroup_root.clone(),
         log_hooks: config.bpf_log,
+        traffic_control: TrafficControl::of_this_kernel(),
     })?;
 
     let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));

@@ -34,7 +34,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         source_address: client,
         source_principal: Some(source.identity.clone()),
         source: Some(source.clone()),
-        destination_address: original,
+        destination_address: original.asked,
         upstream_address: None,
         destination: None,
         destination_principal: None,
@@ -42,7 +42,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         security: ConnectionSecurity::None,
     };
     // Boxed, because it is large and short: what is open for long should be small.
-    match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {
+    match Box::pin(reach(&context, &mesh, source, original.asked, &mut app, &mut parties)).await {
         Ok((far, early)) => {
             let record = Record::open(&context, parties);
             record.sent_by_app(early);
