@@ -152,7 +152,7 @@ fn known(value: Option<&str>) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::mesh::{Exclusions, PodName};
+    use crate::mesh::{Exclusions, InboundMtls, Locality, OnAgentLoss, PodName, PortSet};
 
     pub fn workload(name: &str) -> Workload {
         let pod = PodName { namespace: "shop".into(), name: format!("{name}-0") };
@@ -170,6 +170,11 @@ pub(super) mod tests {
             canonical_service: name.into(),
             canonical_revision: "v1".into(),
             exclusions: Exclusions::default(),
+            mtls: InboundMtls::default(),
+            network_policy: None,
+            probe_ports: PortSet::new(),
+            direct: true,
+            on_agent_loss: OnAgentLoss::Closed,
             name: pod,
         }
     }
@@ -207,6 +212,7 @@ pub(super) mod tests {
             namespace: "shop".into(),
             name: "db".into(),
             cluster_ips: Vec::new(),
+            locality: Locality::Anywhere,
             ports: Vec::new(),
         };
         let labels = ConnectionLabels::new(

@@ -72,7 +72,7 @@ async fn reach(
     parties: &mut Parties,
 ) -> Result<(Far, usize), Failure> {
     let pick = |choices: usize| rand::random_range(0..choices);
-    match outbound(mesh, source, original, pick) {
+    match outbound(mesh, source, original, None, pick) {
         Outbound::Mesh { peer, target, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
