@@ -131,6 +131,12 @@ fn storage(command: bpf_cmd, map: BorrowedFd, key: &i32, value: u64) -> io::Resu
     bpf(command, &mut attr).map(drop)
 }
 
+/// What a program has written as a `V`; `None` when it is not of that size.
+pub fn read<V: aya::Pod>(bytes: &[u8]) -> Option<V> {
+    // SAFETY: as many bytes as a `V` has, wherever they lie; any bytes are a value of a `Pod`.
+    (bytes.len() == size_of::<V>()).then(|| unsafe { bytes.as_ptr().cast::<V>().read_unaligned() })
+}
+
 /// The cookie of the network namespace that a socket was made in: the key of everything in the kernel.
 /// Unique until the machine reboots. Linux 5.14.
 pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {

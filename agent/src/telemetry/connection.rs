@@ -19,6 +19,8 @@ pub enum Reporter {
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionSecurity {
     MutualTls,
+    /// Plain TCP within one kernel, which vouches for both ends.
+    KernelAttested,
     None,
 }
 
@@ -26,7 +28,7 @@ pub enum ConnectionSecurity {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer<'a> {
     pub workload: Option<&'a Workload>,
-    /// The identity that was proven by TLS; `None` on a plain connection, whatever the workload is.
+    /// The identity that TLS or the kernel has proven; `None` on a plain connection, whatever the workload is.
     pub identity: Option<&'a SpiffeId>,
 }
 
@@ -140,6 +142,7 @@ impl ConnectionSecurity {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MutualTls => "mutual_tls",
+            Self::KernelAttested => "kernel_attested",
             Self::None => "none",
         }
     }
