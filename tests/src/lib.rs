@@ -32,6 +32,7 @@
 
 pub mod agent;
 pub mod apps;
+pub mod attack;
 mod bed;
 mod cgroup;
 mod ending;
