@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use pillion_tests::attack::{Disguise, Impostor, Segment};
-use pillion_tests::pcap::{ACK, Packets, RST, SYN};
+use pillion_tests::attack::{Disguise, Impostor, Segment, last_words};
+use pillion_tests::pcap::{ACK, Packets, SYN};
 use pillion_tests::{Bed, Pod, apps, requirements};
 
 /// Three pods on one node, none of them in a mesh.
@@ -79,11 +79,10 @@ fn injected_data_is_believed_in_every_disguise() {
             talk.say("hello").unwrap();
             let (client, server) = (talk.local().unwrap(), SocketAddr::new(server, 7));
             let word = b"injected, and long enough for two fragments\n";
-            let segment = recording.wait_for("the greeting's echo", |packets| {
-                packets.flows().iter().find(|flow| flow.from == server && flow.bytes == b"hello\n")?;
-                Some(Segment::after(packets.last(client, server)?, packets.last(server, client)?, word))
-            });
-            impostor.inject(&bridge.server, &segment.unwrap(), disguise).unwrap();
+            let greeted = |packets: &Packets| last_words(packets, client, server, b"hello\n");
+            let [last, answer] = recording.wait_for("the greeting's echo", greeted).unwrap();
+            let segment = Segment::after(&last, &answer, word);
+            impostor.inject(&bridge.server, &segment, disguise).unwrap();
             let believed = |packets: &Packets| {
                 packets
                     .flows()
@@ -105,12 +104,9 @@ fn a_forged_reset_ends_a_connection() {
         let talk = apps::converse(&bridge.client, server, 7, &format!("{server}")).unwrap();
         talk.say("hello").unwrap();
         let (client, server) = (talk.local().unwrap(), SocketAddr::new(server, 7));
-        let greeted = |packets: &Packets| {
-            packets.flows().iter().find(|flow| flow.from == server && flow.bytes == b"hello\n")?;
-            Some(Segment::reset_after(packets.last(server, client)?))
-        };
-        let reset = recording.wait_for("the greeting's echo", greeted).unwrap();
-        assert_eq!(reset.flags, RST);
+        let greeted = |packets: &Packets| last_words(packets, client, server, b"hello\n");
+        let [_, answer] = recording.wait_for("the greeting's echo", greeted).unwrap();
+        let reset = Segment::reset_after(&answer);
         impostor.inject(&bridge.client, &reset, Disguise::None).unwrap();
         assert!(talk.wait_end().unwrap().starts_with("ConnectionResetError"));
     }

@@ -10,12 +10,12 @@ mod neighbour;
 mod segment;
 mod wire;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::pcap::Packets;
+use crate::pcap::{Packets, Tcp};
 use crate::pod::Pod;
 use crate::record::Recording;
 use crate::{ip, wait};
@@ -52,8 +52,11 @@ impl Impostor {
     }
 
     /// Tells `victim` that `address` is here, until it believes it: a gratuitous ARP reply, or a neighbour advertisement
-    /// that overrides. The victim must have spoken with `address`: nobody believes news of strangers.
+    /// that overrides. Nobody believes news of strangers: first the victim is made to send something there.
     pub fn poison(&self, victim: &Pod, address: IpAddr) -> Result<()> {
+        victim
+            .visit(|| greet(address))
+            .with_context(|| format!("{} cannot greet {address}", victim.name()))?;
         let what = format!("{} to believe that {address} is at {}", victim.name(), self.mac());
         wait::until(&what, POISONED_WITHIN, || {
             self.claim(victim, address)?;
@@ -80,6 +83,26 @@ impl Impostor {
     pub fn steal_mac(&self, victim: &Pod) -> Result<()> {
         self.wire.send(&frame::nothing(victim.mac()?))
     }
+}
+
+/// Sends a datagram that nobody waits for (RFC 863's port).
+fn greet(address: IpAddr) -> Result<()> {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0))?.send_to(b"hello", (address, 9))?;
+    Ok(())
+}
+
+/// What `client` and `server` said last, once the server has said `said` and no more. An attacker has to guess these
+/// sequence numbers, or to overhear them; tests take them from a recording.
+pub fn last_words(
+    packets: &Packets,
+    client: SocketAddr,
+    server: SocketAddr,
+    said: &[u8],
+) -> Option<[Tcp; 2]> {
+    packets.flows().iter().find(|flow| flow.from == server && flow.to == client && flow.bytes == said)?;
+    Some([packets.last(client, server)?.clone(), packets.last(server, client)?.clone()])
 }
 
 impl Pod {
