@@ -1,5 +1,8 @@
 //! The command line, as plain data. Every flag can be given as an environment variable, none as a file.
 
+use crate::decide::DirectMode;
+use crate::manifest::ROOT_NAMESPACE;
+use crate::manifest::names::is_label;
 use crate::mesh::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -28,7 +31,7 @@ pub struct Run {
     #[arg(long, env = "PILLION_NODE")]
     pub node: String,
 
-    /// Directory of Kubernetes manifests (Pod, Service, EndpointSlice, Namespace) to watch.
+    /// Directory of Kubernetes manifests (Pod, Service, EndpointSlice, Namespace, policies) to watch.
     #[arg(long, value_name = "DIR", env = "PILLION_MANIFESTS")]
     pub manifests: PathBuf,
 
@@ -55,6 +58,14 @@ pub struct Run {
     /// The authority that this mesh's identities belong to.
     #[arg(long, value_name = "NAME", env = "PILLION_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
+
+    /// The namespace whose PeerAuthentication is the whole mesh's (Istio's root namespace).
+    #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
+    pub root_namespace: String,
+
+    /// Whether pods of this node may talk directly, in plain TCP that the kernel vouches for; off: always mutual TLS.
+    #[arg(long, value_name = "MODE", env = "PILLION_DIRECT", default_value = "auto")]
+    pub direct: DirectMode,
 
     /// Write one JSON line to standard output for every connection.
     #[arg(long, env = "PILLION_ACCESS_LOG")]
@@ -108,6 +119,13 @@ pub struct Uninstall {
     pub state_dir: PathBuf,
 }
 
+fn namespace(text: &str) -> Result<String, String> {
+    match is_label(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a namespace's name is at most 63 lower-case letters, digits and dashes".into()),
+    }
+}
+
 /// `90s`, `5m`, `24h`; never zero.
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
@@ -125,6 +143,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_root_namespace_is_one_that_can_be() {
+        assert_eq!(namespace(ROOT_NAMESPACE), Ok(ROOT_NAMESPACE.to_owned()));
+        assert!(namespace("Istio System").is_err());
     }
 
     #[test]

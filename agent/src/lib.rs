@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod cli;
 pub mod decide;
+pub mod direct;
 pub mod hbone;
 pub mod identity;
 pub mod kernel;

@@ -1,20 +1,25 @@
-//! connect(): turns the connections of captured pods to the worker's listener.
+//! connect(): turns the connections of captured pods to the worker's listener, or leaves them alone for the direct path.
 
 use crate::{
     context::{field, ip6_field, port_from_network, port_to_network},
+    local::{self, Way},
     maps::{self, Membership},
 };
 use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_skc_to_mptcp_sock},
+    helpers::generated::{
+        bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_skc_to_mptcp_sock,
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use core::ptr;
 use pillion_ebpf_common::{
     Address, Ip, OUTBOUND_PORT, PodEntry, SocketRecord,
-    kind::{AGENT, CLIENT},
+    flags::FAIL_OPEN,
+    kind::{AGENT, CLIENT, DIRECT},
     mapped, unmapped,
 };
 
@@ -55,11 +60,27 @@ unsafe fn on_connect4(ctx: &SockAddrContext) -> i32 {
         // SAFETY: fields that the verifier lets this program read.
         unsafe { mapped(field!(address, bpf_sock_addr, user_ip4)) }
     };
+    let source = |socket: *mut bpf_sock| {
+        // SAFETY: as above.
+        unsafe {
+            match field!(socket, bpf_sock, src_ip4) {
+                0 => UNBOUND,
+                ip4 => mapped(ip4),
+            }
+        }
+    };
     // SAFETY: as above; the writes are to fields that it lets this program write.
     unsafe {
-        match decide(ctx, destination) {
+        match decide(ctx, destination, source) {
             Decision::Pass => PASS,
             Decision::Refuse => REFUSE,
+            Decision::Direct(target) => {
+                if let Some(ip4) = unmapped(&target.ip) {
+                    (*address).user_ip4 = ip4;
+                    (*address).user_port = port_to_network(target.port as u16);
+                }
+                PASS
+            }
             Decision::Capture(pod, _) => {
                 bind4(ctx, &pod);
                 (*address).user_ip4 = LOCALHOST4;
@@ -77,11 +98,19 @@ unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
         // SAFETY: fields that the verifier lets this program read.
         unsafe { ip6_field!(address, bpf_sock_addr, user_ip6) }
     };
+    let source = |socket: *mut bpf_sock| {
+        // SAFETY: as above.
+        unsafe { ip6_field!(socket, bpf_sock, src_ip6) }
+    };
     // SAFETY: as above; the writes are to fields that it lets this program write.
     unsafe {
-        match decide(ctx, destination) {
+        match decide(ctx, destination, source) {
             Decision::Pass => PASS,
             Decision::Refuse => REFUSE,
+            Decision::Direct(target) => {
+                turn6(address, &target.ip, target.port as u16);
+                PASS
+            }
             Decision::Capture(pod, destination) => {
                 let listener = if unmapped(&destination).is_some() {
                     if pod.ip4 != 0 {
@@ -91,16 +120,28 @@ unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
                 } else {
                     listener6(ctx, &pod)
                 };
-                // Volatile: LLVM would make one copy of 16 bytes out of them.
-                let user_ip6 = &raw mut (*address).user_ip6;
-                ptr::write_volatile(&raw mut (*user_ip6)[0], listener[0]);
-                ptr::write_volatile(&raw mut (*user_ip6)[1], listener[1]);
-                ptr::write_volatile(&raw mut (*user_ip6)[2], listener[2]);
-                ptr::write_volatile(&raw mut (*user_ip6)[3], listener[3]);
-                (*address).user_port = port_to_network(OUTBOUND_PORT);
+                turn6(address, &listener, OUTBOUND_PORT);
                 PASS
             }
         }
+    }
+}
+
+/// Writes another destination.
+///
+/// # Safety
+/// `address` is the context's.
+#[inline(always)]
+unsafe fn turn6(address: *mut bpf_sock_addr, ip: &Ip, port: u16) {
+    // SAFETY: fields that the verifier lets this program write. Volatile: LLVM would make one copy of 16 bytes out of
+    // the writes.
+    unsafe {
+        let user_ip6 = &raw mut (*address).user_ip6;
+        ptr::write_volatile(&raw mut (*user_ip6)[0], ip[0]);
+        ptr::write_volatile(&raw mut (*user_ip6)[1], ip[1]);
+        ptr::write_volatile(&raw mut (*user_ip6)[2], ip[2]);
+        ptr::write_volatile(&raw mut (*user_ip6)[3], ip[3]);
+        (*address).user_port = port_to_network(port);
     }
 }
 
@@ -112,13 +153,22 @@ static MPTCP: Global<u8> = Global::new(0);
 enum Decision {
     Pass,
     Refuse,
+    /// The socket has its record, and goes there itself.
+    Direct(Address),
     /// The socket has its record. The pod, and the destination that the app asked for.
     Capture(PodEntry, Ip),
 }
 
+/// The source address of a socket that is not bound to one.
+const UNBOUND: Ip = [0; 4];
+
 /// Decides on a connection, cheapest question first: every process of the node pays for this.
 #[inline(always)]
-unsafe fn decide(ctx: &SockAddrContext, destination: impl Fn() -> Ip) -> Decision {
+unsafe fn decide(
+    ctx: &SockAddrContext,
+    destination: impl Fn() -> Ip,
+    source: impl Fn(*mut bpf_sock) -> Ip,
+) -> Decision {
     let address = ctx.sock_addr;
     // SAFETY: fields that the verifier lets this program read.
     let protocol = unsafe { field!(address, bpf_sock_addr, protocol) };
@@ -133,7 +183,7 @@ unsafe fn decide(ctx: &SockAddrContext, destination: impl Fn() -> Ip) -> Decisio
         Membership::Refused => (PodEntry::default(), true),
     };
     let ip = destination();
-    if is_local(&ip, &pod) {
+    if is_local(&ip) {
         return Decision::Pass;
     }
     // SAFETY: as above.
@@ -145,17 +195,39 @@ unsafe fn decide(ctx: &SockAddrContext, destination: impl Fn() -> Ip) -> Decisio
     if unsafe { maps::record(socket) }.is_some_and(|record| record.kind == AGENT) {
         return Decision::Pass;
     }
+    // SAFETY: as above.
+    let port = port_from_network(unsafe { field!(address, bpf_sock_addr, user_port) });
+    let asked = Address { ip, port };
+    if is_own(&ip, &pod) {
+        // It stays in the pod, whose guard lets it in when it is attested.
+        let record = SocketRecord { kind: DIRECT, address: asked, target: asked, received: 0 };
+        // SAFETY: as above. Without memory for it STRICT refuses the connection.
+        unsafe { maps::set_record(socket, &record) };
+        return Decision::Pass;
+    }
     if refused {
         return Decision::Refuse;
     }
-    // SAFETY: as above.
-    let port = port_from_network(unsafe { field!(address, bpf_sock_addr, user_port) });
     if maps::is_excluded(netns, &pod, &ip, port) {
         return Decision::Pass;
     }
+    // SAFETY: the context is the kernel's.
+    if !unsafe { is_worker_there(ctx) } {
+        return if pod.flags & FAIL_OPEN != 0 { Decision::Pass } else { Decision::Refuse };
+    }
     log_capture(ctx, &ip, port);
-    let record = SocketRecord { kind: CLIENT, address: Address { ip, port } };
-    // SAFETY: as above. Without a record the worker could not tell where to.
+    let source = source(socket);
+    // What is bound to another address cannot be attested.
+    let is_pods = source == UNBOUND || is_own(&source, &pod);
+    let (record, decision) = match local::way(netns, &pod, &asked) {
+        Way::Direct(target) if is_pods => {
+            (SocketRecord { kind: DIRECT, address: asked, target, received: 0 }, Decision::Direct(target))
+        }
+        Way::Direct(target) | Way::Worker(target) => {
+            (SocketRecord { kind: CLIENT, address: asked, target, received: 0 }, Decision::Capture(pod, ip))
+        }
+    };
+    // SAFETY: as above. Without a record the worker could not tell where to, nor the kernel vouch for it.
     if !unsafe { maps::set_record(socket, &record) } {
         return Decision::Refuse;
     }
@@ -163,9 +235,40 @@ unsafe fn decide(ctx: &SockAddrContext, destination: impl Fn() -> Ip) -> Decisio
         // SAFETY: as above.
         unsafe { set_record_of_mptcp(socket, &record) };
     }
-    // SAFETY: as above.
-    unsafe { leave_device(ctx, socket) };
-    Decision::Capture(pod, ip)
+    if record.kind == CLIENT {
+        // SAFETY: as above.
+        unsafe { leave_device(ctx, socket) };
+    }
+    decision
+}
+
+/// Whether the pod's worker listens: the agent is alive.
+///
+/// # Safety
+/// The context is the kernel's.
+#[inline(always)]
+unsafe fn is_worker_there(ctx: &SockAddrContext) -> bool {
+    // Source and destination address, source and destination port: a listener takes any source.
+    const TUPLE: [u32; 3] = [LOCALHOST4, LOCALHOST4, port_pair(1, OUTBOUND_PORT)];
+    // The namespace that the socket is in.
+    const OWN_NETNS: u64 = u64::MAX;
+    let mut tuple = TUPLE;
+    // SAFETY: the tuple is one of IPv4, of 12 bytes; what is found is let go of.
+    unsafe {
+        let tuple_at = tuple.as_mut_ptr().cast();
+        let found = bpf_skc_lookup_tcp(ctx.as_ptr(), tuple_at, size_of_val(&tuple) as u32, OWN_NETNS, 0);
+        if found.is_null() {
+            return false;
+        }
+        bpf_sk_release(found.cast());
+    }
+    true
+}
+
+/// Two ports in network byte order, one after the other.
+const fn port_pair(source: u16, destination: u16) -> u32 {
+    let ([a, b], [c, d]) = (source.to_be_bytes(), destination.to_be_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// The hook sees an MPTCP connection's first subflow, getpeername() sees the MPTCP socket itself: it gets the record
@@ -186,16 +289,24 @@ unsafe fn set_record_of_mptcp(socket: *mut bpf_sock, record: &SocketRecord) {
 
 /// Destinations that no mesh has a business with: they do not leave the pod, or the link.
 #[inline(always)]
-fn is_local(ip: &Ip, pod: &PodEntry) -> bool {
+fn is_local(ip: &Ip) -> bool {
     if let Some(ip4) = unmapped(ip) {
-        let first_byte = ip4.to_ne_bytes()[0];
-        return first_byte == 127 || ip4 == 0 || ip4 == pod.ip4;
+        return ip4.to_ne_bytes()[0] == 127 || ip4 == 0;
     }
     let is_unspecified_or_loopback =
         ip[0] == 0 && ip[1] == 0 && ip[2] == 0 && (ip[3] == 0 || ip[3] == LOCALHOST6[3]);
     // fe80::/10
     let is_link_local = u32::from_be(ip[0]) >> 22 == 0xfe80 >> 6;
-    is_unspecified_or_loopback || is_link_local || *ip == pod.ip6
+    is_unspecified_or_loopback || is_link_local
+}
+
+/// The pod's own addresses.
+#[inline(always)]
+fn is_own(ip: &Ip, pod: &PodEntry) -> bool {
+    match unmapped(ip) {
+        Some(ip4) => ip4 == pod.ip4,
+        None => *ip == pod.ip6,
+    }
 }
 
 /// A socket bound to a device cannot reach the listener on `lo`.

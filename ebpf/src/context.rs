@@ -1,6 +1,8 @@
 //! Reads of the programs' contexts.
 
+use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
 use core::ffi::c_void;
+use pillion_ebpf_common::{Address, HandoffKey, Ip, mapped};
 
 /// Reads 4 bytes at a constant offset of a context or a socket, as one instruction that LLVM leaves alone.
 ///
@@ -34,6 +36,34 @@ pub unsafe fn load<const OFFSET: usize>(base: *const c_void) -> u32 {
     }
 }
 
+/// As [`load`], 8 bytes.
+///
+/// # Safety
+/// As [`load`].
+#[inline(always)]
+pub unsafe fn load_u64<const OFFSET: usize>(base: *const c_void) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let value: u64;
+        // SAFETY: one aligned read, which the verifier checks.
+        unsafe {
+            core::arch::asm!(
+                "{value} = *(u64 *)({base} + {offset})",
+                value = out(reg) value,
+                base = in(reg) base,
+                offset = const OFFSET,
+                options(nostack, readonly, preserves_flags)
+            );
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        base.byte_add(OFFSET).cast::<u64>().read()
+    }
+}
+
 /// A 32-bit field: `field!(pointer, type, name)`.
 macro_rules! field {
     ($base:expr, $type:ty, $name:ident) => {
@@ -53,7 +83,14 @@ macro_rules! ip6_field {
     };
 }
 
-pub(crate) use {field, ip6_field};
+/// A 64-bit field: `wide_field!(pointer, type, name)`.
+macro_rules! wide_field {
+    ($base:expr, $type:ty, $name:ident) => {
+        $crate::context::load_u64::<{ core::mem::offset_of!($type, $name) }>($base.cast())
+    };
+}
+
+pub(crate) use {field, ip6_field, wide_field};
 
 /// A port in host byte order, from the low half of a field that holds it in network byte order.
 #[inline(always)]
@@ -65,4 +102,75 @@ pub fn port_from_network(field: u32) -> u32 {
 #[inline(always)]
 pub fn port_to_network(port: u16) -> u32 {
     u32::from(port.to_be())
+}
+
+const AF_INET: u32 = 2;
+
+/// The two ends of a connection, as its socket sees them. Ports are in host byte order.
+pub struct Ends {
+    pub local_ip: Ip,
+    pub local_port: u32,
+    pub remote_ip: Ip,
+    pub remote_port: u32,
+}
+
+impl Ends {
+    #[inline(always)]
+    pub unsafe fn of(ctx: &SockOpsContext) -> Self {
+        let ops = ctx.ops;
+        // SAFETY: the context is the kernel's, and the verifier checks every access to it.
+        unsafe {
+            let (local_ip, remote_ip) = if field!(ops, bpf_sock_ops, family) == AF_INET {
+                (mapped(field!(ops, bpf_sock_ops, local_ip4)), mapped(field!(ops, bpf_sock_ops, remote_ip4)))
+            } else {
+                (ip6_field!(ops, bpf_sock_ops, local_ip6), ip6_field!(ops, bpf_sock_ops, remote_ip6))
+            };
+            Self {
+                local_ip,
+                // In host byte order, unlike the remote one, which the kernel keeps in the upper half of a
+                // big-endian word.
+                local_port: field!(ops, bpf_sock_ops, local_port),
+                remote_ip,
+                remote_port: u32::from_be(field!(ops, bpf_sock_ops, remote_port)),
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn local(&self) -> Address {
+        Address { ip: self.local_ip, port: self.local_port }
+    }
+
+    #[inline(always)]
+    pub fn remote(&self) -> Address {
+        Address { ip: self.remote_ip, port: self.remote_port }
+    }
+
+    /// Whether it stays within its pod, at one of the pod's own addresses.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.local_ip == self.remote_ip
+    }
+
+    /// The key under which the connection's record is handed over, on the connecting side.
+    #[inline(always)]
+    pub fn key_as_client(&self, netns: u64) -> HandoffKey {
+        HandoffKey {
+            netns,
+            source_ip: self.local_ip,
+            source_port: self.local_port,
+            destination_port: self.remote_port,
+        }
+    }
+
+    /// The same key, on the accepting side.
+    #[inline(always)]
+    pub fn key_as_server(&self, netns: u64) -> HandoffKey {
+        HandoffKey {
+            netns,
+            source_ip: self.remote_ip,
+            source_port: self.remote_port,
+            destination_port: self.local_port,
+        }
+    }
 }

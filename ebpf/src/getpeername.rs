@@ -1,15 +1,15 @@
 //! getpeername() (and accept(), which shows the same): either app sees the peer that it would see without a mesh.
 
 use crate::{
-    context::{field, port_from_network, port_to_network},
+    context::{field, ip6_field, port_from_network, port_to_network},
     maps,
 };
 use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
 use core::ptr;
 use pillion_ebpf_common::{
-    Address, OUTBOUND_PORT,
-    kind::{CLIENT, SERVER},
-    unmapped,
+    Address, Ip, OUTBOUND_PORT,
+    kind::{CLIENT, DIRECT, SERVER},
+    mapped, unmapped,
 };
 
 /// The only answer that the kernel takes here.
@@ -19,7 +19,8 @@ const PASS: i32 = 1;
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is the kernel's, and the verifier checks every access to it.
     unsafe {
-        if let Some(peer) = peer(&ctx)
+        let ip = || mapped(field!(ctx.sock_addr, bpf_sock_addr, user_ip4));
+        if let Some(peer) = peer(&ctx, ip)
             && let Some(ip4) = unmapped(&peer.ip)
         {
             (*ctx.sock_addr).user_ip4 = ip4;
@@ -33,7 +34,8 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     // SAFETY: as above. Volatile: LLVM would make one copy of 16 bytes out of the writes.
     unsafe {
-        if let Some(peer) = peer(&ctx) {
+        let ip = || ip6_field!(ctx.sock_addr, bpf_sock_addr, user_ip6);
+        if let Some(peer) = peer(&ctx, ip) {
             let user_ip6 = &raw mut (*ctx.sock_addr).user_ip6;
             ptr::write_volatile(&raw mut (*user_ip6)[0], peer.ip[0]);
             ptr::write_volatile(&raw mut (*user_ip6)[1], peer.ip[1]);
@@ -45,9 +47,9 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     PASS
 }
 
-/// The peer to show, when it is not the true one.
+/// The peer to show, when it is not the true one, which is at `ip`.
 #[inline(always)]
-unsafe fn peer(ctx: &SockAddrContext) -> Option<Address> {
+unsafe fn peer(ctx: &SockAddrContext, ip: impl Fn() -> Ip) -> Option<Address> {
     // SAFETY: fields that the verifier lets these programs read.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
@@ -55,16 +57,13 @@ unsafe fn peer(ctx: &SockAddrContext) -> Option<Address> {
             return None;
         }
         let record = maps::record(socket)?;
+        let port = port_from_network(field!(ctx.sock_addr, bpf_sock_addr, user_port));
         match record.kind {
             SERVER => Some(record.address),
             // A socket that was captured once may have been connected again to what is not captured: its record
             // is stale, and the true peer is the one to show.
-            CLIENT
-                if port_from_network(field!(ctx.sock_addr, bpf_sock_addr, user_port))
-                    == u32::from(OUTBOUND_PORT) =>
-            {
-                Some(record.address)
-            }
+            CLIENT if port == u32::from(OUTBOUND_PORT) => Some(record.address),
+            DIRECT if record.target == (Address { ip: ip(), port }) => Some(record.address),
             _ => None,
         }
     }

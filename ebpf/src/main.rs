@@ -1,22 +1,30 @@
-//! Pillion's eBPF programs: they capture the connections of the pods in the mesh.
+//! Pillion's eBPF programs: they capture the connections of the pods in the mesh, and vouch for those that stay on
+//! the node.
 //!
-//! All of them hang at the cgroup root and tell pods apart by the cookie of their network namespace. A connection
-//! passes them in this order:
+//! Pods are told apart by the cookie of their network namespace. A connection passes the programs in this order:
 //!
-//! 1. `connect`: an app's connect() is turned to the worker's listener in the same pod; where it wanted to go is
-//!    written down in the socket's own storage.
-//! 2. `sockops`: the record travels from the connecting socket to the accepted one.
-//! 3. `getpeername`: either app sees the address that it would see without a mesh.
+//! 1. `connect` (cgroup root): an app's connect() is turned to the worker's listener in the same pod, and where it
+//!    wanted to go is written down in the socket's own storage; or it is left alone, for the direct path.
+//! 2. `sockops` (cgroup root): the record travels from the connecting socket to the accepted one; a direct connection
+//!    is attested before its SYN leaves, and the agent is told of its opening and its end.
+//! 3. `path` (tc, at the node's end of a pod's veth): packets of direct connections go straight into the other pod.
+//! 4. `guard` (sk_lookup, in the pod): plaintext that nobody vouches for is passed, counted or refused.
+//! 5. `getpeername` (cgroup root): either app sees the address that it would see without a mesh.
 //!
-//! Programs decide nothing else: which pods are captured and what they exclude is the agent's to say, in the maps.
-//! Kernel 5.15 or later (`bpf_get_netns_cookie` in sock_ops).
+//! Programs decide nothing else: which pods are captured, what they exclude and who may speak to whom is the agent's
+//! to say, in the maps (`maps`, `local`; `flows` is the programs' own). Kernel 5.15 or later (`bpf_get_netns_cookie`
+//! in sock_ops).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 mod connect;
 mod context;
+mod flows;
 mod getpeername;
+mod guard;
+mod local;
 mod maps;
+mod path;
 mod sockops;
 
 #[cfg(target_arch = "bpf")]

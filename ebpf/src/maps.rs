@@ -10,7 +10,7 @@ use aya_ebpf::{
 use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{
     ExcludedCidr, HandoffKey, Ip, PodEntry, PodPort, SocketRecord, cidr,
-    flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
+    flags::{DIRECT, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 
 /// Captured pods by netns cookie. 4096 is eight times what the largest nodes run.
@@ -61,6 +61,14 @@ pub fn membership(netns: u64) -> Membership {
         },
         None => Membership::None,
     }
+}
+
+/// Whether connections from this namespace are attested: a pod that left the mesh has no standing, whatever it has
+/// opened before.
+#[inline(always)]
+pub fn is_attested(netns: u64) -> bool {
+    // SAFETY: a lookup of one word.
+    unsafe { PODS.get(netns) }.is_some_and(|pod| pod.flags & DIRECT != 0)
 }
 
 /// Whether the pod keeps that destination out of the mesh.

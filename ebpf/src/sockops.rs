@@ -1,31 +1,37 @@
-//! Carries a connection's record from the connecting socket to the accepted one.
+//! What happens to a connection between connect() and its end.
 //!
-//! The connecting side writes it before its SYN leaves, the accepting side takes it before accept() can return.
-//! Hence it is there also for a connection that is reset at once.
+//! It carries the record of a captured connection from the connecting socket to the accepted one: the connecting side
+//! writes it before its SYN leaves, the accepting side takes it before accept() can return. Hence it is there also for
+//! a connection that is reset at once. And it attests connections on the direct path, in the same moment, and tells
+//! the agent what becomes of them.
 
 use crate::{
-    context::{field, ip6_field},
-    maps,
+    context::{Ends, field, wide_field},
+    flows, maps,
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT,
+        BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock, bpf_sock_ops,
     },
-    helpers::generated::bpf_get_netns_cookie,
+    helpers::generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt},
     macros,
     programs::SockOpsContext,
 };
 use pillion_ebpf_common::{
-    HandoffKey, Ip, OUTBOUND_PORT, SocketRecord,
-    kind::{ACCEPTED, AGENT, CLIENT, SERVER},
-    mapped,
+    Event, OUTBOUND_PORT, SocketRecord, event,
+    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, DIRECT_SERVER, SERVER},
 };
 
 /// The kernel ignores what these callbacks answer.
 const DONE: u32 = 1;
-const AF_INET: u32 = 2;
+
+const IPPROTO_TCP: i32 = 6;
+const TCP_CONGESTION: i32 = 13;
+/// TCP_CA_NAME_MAX
+const CONGESTION_NAME: usize = 16;
 
 /// Not named `sockops`: that is its section, and the two would be one symbol.
 #[macros::sock_ops]
@@ -34,6 +40,7 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     unsafe {
         match field!(ctx.ops, bpf_sock_ops, op) {
             BPF_SOCK_OPS_TCP_CONNECT_CB => on_connect(&ctx),
+            BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_connected(&ctx),
             BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_accept(&ctx),
             BPF_SOCK_OPS_STATE_CB => on_state(&ctx),
             _ => {}
@@ -50,16 +57,48 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
         let Some(socket) = socket(ctx) else { return };
         let Some(record) = maps::record(socket) else { return };
         let ends = Ends::of(ctx);
-        let is_handed_off = match record.kind {
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        let (is_handed_off, is_attested) = match record.kind {
             // Any other port: the record is that of an earlier connection of the same socket.
-            CLIENT => ends.remote_port == u32::from(OUTBOUND_PORT),
-            AGENT => record.address.port != 0,
-            _ => false,
+            CLIENT => (ends.remote_port == u32::from(OUTBOUND_PORT), false),
+            AGENT => (record.address.port != 0, ends.is_own()),
+            DIRECT => (false, ends.remote() == record.target),
+            _ => (false, false),
         };
         if is_handed_off {
-            maps::hand_off(&ends.key_as_client(ctx), &record);
-            // So that a connection that is never accepted leaves no entry behind.
+            maps::hand_off(&ends.key_as_client(netns), &record);
+        }
+        if is_attested {
+            flows::attest(&ends, netns);
+            if !ends.is_own() {
+                choose_congestion(ctx);
+            }
+        }
+        if is_handed_off || is_attested {
+            // So that a connection leaves no entry behind, one that is never accepted neither.
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        }
+    }
+}
+
+/// The client's end is established.
+#[inline(always)]
+unsafe fn on_connected(ctx: &SockOpsContext) {
+    // SAFETY: see `sock_ops`.
+    unsafe {
+        let Some(socket) = socket(ctx) else { return };
+        let Some(record) = maps::record(socket) else { return };
+        let ends = Ends::of(ctx);
+        if record.kind == DIRECT && ends.remote() == record.target && !ends.is_own() {
+            flows::tell(Event {
+                netns: bpf_get_netns_cookie(ctx.as_ptr()),
+                local: ends.local(),
+                remote: ends.remote(),
+                asked: record.address,
+                kind: event::OPENED,
+                is_client: 1,
+                ..Event::default()
+            });
         }
     }
 }
@@ -69,27 +108,161 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
 unsafe fn on_accept(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     unsafe {
-        let key = Ends::of(ctx).key_as_server(ctx);
-        let Some(record) = maps::handed_off(&key) else { return };
-        if let Some(socket) = socket(ctx) {
+        let Some(socket) = socket(ctx) else { return };
+        let ends = Ends::of(ctx);
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        let key = ends.key_as_server(netns);
+        if let Some(record) = maps::handed_off(&key) {
             let kind = if record.kind == AGENT { SERVER } else { ACCEPTED };
             // Without memory for it the worker has no original destination and refuses.
             maps::set_record(socket, &SocketRecord { kind, ..record });
+            maps::forget_handoff(&key);
+            return;
         }
-        maps::forget_handoff(&key);
+        match flows::client_of(ends.remote(), ends.local()) {
+            Some(client) if client != netns => on_direct_accept(ctx, socket, &ends, netns, client),
+            _ => {}
+        }
     }
 }
 
-/// A connecting socket that was handed off changes its state.
+#[inline(always)]
+unsafe fn on_direct_accept(
+    ctx: &SockOpsContext,
+    socket: *mut bpf_sock,
+    ends: &Ends,
+    netns: u64,
+    client: u64,
+) {
+    let record = SocketRecord { kind: DIRECT_SERVER, address: ends.remote(), ..SocketRecord::default() };
+    // SAFETY: see `sock_ops`.
+    unsafe {
+        // Without memory for it nobody is told of the end.
+        maps::set_record(socket, &record);
+        choose_congestion(ctx);
+    }
+    let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    flows::tell(Event {
+        netns,
+        client,
+        local: ends.local(),
+        remote: ends.remote(),
+        kind: event::OPENED,
+        ..Event::default()
+    });
+}
+
+/// A socket that was handed off or attested changes its state.
 #[inline(always)]
 unsafe fn on_state(ctx: &SockOpsContext) {
-    // SAFETY: see `sock_ops`; a state callback's second argument is the new state.
+    // SAFETY: see `sock_ops`; a state callback's arguments are the old and the new state.
     unsafe {
-        let new_state = crate::context::load::<
-            { core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1) + size_of::<u32>() },
-        >(ctx.as_ptr());
-        if new_state == BPF_TCP_CLOSE {
-            maps::forget_handoff(&Ends::of(ctx).key_as_client(ctx));
+        let Some(socket) = socket(ctx) else { return };
+        let Some(mut record) = maps::record(socket) else { return };
+        let old_state = crate::context::load::<ARGUMENTS>(ctx.as_ptr());
+        let new_state = crate::context::load::<{ ARGUMENTS + size_of::<u32>() }>(ctx.as_ptr());
+        match (record.kind, new_state) {
+            (DIRECT | DIRECT_SERVER, BPF_TCP_FIN_WAIT2) => {
+                record.received = wide_field!(ctx.ops, bpf_sock_ops, bytes_received) as u32;
+                maps::set_record(socket, &record);
+            }
+            (DIRECT | DIRECT_SERVER, BPF_TCP_CLOSE) => on_direct_close(ctx, &record, old_state),
+            (_, BPF_TCP_CLOSE) => {
+                let ends = Ends::of(ctx);
+                let netns = bpf_get_netns_cookie(ctx.as_ptr());
+                maps::forget_handoff(&ends.key_as_client(netns));
+                if record.kind == AGENT && ends.is_own() {
+                    flows::forget(&ends, netns);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+const ARGUMENTS: usize = core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1);
+
+#[inline(always)]
+unsafe fn on_direct_close(ctx: &SockOpsContext, record: &SocketRecord, old_state: u32) {
+    // SAFETY: see `sock_ops`.
+    unsafe {
+        let ends = Ends::of(ctx);
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        let is_client = record.kind == DIRECT;
+        if is_client {
+            flows::forget(&ends, netns);
+            if ends.is_own() {
+                return;
+            }
+        }
+        let Bytes { sent, received } = Bytes::of(ctx, record, old_state);
+        flows::tell(Event {
+            netns,
+            sent,
+            received,
+            local: ends.local(),
+            remote: ends.remote(),
+            asked: if is_client { record.address } else { ends.local() },
+            kind: event::CLOSED,
+            is_client: u32::from(is_client),
+            // In eighths of a microsecond.
+            srtt: field!(ctx.ops, bpf_sock_ops, srtt_us) >> 3,
+            retransmits: field!(ctx.ops, bpf_sock_ops, total_retrans),
+            old_state,
+            ..Event::default()
+        });
+    }
+}
+
+/// What a connection has carried.
+struct Bytes {
+    sent: u64,
+    received: u64,
+}
+
+impl Bytes {
+    /// The kernel counts SYN and FIN as bytes, too.
+    #[inline(always)]
+    unsafe fn of(ctx: &SockOpsContext, record: &SocketRecord, old_state: u32) -> Self {
+        // SAFETY: see `sock_ops`.
+        let (acked, received) = unsafe {
+            let acked = wide_field!(ctx.ops, bpf_sock_ops, bytes_acked);
+            (acked, wide_field!(ctx.ops, bpf_sock_ops, bytes_received))
+        };
+        let is_fin_acked = matches!(old_state, BPF_TCP_FIN_WAIT2 | BPF_TCP_LAST_ACK | BPF_TCP_CLOSING);
+        let is_fin_received = match old_state {
+            BPF_TCP_CLOSE_WAIT | BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => true,
+            // An orphan's end comes without the peer's FIN, and without anything after it was closed.
+            BPF_TCP_FIN_WAIT2 => received as u32 != record.received,
+            _ => false,
+        };
+        let is_syn_acked = u64::from(record.kind == DIRECT);
+        Self {
+            sent: acked.saturating_sub(is_syn_acked + u64::from(is_fin_acked)),
+            received: received.saturating_sub(u64::from(is_fin_received)),
+        }
+    }
+}
+
+/// bbr paces by timers, which costs more than half of the throughput where nothing is ever lost: within a node, cubic
+/// takes its place. Another choice, the node's or the app's, stays.
+#[inline(always)]
+unsafe fn choose_congestion(ctx: &SockOpsContext) {
+    let mut name = [0_u8; CONGESTION_NAME];
+    let mut cubic = *b"cubic\0";
+    // SAFETY: the context, and buffers of the sizes told.
+    unsafe {
+        let (socket, name_at) = (ctx.as_ptr(), name.as_mut_ptr().cast());
+        let found = bpf_getsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, name_at, CONGESTION_NAME as i32);
+        if found == 0 && name[0] == b'b' && name[1] == b'b' && name[2] == b'r' {
+            // A kernel without cubic leaves it as it is.
+            bpf_setsockopt(
+                socket,
+                IPPROTO_TCP,
+                TCP_CONGESTION,
+                cubic.as_mut_ptr().cast(),
+                cubic.len() as i32,
+            );
         }
     }
 }
@@ -99,59 +272,4 @@ unsafe fn socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     // SAFETY: see `sock_ops`.
     let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     (!socket.is_null()).then_some(socket)
-}
-
-/// The two ends of a connection, as its socket sees them. Ports are in host byte order.
-struct Ends {
-    local_ip: Ip,
-    local_port: u32,
-    remote_ip: Ip,
-    remote_port: u32,
-}
-
-impl Ends {
-    #[inline(always)]
-    unsafe fn of(ctx: &SockOpsContext) -> Self {
-        let ops = ctx.ops;
-        // SAFETY: see `sock_ops`.
-        unsafe {
-            let (local_ip, remote_ip) = if field!(ops, bpf_sock_ops, family) == AF_INET {
-                (mapped(field!(ops, bpf_sock_ops, local_ip4)), mapped(field!(ops, bpf_sock_ops, remote_ip4)))
-            } else {
-                (ip6_field!(ops, bpf_sock_ops, local_ip6), ip6_field!(ops, bpf_sock_ops, remote_ip6))
-            };
-            Self {
-                local_ip,
-                // In host byte order, unlike the remote one, which the kernel keeps in the upper half of a
-                // big-endian word.
-                local_port: field!(ops, bpf_sock_ops, local_port),
-                remote_ip,
-                remote_port: u32::from_be(field!(ops, bpf_sock_ops, remote_port)),
-            }
-        }
-    }
-
-    /// The key of the connection, on the connecting side.
-    #[inline(always)]
-    unsafe fn key_as_client(self, ctx: &SockOpsContext) -> HandoffKey {
-        HandoffKey {
-            // SAFETY: the context is the kernel's.
-            netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-            source_ip: self.local_ip,
-            source_port: self.local_port,
-            destination_port: self.remote_port,
-        }
-    }
-
-    /// The same key, on the accepting side.
-    #[inline(always)]
-    unsafe fn key_as_server(self, ctx: &SockOpsContext) -> HandoffKey {
-        HandoffKey {
-            // SAFETY: the context is the kernel's.
-            netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-            source_ip: self.remote_ip,
-            source_port: self.remote_port,
-            destination_port: self.local_port,
-        }
-    }
 }

@@ -3,9 +3,15 @@
 
 #![forbid(unsafe_code)]
 
+mod direct;
+mod endpoints;
 mod inbound;
 mod outbound;
 mod ports;
+mod refusal;
 
+pub use direct::{DirectMode, NotDirect, direct, path};
+pub use endpoints::endpoints;
 pub use inbound::{InboundError, inbound};
-pub use outbound::{Outbound, Refusal, outbound};
+pub use outbound::{Outbound, outbound};
+pub use refusal::Refusal;

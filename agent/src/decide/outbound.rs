@@ -1,8 +1,10 @@
 //! Where a captured connection goes.
 
+use super::endpoints::endpoints;
 use super::ports::is_reserved;
-use crate::mesh::{Endpoint, Mesh, Service, Workload};
-use std::net::{IpAddr, SocketAddr};
+use super::refusal::Refusal;
+use crate::mesh::{Mesh, MtlsMode, Service, Workload};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What becomes of a connection that an app opened.
@@ -16,41 +18,26 @@ pub enum Outbound<'a> {
     Refuse(Refusal),
 }
 
-/// Why a connection goes nowhere.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("service {service} has no ready endpoint for port {port}")]
-    NoEndpoint { service: String, port: u16 },
-    #[error("service {service} has no TCP port {port}")]
-    NoServicePort { service: String, port: u16 },
-    #[error("port {} of pod {pod} is the mesh's own", target.port())]
-    ReservedPort { pod: String, target: SocketAddr },
-}
-
-impl Refusal {
-    /// The reason as access log and metrics give it (Envoy's response flags).
-    pub fn response_flags(&self) -> &'static str {
-        match self {
-            Self::NoEndpoint { .. } => "UH",
-            Self::NoServicePort { .. } | Self::ReservedPort { .. } => "NR",
-        }
-    }
-}
-
 /// Decides on a connection that `source` opened to `original`.
 ///
-/// `pick(n)` chooses one of `n ≥ 1` endpoints; what it answers is taken modulo `n`.
+/// `chosen` is the endpoint that was chosen already where `original` is a Service's; it is kept as long as it is one of
+/// those to choose from. Else `pick(n)` chooses one of `n ≥ 1`; what it answers is taken modulo `n`.
 pub fn outbound<'a>(
     mesh: &'a Mesh,
     source: &Workload,
     original: SocketAddr,
-    pick: impl FnMut(usize) -> usize,
+    chosen: Option<SocketAddr>,
+    pick: impl FnOnce(usize) -> usize,
 ) -> Outbound<'a> {
-    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    let original = canonical(original);
     let service = mesh.services.get(&original.ip());
-    let target = match service.map(|service| endpoint(mesh, service, original, pick)) {
+    let candidates = service.map(|s| endpoints(mesh, s, original.port(), original.is_ipv6(), &source.node));
+    let target = match candidates {
         None => original,
-        Some(Ok(endpoint)) => endpoint,
+        Some(Ok(candidates)) => match chosen.map(canonical).filter(|chosen| candidates.contains(chosen)) {
+            Some(chosen) => chosen,
+            None => candidates[pick(candidates.len()) % candidates.len()],
+        },
         Some(Err(refusal)) => return Outbound::Refuse(refusal),
     };
     let peer = mesh.by_address.get(&target.ip());
@@ -61,51 +48,35 @@ pub fn outbound<'a>(
         return Outbound::Refuse(Refusal::ReservedPort { pod: captured.name.to_string(), target });
     }
     // A pod that reaches itself by its Service (hairpin) stays within its own netns: nothing to protect there.
-    if captured.name == source.name || captured.exclusions.inbound_ports.contains(&target.port()) {
+    let plain = captured.name == source.name
+        || captured.exclusions.inbound_ports.contains(&target.port())
+        || captured.mtls.mode(target.port()) == MtlsMode::Disable;
+    if plain {
         return Outbound::Passthrough { target, peer, service };
     }
     Outbound::Mesh { peer: captured, target, service }
 }
 
-/// Chooses an endpoint of the cluster IP's own family. One whose pod is going away takes new connections only
-/// where there is no other: it may be gone before the slices say so.
-fn endpoint(
-    mesh: &Mesh,
-    service: &Service,
-    original: SocketAddr,
-    mut pick: impl FnMut(usize) -> usize,
-) -> Result<SocketAddr, Refusal> {
-    let (name, port) = (|| format!("{}/{}", service.namespace, service.name), original.port());
-    let Some(endpoints) = service.endpoints(port) else {
-        return Err(Refusal::NoServicePort { service: name(), port });
-    };
-    let leaving = |ip: IpAddr| mesh.by_address.get(&ip).is_some_and(|pod| pod.terminating);
-    let family = |e: &&Endpoint| e.address.is_ipv6() == original.is_ipv6();
-    let staying = |e: &&Endpoint| family(e) && !leaving(e.address.ip());
-    let chosen = match endpoints.iter().filter(staying).count() {
-        0 => match endpoints.iter().filter(family).count() {
-            0 => None,
-            n => endpoints.iter().filter(family).nth(pick(n) % n),
-        },
-        n => endpoints.iter().filter(staying).nth(pick(n) % n),
-    };
-    chosen.map(|e| e.address).ok_or_else(|| Refusal::NoEndpoint { service: name(), port })
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{parse, snapshot};
+    use crate::manifest::{Settings, parse, snapshot};
     use crate::mesh::PodName;
 
     const MANIFESTS: &str = r#"
 {apiVersion: v1, kind: Pod, metadata: {name: client, labels: {pillion.dev/capture: enabled}}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: server, labels: {pillion.dev/capture: enabled}, annotations: {pillion.dev/exclude-inbound-ports: "9090"}}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: server, labels: {app: server, pillion.dev/capture: enabled}, annotations: {pillion.dev/exclude-inbound-ports: "9090"}}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: leaving, deletionTimestamp: "2026-01-01T00:00:00Z", labels: {pillion.dev/capture: enabled}}, status: {podIP: 10.0.0.3}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: plain}, status: {podIP: 10.0.0.4}}
+---
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: legacy}, spec: {selector: {matchLabels: {app: server}}, portLevelMtls: {"7070": {mode: DISABLE}, "7071": {mode: STRICT}}}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIPs: [10.96.0.1, "fd00:96::1"], ports: [{name: a, port: 80}, {name: b, port: 81}, {name: c, port: 82}, {name: d, port: 83}, {name: e, port: 84}]}}
 ---
@@ -122,11 +93,16 @@ mod tests {
 
     /// What is decided on a connection of the pod `client`, in short, when the `pick`th endpoint is chosen.
     fn decide(original: &str, pick: usize) -> String {
+        decide_as_chosen(original, None, pick)
+    }
+
+    fn decide_as_chosen(original: &str, chosen: Option<&str>, pick: usize) -> String {
+        let chosen = chosen.map(|address| address.parse().unwrap());
         let objects = parse("x.yaml", MANIFESTS.as_bytes()).unwrap();
-        let mesh = snapshot::build(&objects, &"cluster.local".parse().unwrap(), 1).unwrap();
+        let mesh = snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap();
         let client = &mesh.workloads[&PodName { namespace: "default".into(), name: "client".into() }];
         let service = |s: Option<&Arc<Service>>| s.map(|s| format!(" of {}", s.name)).unwrap_or_default();
-        match outbound(&mesh, client, original.parse().unwrap(), |_| pick) {
+        match outbound(&mesh, client, original.parse().unwrap(), chosen, |_| pick) {
             Outbound::Mesh { peer, target, service: s } => {
                 format!("mesh {} {target}{}", peer.name.name, service(s))
             }
@@ -155,6 +131,23 @@ mod tests {
     #[test]
     fn excluded_inbound_ports_are_reached_plainly() {
         assert_eq!(decide("10.0.0.2:9090", 0), "plain server 10.0.0.2:9090");
+    }
+
+    #[test]
+    fn ports_without_mutual_tls_are_reached_plainly() {
+        assert_eq!(decide("10.0.0.2:7070", 0), "plain server 10.0.0.2:7070");
+        assert_eq!(decide("10.0.0.2:7071", 0), "mesh server 10.0.0.2:7071");
+    }
+
+    #[test]
+    fn what_was_chosen_already_is_kept_while_it_is_there_to_be_chosen() {
+        let decide = |original, chosen| decide_as_chosen(original, Some(chosen), 0);
+        assert_eq!(decide("10.96.0.1:80", "10.0.0.4:8080"), "plain plain 10.0.0.4:8080 of web");
+        assert_eq!(decide("10.96.0.1:80", "[::ffff:10.0.0.4]:8080"), "plain plain 10.0.0.4:8080 of web");
+        for gone in ["10.0.0.3:8080", "10.0.0.4:80", "10.0.0.9:8080"] {
+            assert_eq!(decide("10.96.0.1:80", gone), "mesh server 10.0.0.2:8080 of web", "{gone}");
+        }
+        assert_eq!(decide("10.0.0.2:80", "10.0.0.4:8080"), "mesh server 10.0.0.2:80");
     }
 
     #[test]

@@ -8,9 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod error;
-mod names;
+pub mod names;
+mod null;
 pub mod objects;
+mod policies;
+mod probes;
 mod scan;
+mod selector;
 mod services;
 pub mod snapshot;
 pub mod watch;
@@ -18,7 +22,12 @@ mod workloads;
 
 mod text;
 
+#[cfg(test)]
+mod hostile_tests;
+
 pub use error::{ManifestError, Place};
 pub use objects::{Object, Sourced};
+pub use policies::ROOT_NAMESPACE;
+pub use snapshot::Settings;
 pub use text::parse;
 pub use watch::{ManifestSource, ManifestStatus};

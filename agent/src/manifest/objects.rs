@@ -3,10 +3,15 @@
 //! An object is read from JSON values, one at a time, whatever it came from: a manifest or the API server.
 
 use super::Place;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use super::null::null_as_default;
+use super::selector::{LabelSelector, Labels, WorkloadSelector};
+use crate::mesh::MtlsMode;
+use serde::de::{DeserializeOwned, Error, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use time::OffsetDateTime;
 
 /// An object of a kind that the mesh reads.
 #[derive(Debug)]
@@ -15,6 +20,8 @@ pub enum Object {
     Pod(Pod),
     Service(Service),
     EndpointSlice(EndpointSlice),
+    PeerAuthentication(PeerAuthentication),
+    NetworkPolicy(NetworkPolicy),
 }
 
 /// An object and where it was defined.
@@ -32,9 +39,11 @@ pub struct Metadata {
     pub namespace: Option<String>,
     pub uid: Option<String>,
     #[serde(default, deserialize_with = "null_as_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     #[serde(default, deserialize_with = "null_as_default")]
     pub annotations: BTreeMap<String, String>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub creation_timestamp: Option<OffsetDateTime>,
     /// Only whether it is there matters.
     pub deletion_timestamp: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -71,6 +80,70 @@ pub struct PodSpec {
     pub node_name: Option<String>,
     pub service_account_name: Option<String>,
     pub host_network: Option<bool>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub containers: Vec<Container>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub init_containers: Vec<Container>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub ports: Vec<ContainerPort>,
+    pub liveness_probe: Option<Probe>,
+    pub readiness_probe: Option<Probe>,
+    pub startup_probe: Option<Probe>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub lifecycle: Lifecycle,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub container_port: NonZeroU16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    pub http_get: Option<Action>,
+    pub tcp_socket: Option<Action>,
+    pub grpc: Option<GrpcAction>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lifecycle {
+    pub post_start: Option<Hook>,
+    pub pre_stop: Option<Hook>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hook {
+    pub http_get: Option<Action>,
+}
+
+/// A connection that the kubelet makes.
+#[derive(Debug, Deserialize)]
+pub struct Action {
+    pub host: Option<String>,
+    pub port: PortRef,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct GrpcAction {
+    pub port: NonZeroU16,
+}
+
+/// A port by its number, or by the name that the container gives it.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Value")]
+pub enum PortRef {
+    Number(NonZeroU16),
+    Name(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,12 +179,14 @@ pub struct ServiceSpec {
     pub cluster_ips: Vec<String>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub ports: Vec<ServicePort>,
+    pub traffic_distribution: Option<String>,
+    pub internal_traffic_policy: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 pub struct ServicePort {
     pub name: Option<String>,
-    pub port: std::num::NonZeroU16,
+    pub port: NonZeroU16,
     /// TCP where it is not given.
     pub protocol: Option<String>,
 }
@@ -128,8 +203,10 @@ pub struct EndpointSlice {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     pub addresses: Vec<String>,
+    pub node_name: Option<String>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub conditions: EndpointConditions,
 }
@@ -145,9 +222,64 @@ pub struct EndpointConditions {
 pub struct EndpointPort {
     pub name: Option<String>,
     /// Absent means every port, which no Service with a selector has: such an entry is passed over.
-    pub port: Option<std::num::NonZeroU16>,
+    pub port: Option<NonZeroU16>,
     /// TCP where it is not given.
     pub protocol: Option<String>,
+}
+
+/// Istio's `security.istio.io` PeerAuthentication.
+#[derive(Debug, Deserialize)]
+pub struct PeerAuthentication {
+    pub metadata: Metadata,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: PeerAuthenticationSpec,
+}
+
+/// A field that is not known may be a mistyped one that was to keep plaintext out: it is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthenticationSpec {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub selector: WorkloadSelector,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub mtls: MutualTls,
+    /// Ports of the pod, not of its Services.
+    #[serde(default, deserialize_with = "by_port")]
+    pub port_level_mtls: BTreeMap<NonZeroU16, MutualTls>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MutualTls {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub mode: Mode,
+}
+
+/// A mode as a policy writes it.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Mode {
+    /// As the next wider scope says.
+    #[default]
+    Unset,
+    Disable,
+    Permissive,
+    Strict,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct NetworkPolicy {
+    pub metadata: Metadata,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: NetworkPolicySpec,
+}
+
+/// Only whom it selects matters here; the cluster's network enforces it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicySpec {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub pod_selector: LabelSelector,
 }
 
 impl Metadata {
@@ -173,6 +305,38 @@ impl EndpointConditions {
     }
 }
 
+impl PeerAuthenticationSpec {
+    pub fn has_selector(&self) -> bool {
+        !self.selector.match_labels.is_empty()
+    }
+}
+
+impl Mode {
+    pub fn set(self) -> Option<MtlsMode> {
+        match self {
+            Self::Unset => None,
+            Self::Disable => Some(MtlsMode::Disable),
+            Self::Permissive => Some(MtlsMode::Permissive),
+            Self::Strict => Some(MtlsMode::Strict),
+        }
+    }
+}
+
+impl TryFrom<Value> for PortRef {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        let number = |n: u64| u16::try_from(n).ok().and_then(NonZeroU16::new);
+        match value {
+            Value::String(name) => Ok(Self::Name(name)),
+            Value::Number(n) => n.as_u64().and_then(number).map(Self::Number).ok_or(PORT_REF),
+            _ => Err(PORT_REF),
+        }
+    }
+}
+
+const PORT_REF: &str = "expected a port from 1 to 65535, or the name of one of the container's ports";
+
 impl Object {
     /// Reads an object; `Ok(None)` for a kind that the mesh does not read.
     ///
@@ -189,9 +353,24 @@ impl Object {
             ("v1", "Pod") => Self::Pod(typed(value)?),
             ("v1", "Service") => Self::Service(typed(value)?),
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(typed(value)?),
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+                Self::PeerAuthentication(typed(value)?)
+            }
+            ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy(typed(value)?),
             _ => return Ok(None),
         }))
     }
+}
+
+/// JSON's keys are texts.
+fn by_port<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<NonZeroU16, MutualTls>, D::Error> {
+    let written: BTreeMap<String, MutualTls> = null_as_default(d)?;
+    let port = |text: &str| text.parse::<NonZeroU16>().ok().filter(|port| port.to_string() == text);
+    let entries = written.into_iter().map(|(text, mtls)| match port(&text) {
+        Some(port) => Ok((port, mtls)),
+        None => Err(D::Error::custom(format!("{text:?} is no port: use a number from 1 to 65535"))),
+    });
+    entries.collect()
 }
 
 fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
@@ -199,11 +378,6 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
         let path = error.path().to_string();
         (if path == "." { String::new() } else { path }, error.into_inner().to_string())
     })
-}
-
-/// The API server writes `null` for what is empty.
-fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -223,6 +397,21 @@ mod tests {
         assert_eq!(field, "spec.ports[0].port");
         assert!(message.contains("70000"), "{message}");
         assert_eq!(read(json!({"ports": [{"port": 0}]})).0, "spec.ports[0].port");
+    }
+
+    #[test]
+    fn a_probes_port_is_a_number_or_a_name() {
+        let read = |port: Value| {
+            let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+                "spec": {"containers": [{"livenessProbe": {"httpGet": {"port": port}}}]}});
+            Object::read(&object)
+        };
+        assert!(read(json!(80)).is_ok() && read(json!("http")).is_ok());
+        for bad in [json!(0), json!(65536), json!(-1), json!(80.5), json!([]), Value::Null] {
+            let (field, message) = read(bad.clone()).unwrap_err();
+            assert_eq!(field, "spec.containers[0].livenessProbe.httpGet.port", "{bad}");
+            assert_eq!(message, PORT_REF, "{bad}");
+        }
     }
 
     #[test]

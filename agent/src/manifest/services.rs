@@ -4,23 +4,15 @@ use super::error::Wrong;
 use super::names::is_subdomain;
 use super::objects::{self, EndpointSlice, Key};
 use super::{ManifestError, Place};
-use crate::mesh::{Endpoint, Service, ServicePort};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::mesh::{Endpoint, Locality, Service, ServicePort};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// The label by which an EndpointSlice belongs to a Service of its namespace.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// A service's endpoints by port name.
-pub(super) type Endpoints = BTreeMap<String, PortEndpoints>;
-
-/// The endpoints of one port of a service.
-#[derive(Debug, Default)]
-pub(super) struct PortEndpoints {
-    ready: BTreeSet<Endpoint>,
-    /// Terminating, and serving still.
-    draining: BTreeSet<Endpoint>,
-}
+/// A service's endpoints by port name, then by address.
+pub(super) type Endpoints = BTreeMap<String, BTreeMap<SocketAddr, Endpoint>>;
 
 /// Joins the slices of each service.
 pub(super) fn endpoints<'a>(
@@ -49,15 +41,18 @@ pub(super) fn endpoints<'a>(
                 errors.push(place.error(&format!("endpoints[{i}].addresses"), message));
                 continue;
             };
+            let draining = !endpoint.conditions.is_ready();
+            if draining && !endpoint.conditions.is_draining() {
+                continue;
+            }
             for port in slice.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())) {
                 let Some(number) = port.port else { continue };
                 let endpoints = service.entry(port.name.clone().unwrap_or_default()).or_default();
                 let address = SocketAddr::new(ip.to_canonical(), number.get());
-                if endpoint.conditions.is_ready() {
-                    endpoints.ready.insert(Endpoint { address });
-                } else if endpoint.conditions.is_draining() {
-                    endpoints.draining.insert(Endpoint { address });
-                }
+                // Two slices may have one endpoint, while it moves from one to the other.
+                let known = endpoints.entry(address).or_insert(Endpoint { address, node: None, draining });
+                known.draining &= draining;
+                known.node = known.node.take().or_else(|| endpoint.node_name.clone());
             }
         }
     }
@@ -91,40 +86,44 @@ pub(super) fn service(
             }
         }
     }
+    let local = match spec.internal_traffic_policy.as_deref() {
+        None | Some("" | "Cluster") => false,
+        Some("Local") => true,
+        Some(other) => {
+            let message = format!(
+                "service {}/{}: {other:?} is neither Cluster nor Local",
+                metadata.namespace(),
+                metadata.name
+            );
+            wrong.push(Wrong { field: "spec.internalTrafficPolicy", message });
+            false
+        }
+    };
+    let locality = match spec.traffic_distribution.as_deref() {
+        _ if local => Locality::OnlySameNode,
+        Some("PreferSameNode") => Locality::PreferSameNode,
+        // Of zones the mesh knows nothing; a preference that is not known is none (the API's own rule).
+        _ => Locality::Anywhere,
+    };
     if !wrong.is_empty() {
         return Err(wrong);
     }
     if cluster_ips.is_empty() || spec.kind.as_deref() == Some("ExternalName") {
         return Ok(None);
     }
-    let none = PortEndpoints::default();
     let ports = spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())).map(|port| {
         let name = port.name.clone().unwrap_or_default();
-        let endpoints = endpoints.get(&name).unwrap_or(&none).usable();
+        let endpoints = endpoints.get(&name).map(|of_port| of_port.values().cloned().collect());
+        let endpoints = endpoints.unwrap_or_default();
         ServicePort { port: port.port.get(), name, endpoints }
     });
     Ok(Some(Service {
         namespace: metadata.namespace().to_owned(),
         name: metadata.name.clone(),
         cluster_ips,
+        locality,
         ports: ports.collect(),
     }))
-}
-
-impl PortEndpoints {
-    /// The ready endpoints of each address family, or those that drain where a family has none ready: a cluster
-    /// IP leads to endpoints of its own family only.
-    fn usable(&self) -> Vec<Endpoint> {
-        [false, true]
-            .into_iter()
-            .flat_map(|ipv6| {
-                let family = move |e: &&Endpoint| e.address.is_ipv6() == ipv6;
-                let some_ready = self.ready.iter().any(|e| family(&e));
-                let set = if some_ready { &self.ready } else { &self.draining };
-                set.iter().filter(family).copied()
-            })
-            .collect()
-    }
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
@@ -194,38 +193,67 @@ mod tests {
     }
 
     #[test]
-    fn ready_endpoints_come_first_and_draining_ones_where_there_is_none() {
-        let endpoints = |ready: bool| {
-            let conditions = |ready: bool, serving: bool, terminating: bool| json!({"ready": ready, "serving": serving, "terminating": terminating});
-            slice(
-                "IPv4",
-                json!({"port": 80}),
-                json!([
-                    {"addresses": ["10.0.0.1"], "conditions": conditions(ready, true, false)},
-                    {"addresses": ["10.0.0.2"], "conditions": conditions(false, true, true)},
-                    {"addresses": ["10.0.0.3"], "conditions": conditions(false, false, true)},
-                    {"addresses": ["10.0.0.4"], "conditions": {"ready": false}},
-                ]),
-            )
-        };
-        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
-        assert_eq!(addresses(&read(spec.clone(), &[endpoints(true)]).unwrap(), 80), ["10.0.0.1:80"]);
-        assert_eq!(addresses(&read(spec, &[endpoints(false)]).unwrap(), 80), ["10.0.0.2:80"]);
+    fn endpoints_are_ready_or_draining_or_left_out() {
+        let conditions = |ready: bool, serving: bool, terminating: bool| json!({"ready": ready, "serving": serving, "terminating": terminating});
+        let slice = slice(
+            "IPv4",
+            json!({"port": 80}),
+            json!([
+                {"addresses": ["10.0.0.1"], "conditions": conditions(true, true, false)},
+                {"addresses": ["10.0.0.2"], "conditions": conditions(false, true, true)},
+                {"addresses": ["10.0.0.3"], "conditions": conditions(false, false, true)},
+                {"addresses": ["10.0.0.4"], "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.5"]},
+            ]),
+        );
+        let service = read(json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}), &[slice]).unwrap();
+        assert_eq!(addresses(&service, 80), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.5:80"]);
+        let draining: Vec<bool> = service.endpoints(80).unwrap().iter().map(|e| e.draining).collect();
+        assert_eq!(draining, [false, true, false]);
     }
 
     #[test]
-    fn each_family_has_its_own_ready_endpoints() {
+    fn an_endpoint_of_two_slices_is_one() {
+        let draining = json!({"ready": false, "serving": true, "terminating": true});
+        let one = json!([{"addresses": ["10.0.0.1"], "conditions": draining}]);
+        let other = json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}]);
+        let slices = [one, other].map(|endpoints| slice("IPv4", json!({"port": 80}), endpoints));
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+        for slices in [[slices[0].clone(), slices[1].clone()], [slices[1].clone(), slices[0].clone()]] {
+            let service = read(spec.clone(), &slices).unwrap();
+            let address = "10.0.0.1:80".parse().unwrap();
+            let expected = Endpoint { address, node: Some("n1".into()), draining: false };
+            assert_eq!(service.endpoints(80).unwrap(), [expected]);
+        }
+    }
+
+    #[test]
+    fn both_families_have_their_endpoints() {
         let v4 = slice("IPv4", json!({"port": 80}), json!([{"addresses": ["10.0.0.1"]}]));
-        let v6 = slice(
-            "IPv6",
-            json!({"port": 80}),
-            json!([
-            {"addresses": ["fd00::1"], "conditions": {"ready": false, "serving": true, "terminating": true}}]),
-        );
+        let v6 = slice("IPv6", json!({"port": 80}), json!([{"addresses": ["fd00::1"]}]));
         let spec = json!({"clusterIPs": ["10.96.0.1", "fd00:96::1"], "ports": [{"port": 80}]});
         let service = read(spec, &[v4, v6]).unwrap();
         assert_eq!(service.cluster_ips.len(), 2);
         assert_eq!(addresses(&service, 80), ["10.0.0.1:80", "[fd00::1]:80"]);
+    }
+
+    #[test]
+    fn a_service_says_which_nodes_its_clients_reach() {
+        for (policy, distribution, expected) in [
+            (Value::Null, Value::Null, Locality::Anywhere),
+            (json!("Cluster"), json!("PreferClose"), Locality::Anywhere),
+            (json!("Cluster"), json!("PreferSameNode"), Locality::PreferSameNode),
+            (json!("Local"), Value::Null, Locality::OnlySameNode),
+            (json!("Local"), json!("PreferSameNode"), Locality::OnlySameNode),
+        ] {
+            let spec = json!({"clusterIP": "10.96.0.1", "internalTrafficPolicy": policy, "trafficDistribution": distribution});
+            assert_eq!(read(spec.clone(), &[]).unwrap().locality, expected, "{spec}");
+        }
+        let spec = json!({"clusterIP": "10.96.0.1", "internalTrafficPolicy": "local"});
+        let object = json!({"metadata": {"name": "cart", "namespace": "shop"}, "spec": spec});
+        let wrong = service(&serde_json::from_value(object).unwrap(), &Endpoints::default()).err().unwrap();
+        assert_eq!(wrong[0].field, "spec.internalTrafficPolicy");
+        assert_eq!(wrong[0].message, "service shop/cart: \"local\" is neither Cluster nor Local");
     }
 
     #[test]

@@ -1,30 +1,64 @@
 //! Builds a mesh from objects. Pure: the same objects give an equal mesh.
 
-use super::objects::{EndpointSlice, Key, Namespace, Object, Pod, Service};
+use super::objects::{
+    EndpointSlice, Key, Namespace, NetworkPolicy, Object, PeerAuthentication, Pod, Service,
+};
+use super::policies::{self, Policies};
 use super::{ManifestError, Place, Sourced, services, workloads};
 use crate::mesh::{Mesh, TrustDomain};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Builds the mesh that the objects describe.
+/// What a mesh is built by, besides its objects.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node that this agent serves.
+    pub node: String,
+    pub trust_domain: TrustDomain,
+    /// The namespace whose policies are the whole mesh's.
+    pub root_namespace: String,
+}
+
+#[cfg(test)]
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            node: "n1".into(),
+            trust_domain: "cluster.local".parse().unwrap(),
+            root_namespace: policies::ROOT_NAMESPACE.into(),
+        }
+    }
+}
+
+/// Builds the mesh that the objects describe, as the next generation after `previous`.
 ///
 /// # Errors
 /// Everything that is wrong with the objects; there is no mesh made of the rest, because a pod left out would
 /// be a pod outside the mesh that nobody sees.
 pub fn build<'a>(
     objects: impl IntoIterator<Item = &'a Sourced>,
-    trust_domain: &TrustDomain,
-    generation: u64,
+    settings: &Settings,
+    previous: &Mesh,
 ) -> Result<Mesh, Vec<ManifestError>> {
     let mut errors = Vec::new();
     let objects = Objects::sort(objects, &mut errors);
-    let mut mesh = Mesh { generation, ..Mesh::default() };
+    let mut mesh = Mesh { generation: previous.generation + 1, ..Mesh::default() };
     let mut owners = Owners::default();
+
+    for (place, policy) in objects.peer_authentications.values() {
+        let wrong = policies::check(policy).into_iter();
+        errors.extend(wrong.map(|w| place.error(w.field, w.message)));
+    }
+    let policies = Policies::new(
+        &settings.root_namespace,
+        objects.peer_authentications.values().map(|(_, policy)| *policy),
+        objects.network_policies.values().map(|(_, policy)| *policy),
+    );
 
     for (key, (place, pod)) in &objects.pods {
         let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
-        match workloads::workload(pod, namespace, trust_domain) {
+        match workloads::workload(pod, namespace, &settings.trust_domain, &policies) {
             Ok(workload) => {
                 let workload = Arc::new(workload);
                 for address in &workload.addresses {
@@ -58,7 +92,16 @@ pub fn build<'a>(
             Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
         }
     }
+    mesh.policy = policy_generation(previous, &mesh, &settings.node);
     if errors.is_empty() { Ok(mesh) } else { Err(errors) }
+}
+
+/// Verdicts stay good as long as the node's captured pods, and what policies say of them, are what they were.
+fn policy_generation(previous: &Mesh, next: &Mesh, node: &str) -> u64 {
+    let captured = |mesh: &Mesh| -> BTreeMap<_, _> {
+        mesh.captured_on(node).map(|workload| (workload.name.clone(), workload.clone())).collect()
+    };
+    if captured(previous) == captured(next) { previous.policy } else { next.generation }
 }
 
 /// Whether two snapshots say the same, whatever their generations.
@@ -73,6 +116,8 @@ struct Objects<'a> {
     pods: BTreeMap<Key<'a>, (&'a Place, &'a Pod)>,
     services: BTreeMap<Key<'a>, (&'a Place, &'a Service)>,
     slices: BTreeMap<Key<'a>, (&'a Place, &'a EndpointSlice)>,
+    peer_authentications: BTreeMap<Key<'a>, (&'a Place, &'a PeerAuthentication)>,
+    network_policies: BTreeMap<Key<'a>, (&'a Place, &'a NetworkPolicy)>,
 }
 
 impl<'a> Objects<'a> {
@@ -91,6 +136,13 @@ impl<'a> Objects<'a> {
                 }
                 Object::EndpointSlice(o) => {
                     put(&mut sorted.slices, "endpoint slice", o.metadata.key(), place, o, errors);
+                }
+                Object::PeerAuthentication(o) => {
+                    let policies = &mut sorted.peer_authentications;
+                    put(policies, "peer authentication", o.metadata.key(), place, o, errors);
+                }
+                Object::NetworkPolicy(o) => {
+                    put(&mut sorted.network_policies, "network policy", o.metadata.key(), place, o, errors);
                 }
             }
         }
@@ -140,11 +192,11 @@ impl<'a> Owners<'a> {
 mod tests {
     use super::*;
     use crate::manifest::parse;
-    use crate::mesh::PodName;
+    use crate::mesh::{MtlsMode, PodName};
 
     fn mesh(manifests: &str) -> Result<Mesh, String> {
         let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
-        build(&objects, &"cluster.local".parse().unwrap(), 1)
+        build(&objects, &Settings::default(), &Mesh::default())
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
@@ -214,7 +266,7 @@ mod tests {
     fn an_object_defined_twice_is_an_error_naming_both_places() {
         let mut objects = parse("one.yaml", pod("a", "10.0.0.1", "").as_bytes()).unwrap();
         objects.extend(parse("two.yaml", pod("a", "10.0.0.2", "").as_bytes()).unwrap());
-        let errors = build(&objects, &"cluster.local".parse().unwrap(), 1).unwrap_err();
+        let errors = build(&objects, &Settings::default(), &Mesh::default()).unwrap_err();
         assert_eq!(
             errors[0].to_string(),
             "two.yaml, document 1, metadata.name: pod shop/a is already defined in one.yaml, document 1"
@@ -227,6 +279,112 @@ mod tests {
                          metadata: {name: shop, labels: {pillion.dev/capture: enabled}}}\n";
         let mesh = mesh(&(pod("a", "10.0.0.1", "") + namespace)).unwrap();
         assert!(mesh.by_address[&"10.0.0.1".parse().unwrap()].captured);
+    }
+
+    // proves: ID-3
+    #[test]
+    fn policies_say_what_a_pod_accepts() {
+        let policies = "---\n{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
+                        metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}\n\
+                        ---\n{apiVersion: security.istio.io/v1beta1, kind: PeerAuthentication, \
+                        metadata: {name: cart, namespace: shop}, \
+                        spec: {selector: {matchLabels: {app: cart}}, portLevelMtls: {8080: {mode: PERMISSIVE}}}}\n\
+                        ---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
+                        metadata: {name: fence, namespace: shop}, spec: {podSelector: {matchLabels: {app: cart}}}}\n\
+                        ---\n{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, labels: {app: cart}}, \
+                        status: {podIP: 10.0.0.2}}\n";
+        let mesh = mesh(&(pod("a", "10.0.0.1", "") + policies)).unwrap();
+        let at = |address: &str| &mesh.by_address[&address.parse().unwrap()];
+        assert_eq!(at("10.0.0.1").mtls.mode(8080), MtlsMode::Strict);
+        assert_eq!(at("10.0.0.2").mtls.mode(8080), MtlsMode::Permissive);
+        assert_eq!(at("10.0.0.2").mtls.mode(80), MtlsMode::Strict);
+        assert_eq!(at("10.0.0.1").network_policy, None);
+        assert_eq!(at("10.0.0.2").network_policy.as_deref(), Some("fence"));
+    }
+
+    #[test]
+    fn a_broken_policy_is_named_with_file_document_and_field() {
+        let policy = |spec: &str| {
+            let text = format!(
+                "{}---\n{{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {{name: p}}, \
+                 spec: {spec}}}\n",
+                pod("a", "10.0.0.1", "")
+            );
+            match parse("x.yaml", text.as_bytes()) {
+                Ok(objects) => build(&objects, &Settings::default(), &Mesh::default()).unwrap_err(),
+                Err(errors) => errors,
+            }
+        };
+        for (spec, expected) in [
+            (
+                "{mtls: {mode: strict}}",
+                "x.yaml, document 2, spec.mtls.mode: unknown variant `strict`, expected one of",
+            ),
+            (
+                "{mtls: {mod: STRICT}}",
+                "x.yaml, document 2, spec.mtls.mod: unknown field `mod`, expected `mode`",
+            ),
+            (
+                "{mtsl: {mode: STRICT}}",
+                "x.yaml, document 2, spec.mtsl: unknown field `mtsl`, expected one of",
+            ),
+            ("{selector: {app: cart}}", "x.yaml, document 2, spec.selector.app: unknown field `app`"),
+            (
+                "{portLevelMtls: {http: {}}}",
+                "x.yaml, document 2, spec.portLevelMtls: \"http\" is no port: use",
+            ),
+            ("{portLevelMtls: {0: {}}}", "x.yaml, document 2, spec.portLevelMtls: \"0\" is no port: use"),
+            (
+                "{portLevelMtls: {'080': {}}}",
+                "x.yaml, document 2, spec.portLevelMtls: \"080\" is no port: use",
+            ),
+            ("{portLevelMtls: {80: {mode: 1}}}", "x.yaml, document 2, spec.portLevelMtls.80.mode: "),
+            (
+                "{portLevelMtls: {80: {}}}",
+                "x.yaml, document 2, spec.portLevelMtls: peer authentication default/p has",
+            ),
+        ] {
+            let error = policy(spec)[0].to_string();
+            assert!(error.starts_with(expected), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_policy_generation_follows_the_nodes_captured_pods() {
+        let pod = |name: &str, node: &str, labels: &str| {
+            format!(
+                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{{labels}}}}}, \
+                 spec: {{nodeName: {node}}}}}\n"
+            )
+        };
+        let captured = "pillion.dev/capture: enabled";
+        let strict = "---\n{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
+                      metadata: {name: p, namespace: default}, spec: {mtls: {mode: STRICT}}}\n";
+        let next = |previous: &Mesh, text: &str| {
+            let objects = parse("x.yaml", text.as_bytes()).unwrap();
+            build(&objects, &Settings::default(), previous).unwrap()
+        };
+        let here = pod("here", "n1", captured);
+        let steps = [
+            (here.clone(), 1),
+            // Another node's pods, pods outside the mesh and Services are not what verdicts depend on.
+            (here.clone() + &pod("there", "n2", captured), 1),
+            (here.clone() + &pod("plain", "n1", ""), 1),
+            (here.clone() + &service("web", "10.96.0.1"), 1),
+            (here.clone() + strict, 5),
+            (here.clone(), 6),
+            (here.clone() + &pod("more", "n1", captured), 7),
+            (pod("here", "n1", "") + &pod("more", "n1", captured), 8),
+            (String::new(), 9),
+            (String::new(), 9),
+        ];
+        let mut mesh = next(&Mesh::default(), &pod("there", "n2", captured));
+        assert_eq!((mesh.generation, mesh.policy), (1, 0));
+        mesh = Mesh::default();
+        for (i, (text, expected)) in steps.iter().enumerate() {
+            mesh = next(&mesh, text);
+            assert_eq!((mesh.generation, mesh.policy), (i as u64 + 1, *expected), "step {}", i + 1);
+        }
     }
 
     #[test]

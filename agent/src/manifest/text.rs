@@ -260,7 +260,11 @@ mod tests {
     fn mutated_text_never_panics() {
         let seed = format!(
             "{POD}  labels: {{pillion.dev/capture: enabled}}\nstatus: {{podIPs: [{{ip: 10.0.0.1}}]}}\n---\n\
-             apiVersion: v1\nkind: List\nitems:\n- &x\n  kind: Service\n  ports: [80, *x, 'a', |\n  b\n  ]\n"
+             apiVersion: v1\nkind: List\nitems:\n- &x\n  kind: Service\n  ports: [80, *x, 'a', |\n  b\n  ]\n---\n\
+             apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\n\
+             spec: {{selector: {{matchLabels: {{a: b}}}}, mtls: {{mode: STRICT}}, portLevelMtls: {{80: {{mode: UNSET}}}}}}\n---\n\
+             apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: n}}\nspec:\n  podSelector:\n\
+             \x20   matchExpressions: [{{key: a, operator: In, values: [b]}}]\n"
         );
         let tokens = [
             "---\n", "{", "}", "[", "]", "&a ", "*a", "<<: ", "!!int ", "\"", "'", "|\n", "\t", "\r",

@@ -1,8 +1,8 @@
 //! Watches a manifest directory and publishes a mesh for every state of it that is whole.
 
 use super::scan::{Directory, unreadable};
-use super::{ManifestError, snapshot};
-use crate::mesh::{Mesh, TrustDomain};
+use super::{ManifestError, Settings, snapshot};
+use crate::mesh::Mesh;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Serialize;
@@ -14,8 +14,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// How long the first change waits for those that belong to it: a deployment writes several files.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long the first change waits for those that belong to it: a deployment writes several files. A changed policy has to
+/// be in force everywhere within 100 ms, of which this may take a fifth.
+const DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// How often the directory is looked at without being told of a change: network file systems tell of none, and
 /// a directory that was replaced as a whole has another inode. Without changes it costs a stat per file.
@@ -43,12 +44,12 @@ impl ManifestSource {
     ///
     /// # Errors
     /// When the directory is not there, or cannot be read or watched.
-    pub fn start(path: PathBuf, trust_domain: TrustDomain) -> Result<Self, ManifestError> {
-        Self::start_with(path, trust_domain, RESCAN)
+    pub fn start(path: PathBuf, settings: Settings) -> Result<Self, ManifestError> {
+        Self::start_with(path, settings, RESCAN)
     }
 
-    fn start_with(path: PathBuf, trust_domain: TrustDomain, rescan: Duration) -> Result<Self, ManifestError> {
-        let mut reader = Reader::new(path.clone(), trust_domain);
+    fn start_with(path: PathBuf, settings: Settings, rescan: Duration) -> Result<Self, ManifestError> {
+        let mut reader = Reader::new(path.clone(), settings);
         let changed = Arc::new(Notify::new());
         // Watched before it is read: a change between the two must not be lost.
         let watch = DirectoryWatch::start(path, changed.clone())?;
@@ -97,16 +98,16 @@ async fn follow(mut reader: Reader, mut watch: DirectoryWatch, changed: Arc<Noti
 /// Reads the directory and publishes what comes of it.
 struct Reader {
     directory: Directory,
-    trust_domain: TrustDomain,
+    settings: Settings,
     mesh: watch::Sender<Arc<Mesh>>,
     status: watch::Sender<ManifestStatus>,
 }
 
 impl Reader {
-    fn new(path: PathBuf, trust_domain: TrustDomain) -> Self {
+    fn new(path: PathBuf, settings: Settings) -> Self {
         Self {
             directory: Directory::new(path),
-            trust_domain,
+            settings,
             mesh: watch::Sender::new(Arc::default()),
             status: watch::Sender::new(ManifestStatus::default()),
         }
@@ -125,10 +126,8 @@ impl Reader {
     /// Publishes a new generation, unless the objects say what they said before or are broken.
     fn build(&self) {
         let current = self.mesh.borrow().clone();
-        let next = self
-            .directory
-            .objects()
-            .and_then(|objects| snapshot::build(objects, &self.trust_domain, current.generation + 1));
+        let objects = self.directory.objects();
+        let next = objects.and_then(|objects| snapshot::build(objects, &self.settings, &current));
         match next {
             Ok(mesh) => {
                 if current.generation == 0 || !snapshot::same(&mesh, &current) {

@@ -18,7 +18,7 @@ impl TempDir {
     }
 
     fn source(&self) -> Result<ManifestSource, ManifestError> {
-        ManifestSource::start(self.0.clone(), "cluster.local".parse().unwrap())
+        ManifestSource::start(self.0.clone(), Settings::default())
     }
 }
 
@@ -112,7 +112,7 @@ async fn a_broken_directory_starts_empty_and_says_why() {
 
 #[tokio::test]
 async fn a_directory_that_is_not_there_is_one_sentence() {
-    let source = ManifestSource::start("/nowhere/at/all".into(), "cluster.local".parse().unwrap());
+    let source = ManifestSource::start("/nowhere/at/all".into(), Settings::default());
     let error = source.err().unwrap();
     assert_eq!(error.to_string(), "/nowhere/at/all: cannot be read: No such file or directory (os error 2)");
 }
@@ -141,8 +141,7 @@ async fn a_directory_that_vanishes_and_comes_back_is_watched_anew() {
     fs::create_dir(&manifests).unwrap();
     fs::write(manifests.join("a.yaml"), pod("a")).unwrap();
     let rescan = Duration::from_millis(300);
-    let source =
-        ManifestSource::start_with(manifests.clone(), "cluster.local".parse().unwrap(), rescan).unwrap();
+    let source = ManifestSource::start_with(manifests.clone(), Settings::default(), rescan).unwrap();
     let (mesh, mut status) = (source.mesh(), source.status());
     fs::rename(&manifests, dir.0.join("away")).unwrap();
     wait_for(&mut status, |status| status.errors.len() == 1).await;

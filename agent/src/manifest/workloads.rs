@@ -3,7 +3,9 @@
 use super::error::Wrong;
 use super::names::{is_label, is_subdomain};
 use super::objects::{Metadata, Namespace, Pod};
-use crate::mesh::{Exclusions, PodName, PortSet, SpiffeId, TrustDomain, Workload};
+use super::policies::Policies;
+use super::probes::probe_ports;
+use crate::mesh::{Exclusions, OnAgentLoss, PodName, PortSet, SpiffeId, TrustDomain, Workload};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,12 +16,15 @@ const NETNS: &str = "pillion.dev/netns";
 const EXCLUDE_OUTBOUND_PORTS: &str = "pillion.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "pillion.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "pillion.dev/exclude-inbound-ports";
+const DIRECT: &str = "pillion.dev/direct";
+const ON_AGENT_LOSS: &str = "pillion.dev/on-agent-loss";
 
 /// Reads a pod; `namespace` is the Namespace object it is in, where there is one.
 pub(super) fn workload(
     pod: &Pod,
     namespace: Option<&Namespace>,
     trust_domain: &TrustDomain,
+    policies: &Policies<'_>,
 ) -> Result<Workload, Vec<Wrong>> {
     let metadata = &pod.metadata;
     let name = PodName { namespace: metadata.namespace().to_owned(), name: metadata.name.clone() };
@@ -37,6 +42,9 @@ pub(super) fn workload(
         outbound_cidrs: reader.cidrs(EXCLUDE_OUTBOUND_CIDRS),
         inbound_ports: reader.ports(EXCLUDE_INBOUND_PORTS),
     };
+    let direct = reader.either(DIRECT, ("enabled", true), ("disabled", false));
+    let on_agent_loss =
+        reader.either(ON_AGENT_LOSS, ("closed", OnAgentLoss::Closed), ("open", OnAgentLoss::Open));
     // A pod on the host network has its node's address and netns, a finished one has neither any more.
     let own_network = !pod.spec.host_network.unwrap_or(false)
         && !matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
@@ -68,6 +76,11 @@ pub(super) fn workload(
         app,
         version,
         exclusions,
+        mtls: policies.mtls(&name.namespace, &metadata.labels),
+        network_policy: policies.network_policy(&name.namespace, &metadata.labels),
+        probe_ports: probe_ports(&pod.spec),
+        direct,
+        on_agent_loss,
         name,
     })
 }
@@ -165,6 +178,21 @@ impl<'a> Reader<'a> {
         items.into_iter().filter_map(read).collect()
     }
 
+    /// Reads an annotation of two values; the first is the default.
+    fn either<T>(&mut self, annotation: &'static str, default: (&str, T), other: (&str, T)) -> T {
+        match self.annotation(annotation) {
+            Some(value) if value == other.0 => other.1,
+            None => default.1,
+            Some(value) => {
+                if value != default.0 {
+                    let rule = format!("it is either {} or {}", default.0, other.0);
+                    self.annotation_wrong(annotation, value, &rule);
+                }
+                default.1
+            }
+        }
+    }
+
     fn annotation(&self, annotation: &str) -> Option<&'a str> {
         self.metadata.annotations.get(annotation).map(String::as_str)
     }
@@ -200,7 +228,7 @@ mod tests {
 
     fn read(pod: Value) -> Result<Workload, String> {
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        workload(&pod, None, &"cluster.local".parse().unwrap()).map_err(|wrong| {
+        workload(&pod, None, &"cluster.local".parse().unwrap(), &Policies::default()).map_err(|wrong| {
             wrong.iter().map(|w| format!("{}: {}", w.field, w.message)).collect::<Vec<_>>().join("\n")
         })
     }
@@ -222,7 +250,8 @@ mod tests {
         let captured = |own: Option<&str>, namespace: &Namespace| {
             let labels = own.map(|value| json!({CAPTURE: value}));
             let pod = serde_json::from_value(json!({"metadata": {"name": "a", "labels": labels}})).unwrap();
-            workload(&pod, Some(namespace), &"cluster.local".parse().unwrap()).map(|w| w.captured).ok()
+            let trust_domain = "cluster.local".parse().unwrap();
+            workload(&pod, Some(namespace), &trust_domain, &Policies::default()).map(|w| w.captured).ok()
         };
         let (on, off, odd) = (namespace("enabled"), namespace("disabled"), namespace("on"));
         assert_eq!(captured(None, &on), Some(true));
@@ -293,6 +322,22 @@ mod tests {
         // All that is wrong is told at once.
         let both = annotated(json!({EXCLUDE_OUTBOUND_CIDRS: "x", EXCLUDE_OUTBOUND_PORTS: "x"})).unwrap_err();
         assert_eq!(both.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_pod_says_whether_it_goes_direct_and_what_becomes_of_it_without_an_agent() {
+        let pod = annotated(json!({})).unwrap();
+        assert!(pod.direct && pod.on_agent_loss == OnAgentLoss::Closed);
+        let pod = annotated(json!({DIRECT: "disabled", ON_AGENT_LOSS: "open"})).unwrap();
+        assert!(!pod.direct && pod.on_agent_loss == OnAgentLoss::Open);
+        let pod = annotated(json!({DIRECT: "enabled", ON_AGENT_LOSS: "closed"})).unwrap();
+        assert!(pod.direct && pod.on_agent_loss == OnAgentLoss::Closed);
+        assert_eq!(
+            annotated(json!({DIRECT: "off", ON_AGENT_LOSS: "Open"})).unwrap_err(),
+            "metadata.annotations: pod shop/cart-0: annotation pillion.dev/direct is \"off\"; it is either enabled or \
+             disabled\nmetadata.annotations: pod shop/cart-0: annotation pillion.dev/on-agent-loss is \"Open\"; it is \
+             either closed or open"
+        );
     }
 
     #[test]

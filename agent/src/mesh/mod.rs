@@ -5,6 +5,7 @@
 //! Nothing in here does I/O, reads a clock or knows how the objects came.
 
 mod identity;
+mod mtls;
 mod service;
 mod workload;
 
@@ -13,14 +14,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use service::{Endpoint, Service, ServicePort};
-pub use workload::{Exclusions, PodName, PortSet, Workload};
+pub use mtls::{InboundMtls, MtlsMode};
+pub use service::{Endpoint, Locality, Service, ServicePort};
+pub use workload::{Exclusions, OnAgentLoss, PodName, PortSet, Workload};
 
 /// One consistent picture of the mesh.
 #[derive(Debug, Default)]
 pub struct Mesh {
     /// Counts snapshots from 1; 0 is the empty mesh before the first was built.
     pub generation: u64,
+    /// The generation of the last snapshot that changed what verdicts on connections within this node depend on. Such
+    /// verdicts are good as long as this number stays.
+    pub policy: u64,
     /// Every pod that has an address or runs on some node, by name.
     pub workloads: HashMap<PodName, Arc<Workload>>,
     /// The owner of each pod address. One address has one owner: the builder refuses anything else.

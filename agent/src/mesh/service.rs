@@ -9,25 +9,41 @@ pub struct Service {
     pub namespace: String,
     pub name: String,
     pub cluster_ips: Vec<IpAddr>,
+    pub locality: Locality,
     /// The Service's TCP ports.
     pub ports: Vec<ServicePort>,
 }
 
-/// One port of a Service, with the endpoints that may take its connections now.
+/// Which of its endpoints a Service wants for clients on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Locality {
+    #[default]
+    Anywhere,
+    /// Those on the client's node, as long as there are any (`trafficDistribution: PreferSameNode`).
+    PreferSameNode,
+    /// Those on the client's node or none (`internalTrafficPolicy: Local`).
+    OnlySameNode,
+}
+
+/// One port of a Service, with the endpoints that serve it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
     pub port: u16,
     /// Empty where the Service has one port without a name.
     pub name: String,
-    /// Ready endpoints; where no endpoint is ready, those that still serve while they terminate (as kube-proxy
-    /// does). Sorted, so that equal objects give equal snapshots.
+    /// Those that are ready and those that still serve while they terminate. Sorted by address, so that equal objects
+    /// give equal snapshots.
     pub endpoints: Vec<Endpoint>,
 }
 
 /// Where one backend of a Service port listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     pub address: SocketAddr,
+    /// The node that it is on, where its slice says so.
+    pub node: Option<String>,
+    /// It terminates, and serves still: good enough where nothing is ready.
+    pub draining: bool,
 }
 
 impl Service {

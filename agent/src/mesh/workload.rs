@@ -1,6 +1,6 @@
 //! Pods, as far as a mesh needs to know them.
 
-use super::SpiffeId;
+use super::{InboundMtls, SpiffeId};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -44,6 +44,27 @@ pub struct Workload {
     /// Istio's canonical revision: label `service.istio.io/canonical-revision`, else `version`, else `latest`.
     pub canonical_revision: String,
     pub exclusions: Exclusions,
+    /// What the pod accepts of connections that do not come through the mesh.
+    pub mtls: InboundMtls,
+    /// The NetworkPolicy that selects the pod, the first by name; `None` where none does.
+    pub network_policy: Option<String>,
+    /// Ports of the pod's containers that the node's kubelet probes.
+    pub probe_ports: PortSet,
+    /// Whether the pod may use the direct path (annotation `pillion.dev/direct`).
+    pub direct: bool,
+    pub on_agent_loss: OnAgentLoss,
+}
+
+/// What becomes of a captured pod's new connections while no agent serves it (annotation
+/// `pillion.dev/on-agent-loss`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnAgentLoss {
+    /// They are refused.
+    #[default]
+    Closed,
+    /// They go out in plain.
+    Open,
 }
 
 /// What a pod keeps out of the mesh (annotations `pillion.dev/exclude-…`).

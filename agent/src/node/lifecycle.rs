@@ -7,8 +7,8 @@ use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{Run, Uninstall};
 use crate::identity::EmbeddedCa;
-use crate::kernel::{Kernel, KernelConfig};
-use crate::manifest::ManifestSource;
+use crate::kernel::{Kernel, KernelConfig, TrafficControl};
+use crate::manifest::{ManifestSource, Settings};
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -34,7 +34,12 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let state_dir = StateDir::open(&config.state_dir)?;
     check_congestion(&config)?;
     let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust_domain)?);
-    let manifests = ManifestSource::start(config.manifests.clone(), config.trust_domain.clone())
+    let settings = Settings {
+        node: config.node.clone(),
+        trust_domain: config.trust_domain.clone(),
+        root_namespace: config.root_namespace.clone(),
+    };
+    let manifests = ManifestSource::start(config.manifests.clone(), settings)
         .context("--manifests needs a directory that is there and can be read")?;
     raise_file_limit();
 
@@ -44,6 +49,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         bpffs: config.bpffs.clone(),
         cgroup_root: config.cgroup_root.clone(),
         log_hooks: config.bpf_log,
+        traffic_control: TrafficControl::of_this_kernel(),
     })?;
 
     let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));

@@ -70,5 +70,6 @@ pub fn capture(workload: &Workload) -> PodCapture {
         ipv6: own(true).and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         excluded_ports: workload.exclusions.outbound_ports.clone(),
         excluded_cidrs: workload.exclusions.outbound_cidrs.clone(),
+        ..PodCapture::default()
     }
 }

@@ -203,7 +203,7 @@ impl Supervisor {
             "it names no network namespace: add the annotation pillion.dev/netns with its path, \
              for example /run/netns/shop",
         )?;
-        let metrics = WorkerMetrics::new(&workload.name);
+        let metrics = Arc::new(WorkerMetrics::new(&workload.name));
         self.metrics.register(&workload.name, metrics.registry());
         let spec = WorkerSpec {
             name: workload.name.clone(),

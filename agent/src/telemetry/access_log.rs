@@ -24,7 +24,7 @@ pub struct AccessLogEntry<'a> {
     /// `source` or `destination`.
     #[serde(serialize_with = "reporter")]
     pub reporter: super::Reporter,
-    /// The pod whose worker reports.
+    /// The pod whose end is told of.
     #[serde(serialize_with = "text")]
     pub pod: &'a PodName,
     pub direction: Direction,
@@ -45,9 +45,15 @@ pub struct AccessLogEntry<'a> {
     /// Envoy's; `-` where nothing went wrong.
     pub response_flags: &'a str,
     pub error: Option<&'a str>,
+    /// What the kernel says of a direct connection when it is over: the smoothed round trip time, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtt_us: Option<u32>,
+    /// The segments that the pod's end of a direct connection has sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u32>,
 }
 
-/// A connection's direction, seen from the pod whose worker reports.
+/// A connection's direction, seen from the pod whose end is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -176,6 +182,8 @@ mod tests {
             bytes_received: 2,
             response_flags: "UH",
             error: Some("service shop/db\nhas none"),
+            srtt_us: None,
+            retransmits: None,
         }
     }
 

@@ -19,6 +19,8 @@ pub enum Reporter {
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionSecurity {
     MutualTls,
+    /// Plain TCP within one kernel, which vouches for both ends.
+    KernelAttested,
     None,
 }
 
@@ -26,7 +28,7 @@ pub enum ConnectionSecurity {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer<'a> {
     pub workload: Option<&'a Workload>,
-    /// The identity that was proven by TLS; `None` on a plain connection, whatever the workload is.
+    /// The identity that TLS or the kernel has proven; `None` on a plain connection, whatever the workload is.
     pub identity: Option<&'a SpiffeId>,
 }
 
@@ -140,6 +142,7 @@ impl ConnectionSecurity {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MutualTls => "mutual_tls",
+            Self::KernelAttested => "kernel_attested",
             Self::None => "none",
         }
     }
@@ -152,7 +155,7 @@ fn known(value: Option<&str>) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::mesh::{Exclusions, PodName};
+    use crate::mesh::{Exclusions, InboundMtls, Locality, OnAgentLoss, PodName, PortSet};
 
     pub fn workload(name: &str) -> Workload {
         let pod = PodName { namespace: "shop".into(), name: format!("{name}-0") };
@@ -170,6 +173,11 @@ pub(super) mod tests {
             canonical_service: name.into(),
             canonical_revision: "v1".into(),
             exclusions: Exclusions::default(),
+            mtls: InboundMtls::default(),
+            network_policy: None,
+            probe_ports: PortSet::new(),
+            direct: true,
+            on_agent_loss: OnAgentLoss::Closed,
             name: pod,
         }
     }
@@ -207,6 +215,7 @@ pub(super) mod tests {
             namespace: "shop".into(),
             name: "db".into(),
             cluster_ips: Vec::new(),
+            locality: Locality::Anywhere,
             ports: Vec::new(),
         };
         let labels = ConnectionLabels::new(

@@ -1,6 +1,6 @@
 //! What the mesh tells of itself: metrics, the access log, the agent's own log.
 //!
-//! Counting must not slow what is counted. Each worker has a registry of its own, so workers share no lock; a
+//! Counting must not slow what is counted. Each pod has a registry of its own, so workers share no lock; a
 //! connection finds its counters once, when it opens; a log line that cannot be written at once is dropped and
 //! counted, never waited for. Nothing in here knows where connections come from or why they go where they go.
 
@@ -10,10 +10,12 @@ mod access_log;
 mod connection;
 mod logging;
 mod node_metrics;
+mod parties;
 mod worker_metrics;
 
 pub use access_log::{AccessLog, AccessLogEntry, Direction};
 pub use connection::{ConnectionLabels, ConnectionSecurity, Peer, Reporter};
 pub use logging::{Logging, LoggingError};
 pub use node_metrics::NodeMetrics;
-pub use worker_metrics::{HandshakeRole, OpenConnection, WorkerMetrics};
+pub use parties::{Outcome, Parties};
+pub use worker_metrics::{ConnectionSeries, DirectConnection, HandshakeRole, OpenConnection, WorkerMetrics};

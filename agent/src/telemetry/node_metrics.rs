@@ -19,6 +19,7 @@ pub struct NodeMetrics {
     mesh_generation: IntGauge,
     manifest_errors: IntGauge,
     access_log_dropped: IntCounter,
+    direct_events_lost: IntCounter,
     workers: Mutex<BTreeMap<PodName, Registry>>,
 }
 
@@ -28,6 +29,8 @@ impl NodeMetrics {
         let registry = Registry::new();
         let gauge =
             |name: &str, help: &str| register(&registry, IntGauge::new(name, help).expect("a valid name"));
+        let counter =
+            |name: &str, help: &str| register(&registry, IntCounter::new(name, help).expect("a valid name"));
         let build_info = Opts::new("pillion_build_info", "The agent's version; always 1.");
         let build_info =
             register(&registry, IntGaugeVec::new(build_info, &["version"]).expect("a valid name"));
@@ -43,13 +46,13 @@ impl NodeMetrics {
             captured_pods: gauge("pillion_captured_pods", "Pods of this node that are in the mesh."),
             mesh_generation: gauge("pillion_mesh_generation", "The generation of the mesh in use."),
             manifest_errors: gauge("pillion_manifest_errors", "What is wrong with the manifests now."),
-            access_log_dropped: register(
-                &registry,
-                IntCounter::new(
-                    "pillion_access_log_dropped_total",
-                    "Access log lines that could not be written.",
-                )
-                .expect("a valid name"),
+            access_log_dropped: counter(
+                "pillion_access_log_dropped_total",
+                "Access log lines that could not be written.",
+            ),
+            direct_events_lost: counter(
+                "pillion_direct_events_lost_total",
+                "Openings and ends of direct connections that the kernel had no room to tell of.",
             ),
             workers: Mutex::default(),
             registry,
@@ -98,6 +101,11 @@ impl NodeMetrics {
     /// The counter that the access log adds to.
     pub fn access_log_dropped(&self) -> IntCounter {
         self.access_log_dropped.clone()
+    }
+
+    /// The counter that whoever reads the kernel's events keeps.
+    pub fn direct_events_lost(&self) -> IntCounter {
+        self.direct_events_lost.clone()
     }
 
     /// Everything in Prometheus' text format.
@@ -162,6 +170,7 @@ mod tests {
             "pillion_mesh_generation 7",
             "pillion_manifest_errors 1",
             "pillion_access_log_dropped_total 0",
+            "pillion_direct_events_lost_total 0",
         ] {
             // The order of a registry's own labels is not given.
             let swapped = line.replace(r#"namespace="shop",pod="cart""#, r#"pod="cart",namespace="shop""#);

@@ -1,15 +1,18 @@
-//! What one worker counts.
+//! What is counted of one pod.
 
 use super::ConnectionLabels;
 use crate::mesh::PodName;
 use prometheus::core::Collector;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
-/// The metrics of one pod's worker, in a registry of their own that carries the pod's name.
+/// The metrics of one pod, in a registry of their own that carries its name: its worker counts what it carries, and
+/// whoever reads the kernel's events counts the direct connections. They outlive a worker that is started again.
 pub struct WorkerMetrics {
     registry: Registry,
     opened: IntCounterVec,
@@ -20,9 +23,16 @@ pub struct WorkerMetrics {
     handshakes: IntCounterVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
-    /// Only the worker's own thread comes here, so the lock is never waited for.
+    direct_connections: IntGauge,
+    retransmits: IntCounter,
+    srtt: Histogram,
+    cut: IntCounterVec,
+    /// The worker's own thread and the one of direct connections come here, each for less than a microsecond.
     used: Mutex<Used>,
 }
+
+/// Within one kernel a round trip takes tens of microseconds; what takes longer waits for a CPU.
+const SRTT_BUCKETS: [f64; 10] = [10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 5e-3, 20e-3, 100e-3];
 
 /// The label sets in use, each with the counters it leads to.
 #[derive(Default)]
@@ -47,13 +57,17 @@ struct Series {
     closed: IntCounter,
     sent: IntCounter,
     received: IntCounter,
-}
-
-/// A connection that is counted as open until this is dropped.
-pub struct OpenConnection {
-    series: Arc<Series>,
     open_connections: IntGauge,
 }
+
+/// The counters of connections between the same parties, found once. While it lives they do not expire.
+pub struct ConnectionSeries(Arc<Series>);
+
+/// A connection that is counted as open until this is dropped.
+pub struct OpenConnection(Arc<Series>);
+
+/// An end of a direct connection that is counted as open until this is dropped.
+pub struct DirectConnection(IntGauge);
 
 /// Which part a worker plays in a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +126,35 @@ impl WorkerMetrics {
                 )
                 .expect("a valid name"),
             ),
+            direct_connections: register(
+                &registry,
+                IntGauge::new("pillion_direct_connections", "Ends of direct connections open now.")
+                    .expect("a valid name"),
+            ),
+            retransmits: register(
+                &registry,
+                IntCounter::new(
+                    "pillion_direct_retransmits_total",
+                    "Segments that the pod's ends of direct connections have sent again.",
+                )
+                .expect("a valid name"),
+            ),
+            srtt: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "pillion_direct_srtt_seconds",
+                        "Smoothed round trip times of direct connections when they closed.",
+                    )
+                    .buckets(SRTT_BUCKETS.to_vec()),
+                )
+                .expect("a valid name and rising buckets"),
+            ),
+            cut: counters(
+                "pillion_connections_cut_total",
+                "Open connections that were cut because a changed mesh allows them no longer.",
+                &["reason"],
+            ),
             used: Mutex::default(),
             registry,
         }
@@ -122,20 +165,17 @@ impl WorkerMetrics {
         self.registry.clone()
     }
 
-    /// Counts a connection as opened, and as closed when the answer is dropped.
-    pub fn connection(&self, labels: ConnectionLabels) -> OpenConnection {
+    /// The counters that connections with these labels lead to.
+    pub fn series(&self, labels: ConnectionLabels) -> ConnectionSeries {
         let mut used = self.used();
-        let series = match used.connections.get_mut(&labels) {
+        ConnectionSeries(match used.connections.get_mut(&labels) {
             Some(entry) => entry.touch().clone(),
             None => {
-                let series = Arc::new(self.series(&labels));
+                let series = Arc::new(self.new_series(&labels));
                 used.connections.insert(labels, Entry::new(series.clone()));
                 series
             }
-        };
-        series.opened.inc();
-        self.open_connections.inc();
-        OpenConnection { series, open_connections: self.open_connections.clone() }
+        })
     }
 
     /// Counts a connection that failed, before or after it was open; `flags` are Envoy's response flags.
@@ -153,6 +193,31 @@ impl WorkerMetrics {
         self.handshakes.with_label_values(&[role.as_str(), result]).inc();
     }
 
+    /// Counts an end of a direct connection as open, besides its series, until the answer is dropped.
+    pub fn direct_opened(&self) -> DirectConnection {
+        self.direct_connections.inc();
+        DirectConnection(self.direct_connections.clone())
+    }
+
+    /// The pod's ends of direct connections that are open.
+    pub fn direct_connections(&self) -> i64 {
+        self.direct_connections.get()
+    }
+
+    /// What the kernel says of a pod's end of a direct connection when it closes; 0 µs is a time that it has not
+    /// measured.
+    pub fn direct_closed(&self, srtt_us: u32, retransmits: u32) {
+        if srtt_us > 0 {
+            self.srtt.observe(f64::from(srtt_us) / 1e6);
+        }
+        self.retransmits.inc_by(u64::from(retransmits));
+    }
+
+    /// Counts an open connection that was cut; `reason` is from a small set.
+    pub fn cut(&self, reason: &'static str) {
+        self.cut.with_label_values(&[reason]).inc();
+    }
+
     pub fn open_connections(&self) -> i64 {
         self.open_connections.get()
     }
@@ -166,7 +231,7 @@ impl WorkerMetrics {
     pub fn expire_idle(&self, now: Instant, max_idle: Duration) {
         let mut used = self.used();
         used.connections.retain(|labels, entry| {
-            // The entry's own reference is one; any other is an open connection's.
+            // The entry's own reference is one; any other is an open connection's, or of somebody who opens more.
             let open = Arc::strong_count(&entry.counters) > 1;
             let keep = entry.keep(open, now, max_idle);
             if !keep {
@@ -186,7 +251,7 @@ impl WorkerMetrics {
         });
     }
 
-    fn series(&self, labels: &ConnectionLabels) -> Series {
+    fn new_series(&self, labels: &ConnectionLabels) -> Series {
         let values = labels.with_flags("-");
         Series {
             labels: labels.clone(),
@@ -194,6 +259,7 @@ impl WorkerMetrics {
             closed: self.closed.with_label_values(&values),
             sent: self.sent.with_label_values(&values),
             received: self.received.with_label_values(&values),
+            open_connections: self.open_connections.clone(),
         }
     }
 
@@ -203,26 +269,45 @@ impl WorkerMetrics {
     }
 }
 
+impl ConnectionSeries {
+    /// Counts a connection as opened, and as closed when the answer is dropped.
+    pub fn open(&self) -> OpenConnection {
+        self.0.opened.inc();
+        self.0.open_connections.inc();
+        OpenConnection(self.0.clone())
+    }
+
+    pub fn labels(&self) -> &ConnectionLabels {
+        &self.0.labels
+    }
+}
+
 impl OpenConnection {
     pub fn labels(&self) -> &ConnectionLabels {
-        &self.series.labels
+        &self.0.labels
     }
 
     /// Counts bytes that the server sent to the client.
     pub fn sent(&self, bytes: u64) {
-        self.series.sent.inc_by(bytes);
+        self.0.sent.inc_by(bytes);
     }
 
     /// Counts bytes that the server received from the client.
     pub fn received(&self, bytes: u64) {
-        self.series.received.inc_by(bytes);
+        self.0.received.inc_by(bytes);
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.series.closed.inc();
-        self.open_connections.dec();
+        self.0.closed.inc();
+        self.0.open_connections.dec();
+    }
+}
+
+impl Drop for DirectConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -296,7 +381,7 @@ mod tests {
     #[test]
     fn a_connection_is_counted_from_opening_to_drop() {
         let metrics = metrics();
-        let connection = metrics.connection(labels("cart"));
+        let connection = metrics.series(labels("cart")).open();
         connection.sent(100);
         connection.sent(20);
         connection.received(7);
@@ -340,8 +425,8 @@ mod tests {
     fn idle_series_expire_and_open_ones_do_not() {
         let metrics = metrics();
         let start = Instant::now();
-        let open = metrics.connection(labels("open"));
-        drop(metrics.connection(labels("idle")));
+        let open = metrics.series(labels("open")).open();
+        drop(metrics.series(labels("idle")).open());
         metrics.failed(&labels("idle"), "UF");
         metrics.expire_idle(start, IDLE);
         assert!(text(&metrics).contains("idle"));
@@ -357,7 +442,7 @@ mod tests {
         assert!(!text(&metrics).contains(r#"source_workload="open""#));
 
         // What comes back starts anew.
-        drop(metrics.connection(labels("idle")));
+        drop(metrics.series(labels("idle")).open());
         assert_eq!(value(&metrics, "istio_tcp_connections_opened_total", &["idle"]), Some(1.0));
     }
 }

@@ -114,7 +114,7 @@ pub(super) async fn renew(
     identity: Rc<Identity>,
     lifetime: Duration,
     pod: PodName,
-    metrics: Rc<WorkerMetrics>,
+    metrics: Arc<WorkerMetrics>,
 ) {
     loop {
         let current = identity.current();

@@ -16,7 +16,7 @@ pub(super) struct Context {
     pub dialer: Rc<Dialer>,
     pub identity: Rc<Identity>,
     pub pool: Pool,
-    pub metrics: Rc<WorkerMetrics>,
+    pub metrics: Arc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
     /// Connections that the worker carries for its apps.
     pub open: Tally,

@@ -2,13 +2,13 @@
 
 use super::context::Context;
 use super::dial::DialError;
-use super::record::{Began, Parties, Record};
+use super::record::{Began, Record};
 use super::relay::{Far, relay};
 use super::tasks;
 use crate::decide::inbound;
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
-use crate::telemetry::{ConnectionSecurity, Direction, HandshakeRole};
+use crate::telemetry::{ConnectionSecurity, Direction, HandshakeRole, Parties};
 use crate::tls::{self, explain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
@@ -94,8 +94,8 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let mesh = context.mesh();
     let source = mesh.by_address.get(&peer.address.ip()).filter(|w| w.identity == peer.identity);
     let destination = mesh.workloads.get(&context.name).cloned();
+    let began = Began::now();
     let parties = Parties {
-        began: Began::now(),
         direction: Direction::Inbound,
         source_address: client,
         source_principal: Some(peer.identity.clone()),
@@ -111,21 +111,21 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         // Boxed, because what is open for long should be small.
         dialled = Box::pin(context.dialer.app(target, client)) => dialled,
         () = request.withdrawn() => {
-            return Record::failed(&context, parties, "DC", "the peer withdrew its request");
+            return Record::failed(&context, &began, &parties, "DC", "the peer withdrew its request");
         }
     };
     match dialled {
         Ok(app) => match request.accept() {
             Ok(far) => {
-                let record = Record::open(&context, parties);
+                let record = Record::open(&context, began, parties);
                 let ending = relay(app, Far::Mesh(far), &record).await;
                 record.close(&ending);
             }
-            Err(e) => Record::failed(&context, parties, "DC", &e.to_string()),
+            Err(e) => Record::failed(&context, &began, &parties, "DC", &e.to_string()),
         },
         Err(e) => {
             request.refuse(refusal(&e));
-            Record::failed(&context, parties, e.response_flags(), &e.to_string());
+            Record::failed(&context, &began, &parties, e.response_flags(), &e.to_string());
         }
     }
 }

@@ -3,12 +3,12 @@
 use super::context::Context;
 use super::early::Early;
 use super::pool::PeerError;
-use super::record::{Began, Parties, Record};
+use super::record::{Began, Record};
 use super::relay::{Far, Traffic, relay};
 use super::socket::reset_on_drop;
 use crate::decide::{Outbound, outbound};
 use crate::mesh::{Mesh, Workload};
-use crate::telemetry::{ConnectionSecurity, Direction};
+use crate::telemetry::{ConnectionSecurity, Direction, Parties};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,12 +29,11 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
     };
     let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut parties = Parties {
-        began,
         direction: Direction::Outbound,
         source_address: client,
         source_principal: Some(source.identity.clone()),
         source: Some(source.clone()),
-        destination_address: original,
+        destination_address: original.asked,
         upstream_address: None,
         destination: None,
         destination_principal: None,
@@ -42,16 +41,16 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         security: ConnectionSecurity::None,
     };
     // Boxed, because it is large and short: what is open for long should be small.
-    match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {
+    match Box::pin(reach(&context, &mesh, source, original.asked, &mut app, &mut parties)).await {
         Ok((far, early)) => {
-            let record = Record::open(&context, parties);
+            let record = Record::open(&context, began, parties);
             record.sent_by_app(early);
             let ending = relay(app, far, &record).await;
             record.close(&ending);
         }
         Err(failure) => {
             reset_on_drop(&app);
-            Record::failed(&context, parties, failure.flags, &failure.reason);
+            Record::failed(&context, &began, &parties, failure.flags, &failure.reason);
         }
     }
 }
@@ -72,7 +71,7 @@ async fn reach(
     parties: &mut Parties,
 ) -> Result<(Far, usize), Failure> {
     let pick = |choices: usize| rand::random_range(0..choices);
-    match outbound(mesh, source, original, pick) {
+    match outbound(mesh, source, original, None, pick) {
         Outbound::Mesh { peer, target, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);

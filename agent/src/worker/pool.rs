@@ -37,7 +37,7 @@ pub(super) struct Pool {
 struct Means {
     dialer: Rc<Dialer>,
     identity: Rc<Identity>,
-    metrics: Rc<WorkerMetrics>,
+    metrics: Arc<WorkerMetrics>,
 }
 
 /// Who a connection is to. The uid tells a pod from its successor under the same name, address and identity.
@@ -105,7 +105,7 @@ impl PeerError {
 }
 
 impl Pool {
-    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Rc<WorkerMetrics>) -> Self {
+    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Arc<WorkerMetrics>) -> Self {
         Self { means: Means { dialer, identity, metrics }, peers: RefCell::default() }
     }
 

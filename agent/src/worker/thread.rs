@@ -38,7 +38,7 @@ pub struct WorkerSpec {
     pub sockets: SocketTable,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub signer: Signer,
-    pub metrics: WorkerMetrics,
+    pub metrics: Arc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
 }
 
@@ -97,7 +97,7 @@ async fn work(
         () = hung_up(&mut commands) => return,
     };
     let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
-    let metrics = Rc::new(spec.metrics);
+    let metrics = spec.metrics;
     let context = Rc::new(Context {
         name: spec.name.clone(),
         mesh: spec.mesh,
@@ -138,7 +138,7 @@ async fn follow_mesh(context: Rc<Context>) {
     }
 }
 
-async fn expire_metrics(metrics: Rc<WorkerMetrics>, max_idle: Duration) {
+async fn expire_metrics(metrics: Arc<WorkerMetrics>, max_idle: Duration) {
     loop {
         sleep(EXPIRY_INTERVAL.min(max_idle)).await;
         metrics.expire_idle(Instant::now(), max_idle);

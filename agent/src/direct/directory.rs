@@ -1,0 +1,50 @@
+//! Whose ends the kernel tells of.
+
+use crate::mesh::{Mesh, Workload};
+use crate::telemetry::WorkerMetrics;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The captured pods of this node and the mesh around them, at one moment. What is told of a connection is taken from
+/// one of these.
+#[derive(Default)]
+pub struct Directory {
+    mesh: Arc<Mesh>,
+    /// By netns cookie.
+    pods: HashMap<u64, Pod>,
+    /// The netns cookies of their addresses.
+    netns: HashMap<IpAddr, u64>,
+}
+
+/// A captured pod of this node.
+#[derive(Clone)]
+pub struct Pod {
+    pub workload: Arc<Workload>,
+    pub metrics: Arc<WorkerMetrics>,
+}
+
+impl Directory {
+    /// `pods` are the captured pods of this node by netns cookie. A pod belongs in here before the kernel captures it:
+    /// what the kernel tells of a pod that is not known is lost.
+    pub fn new(mesh: Arc<Mesh>, pods: HashMap<u64, Pod>) -> Self {
+        let addresses = |(cookie, pod): (&u64, &Pod)| {
+            let cookie = *cookie;
+            pod.workload.addresses.clone().into_iter().map(move |ip| (ip, cookie))
+        };
+        let netns = pods.iter().flat_map(addresses).collect();
+        Self { mesh, pods, netns }
+    }
+
+    pub(super) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    pub(super) fn pod(&self, netns: u64) -> Option<&Pod> {
+        self.pods.get(&netns)
+    }
+
+    pub(super) fn netns(&self, ip: IpAddr) -> Option<u64> {
+        self.netns.get(&ip).copied()
+    }
+}

@@ -1,0 +1,55 @@
+//! The connections that the kernel vouches for, and who opened them.
+
+use super::KernelError;
+use super::address::{from_address, to_address};
+use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use pillion_ebpf_common::{Flow, FlowKey};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A handle on the map `FLOWS`, to read it. Clones share its descriptor.
+#[derive(Clone)]
+pub struct FlowTable {
+    flows: Arc<BpfHashMap<MapData, FlowKey, Flow>>,
+}
+
+/// A direct connection that is open, or just being opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttestedFlow {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// The netns cookie of the pod that opened it.
+    pub client_netns: u64,
+}
+
+impl FlowTable {
+    /// `flows` is the map `FLOWS`.
+    pub fn new(flows: Map) -> Result<Self, KernelError> {
+        Ok(Self { flows: Arc::new(flows.try_into().map_err(failed("opened"))?) })
+    }
+
+    /// The connection between these two, whichever of them is the client.
+    pub fn get(&self, one: SocketAddr, other: SocketAddr) -> Result<Option<AttestedFlow>, KernelError> {
+        let (key, _) = FlowKey::new(to_address(one), to_address(other));
+        match self.flows.get(&key, 0) {
+            Ok(flow) => Ok(Some(attested(&key, &flow))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read")(error)),
+        }
+    }
+
+    /// All of them; those that open or close meanwhile may be among them or not.
+    pub fn all(&self) -> Result<Vec<AttestedFlow>, KernelError> {
+        let flows = self.flows.iter().map(|entry| entry.map(|(key, flow)| attested(&key, &flow)));
+        flows.collect::<Result<_, _>>().map_err(failed("read"))
+    }
+}
+
+fn attested(key: &FlowKey, flow: &Flow) -> AttestedFlow {
+    let (client, server) = if flow.client_is_low == 1 { (key.low, key.high) } else { (key.high, key.low) };
+    AttestedFlow { client: from_address(&client), server: from_address(&server), client_netns: flow.client }
+}
+
+fn failed(action: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map: "FLOWS", action, source }
+}

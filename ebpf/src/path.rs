@@ -1,0 +1,216 @@
+//! tc, on both sides of the node's end of a pod's veth: packets of direct connections take one way only, from the one
+//! pod straight into the other, whatever neighbours say about MAC addresses.
+
+use crate::{context::field, flows, guard::is_loopback, local};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_redirect_peer, bpf_skb_change_type},
+    macros::classifier,
+    programs::TcContext,
+};
+use pillion_ebpf_common::{Address, Device, Ip, count, mapped};
+
+/// Whatever comes next decides: another program, or the node's network. (TCX_NEXT, TC_ACT_UNSPEC.)
+const NEXT: i32 = -1;
+/// TC_ACT_SHOT
+const DROP: i32 = 2;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+const ETHERNET_HEADER: usize = 14;
+const IPV6_HEADER: usize = 40;
+
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_ICMPV6: u8 = 58;
+const PACKET_HOST: u32 = 0;
+
+/// What leaves a pod (ingress of the node's end).
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    // SAFETY: a field that the verifier lets this program read.
+    let index = unsafe { field!(ctx.skb.skb, __sk_buff, ifindex) };
+    let Some(device) = local::device(index) else { return NEXT };
+    let packet = match Packet::read(&ctx) {
+        Read::Ip(packet) => packet,
+        Read::Other => return NEXT,
+        Read::Hidden => return foreign(&device),
+    };
+    if !is_own(&packet.source, &device) {
+        return foreign(&device);
+    }
+    let Some((source, destination)) = packet.ends(&ctx) else { return NEXT };
+    if !flows::is_member(source, destination) {
+        return NEXT;
+    }
+    match local::local_pod(&destination.ip) {
+        // SAFETY: helpers, with the context.
+        Some(pod) if pod.device != 0 => unsafe {
+            // To the bridge's neighbour it was addressed; the pod's stack drops what is not for its host.
+            if field!(ctx.skb.skb, __sk_buff, pkt_type) != PACKET_HOST {
+                bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
+            }
+            bpf_redirect_peer(pod.device, 0) as i32
+        },
+        _ => NEXT,
+    }
+}
+
+/// What goes to a pod (egress of the node's end). Redirected packets do not come by here, so whatever belongs to a
+/// direct connection and does is forged.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    // SAFETY: a field that the verifier lets this program read.
+    let index = unsafe { field!(ctx.skb.skb, __sk_buff, ifindex) };
+    let Some(device) = local::device(index) else { return NEXT };
+    let packet = match Packet::read(&ctx) {
+        Read::Ip(packet) => packet,
+        Read::Other => return NEXT,
+        Read::Hidden => return forged(&device),
+    };
+    if is_loopback(&packet.source) {
+        return forged(&device);
+    }
+    let is_of_local_pod = local::local_pod(&packet.source).is_some_and(|pod| pod.device != 0);
+    if !is_of_local_pod {
+        return NEXT;
+    }
+    if packet.hides_tcp() {
+        return forged(&device);
+    }
+    match packet.ends(&ctx) {
+        Some((source, destination)) if flows::is_member(source, destination) => forged(&device),
+        _ => NEXT,
+    }
+}
+
+fn foreign(device: &Device) -> i32 {
+    local::count(device.netns, count::FOREIGN_SOURCE);
+    DROP
+}
+
+fn forged(device: &Device) -> i32 {
+    local::count(device.netns, count::FORGED);
+    DROP
+}
+
+/// A pod's own: its addresses in the mesh, link-local ones, and none yet (DHCP, duplicate address detection).
+#[inline(always)]
+fn is_own(source: &Ip, device: &Device) -> bool {
+    if let Some(ip4) = pillion_ebpf_common::unmapped(source) {
+        return ip4 == device.ip4 || ip4 == 0;
+    }
+    let is_link_local = u32::from_be(source[0]) >> 22 == 0xfe80 >> 6;
+    *source == device.ip6 || is_link_local || *source == [0; 4]
+}
+
+/// What an IP header says.
+struct Packet {
+    source: Ip,
+    destination: Ip,
+    protocol: u8,
+    is_ipv6: bool,
+    is_fragment: bool,
+    /// Where the transport header begins.
+    transport: usize,
+}
+
+enum Read {
+    Ip(Packet),
+    /// Another protocol than IP.
+    Other,
+    /// An IP packet in disguise (a VLAN tag within a tag, which the receiver takes off), or a broken one.
+    Hidden,
+}
+
+#[repr(C)]
+struct Ipv4Header {
+    version_and_length: u8,
+    _service: u8,
+    _length: u16,
+    _id: u16,
+    fragment: u16,
+    _ttl: u8,
+    protocol: u8,
+    _checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[repr(C)]
+struct Ipv6Header {
+    _version: u32,
+    _length: u16,
+    next_header: u8,
+    _hop_limit: u8,
+    source: Ip,
+    destination: Ip,
+}
+
+impl Packet {
+    #[inline(always)]
+    fn read(ctx: &TcContext) -> Read {
+        // SAFETY: a field that the verifier lets this program read.
+        let protocol = unsafe { field!(ctx.skb.skb, __sk_buff, protocol) };
+        match u16::from_be(protocol as u16) {
+            ETH_P_IP => Self::ipv4(ctx).map_or(Read::Hidden, Read::Ip),
+            ETH_P_IPV6 => Self::ipv6(ctx).map_or(Read::Hidden, Read::Ip),
+            ETH_P_8021Q | ETH_P_8021AD => Read::Hidden,
+            _ => Read::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn ipv4(ctx: &TcContext) -> Option<Self> {
+        let header: Ipv4Header = ctx.load(ETHERNET_HEADER).ok()?;
+        // Don't Fragment is no fragment's mark: offset and More Fragments are.
+        let is_fragment = u16::from_be(header.fragment) & 0x3fff != 0;
+        let length = usize::from(header.version_and_length & 0xf) * 4;
+        Some(Self {
+            source: mapped(header.source),
+            destination: mapped(header.destination),
+            protocol: header.protocol,
+            is_ipv6: false,
+            is_fragment,
+            transport: ETHERNET_HEADER + length,
+        })
+    }
+
+    #[inline(always)]
+    fn ipv6(ctx: &TcContext) -> Option<Self> {
+        let header: Ipv6Header = ctx.load(ETHERNET_HEADER).ok()?;
+        Some(Self {
+            source: header.source,
+            destination: header.destination,
+            protocol: header.next_header,
+            is_ipv6: true,
+            is_fragment: false,
+            transport: ETHERNET_HEADER + IPV6_HEADER,
+        })
+    }
+
+    /// Whether there may be TCP in it that cannot be told apart: fragments, and IPv6 with further headers. A pod's own
+    /// kernel sends neither.
+    #[inline(always)]
+    fn hides_tcp(&self) -> bool {
+        if self.is_ipv6 {
+            !matches!(self.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_ICMPV6)
+        } else {
+            self.protocol == IPPROTO_TCP && self.is_fragment
+        }
+    }
+
+    /// Source and destination of a TCP segment.
+    #[inline(always)]
+    fn ends(&self, ctx: &TcContext) -> Option<(Address, Address)> {
+        if self.protocol != IPPROTO_TCP || self.is_fragment {
+            return None;
+        }
+        let ports: [u16; 2] = ctx.load(self.transport).ok()?;
+        let port = |port: u16| u32::from(u16::from_be(port));
+        let source = Address { ip: self.source, port: port(ports[0]) };
+        Some((source, Address { ip: self.destination, port: port(ports[1]) }))
+    }
+}
