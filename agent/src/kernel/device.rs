@@ -33,7 +33,7 @@ pub enum NoPath {
 }
 
 /// The device that has one of these addresses, in the calling thread's network namespace: the pod's.
-pub fn of_pod(addresses: &[IpAddr]) -> Result<PodDevice, NoPath> {
+pub fn pod_device(addresses: &[IpAddr]) -> Result<PodDevice, NoPath> {
     let name = interface_with(addresses)?;
     let unusable = |e: io::Error| NoPath::Veth(format!("its device {name} cannot be asked about: {e}"));
     let index = if_nametoindex(name.as_str()).map_err(|e| unusable(e.into()))?;
@@ -79,8 +79,8 @@ pub fn check(device: PodDevice, netns: BorrowedFd, own: &[u32]) -> Result<(), No
     }
 }
 
-/// All addresses of the calling thread's network namespace that are not loopback's.
-pub fn addresses() -> Result<BTreeSet<IpAddr>, KernelError> {
+/// All addresses of the calling thread's network namespace that are not loopback's: the node's.
+pub fn node_addresses() -> Result<BTreeSet<IpAddr>, KernelError> {
     let addresses = getifaddrs().map_err(|e| KernelError::Netlink(e.into()))?;
     let addresses = addresses.filter_map(|interface| ip(interface.address.as_ref()?));
     Ok(addresses.filter(|ip| !ip.is_loopback()).collect())

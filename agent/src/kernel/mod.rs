@@ -29,7 +29,7 @@ mod verdicts;
 
 pub use address::{from_address, to_address};
 pub use audit::Repair;
-pub use device::{NoPath, PodDevice, addresses, of_pod};
+pub use device::{NoPath, PodDevice, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::Events;
 pub use flows::{AttestedFlow, FlowTable};

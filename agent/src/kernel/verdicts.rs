@@ -6,7 +6,7 @@ use super::tables::{failed, found, take};
 use super::{KernelError, Pins};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
-use pillion_ebpf_common::{Ip, LocalPod, Verdict};
+use pillion_ebpf_common::{Ip, LocalPod, Verdict, local_flags};
 use std::net::SocketAddr;
 
 const PRESENT: u8 = 1;
@@ -74,9 +74,12 @@ impl Verdicts {
 
 impl VerdictTable {
     /// Lets the pod with this cookie connect to a local pod's address and port directly, under the policies of this
-    /// generation. Without such a pod, and without memory, there is no verdict: connections go by the worker.
+    /// generation. Without such a pod, or a path to it, or memory, there is no verdict: connections go by the worker.
     pub fn allow(&mut self, source: u64, destination: SocketAddr, policy: u64) {
         let Ok(pod) = self.local_pods.get(&to_ip(destination.ip()), 0) else { return };
+        if pod.flags & local_flags::DIRECT == 0 {
+            return;
+        }
         let verdict = Verdict {
             source,
             destination: pod.netns,

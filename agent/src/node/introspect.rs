@@ -68,6 +68,9 @@ struct WorkerDump<'a> {
     reason: Option<&'a str>,
     netns: Option<&'a std::path::Path>,
     netns_cookie: Option<u64>,
+    /// Whether connections from and to pods of this node may be direct.
+    direct: bool,
+    not_direct: Option<String>,
     #[serde(flatten)]
     report: Option<Report>,
 }
@@ -126,8 +129,11 @@ impl Supervisor {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
         for (name, pod) in &self.pods {
-            if let Some(seconds) = pod.entered.and_then(|ready| cpu_seconds(ready.thread_id)) {
+            if let Some(seconds) = pod.ready.as_ref().and_then(|ready| cpu_seconds(ready.thread_id)) {
                 self.metrics.set_worker_cpu(name, seconds);
+            }
+            if let Some(Ok(counts)) = pod.cookie.map(|cookie| self.kernel.counts(cookie)) {
+                self.metrics.set_counts(name, &counts);
             }
         }
         self.metrics.encode()
@@ -148,7 +154,9 @@ async fn worker_dump(name: &PodName, pod: &Pod) -> Value {
             _ => None,
         },
         netns: pod.workload.netns.as_deref(),
-        netns_cookie: pod.cookie(),
+        netns_cookie: pod.cookie,
+        direct: pod.direct.is_ok(),
+        not_direct: pod.direct.as_ref().err().map(ToString::to_string),
         report,
     })
 }

@@ -2,6 +2,7 @@
 
 use super::certificate::Identity;
 use super::dial::Dialer;
+use super::direct::Direct;
 use super::pool::Pool;
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
@@ -18,6 +19,7 @@ pub(super) struct Context {
     pub pool: Pool,
     pub metrics: Arc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
+    pub direct: Direct,
     /// Connections that the worker carries for its apps.
     pub open: Tally,
     /// Counts the times that peers are to be told to open no more streams here.

@@ -8,6 +8,7 @@ mod acceptor;
 mod certificate;
 mod context;
 mod dial;
+mod direct;
 mod early;
 mod inbound;
 mod listeners;
@@ -23,6 +24,8 @@ mod thread;
 pub use certificate::{SignCall, Signer};
 pub use thread::WorkerSpec;
 
+use crate::decide::DirectMode;
+use crate::kernel::{NoPath, PodDevice};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,6 +56,8 @@ pub struct Settings {
     pub hbone_congestion: Option<String>,
     /// Label sets of metrics that no connection used for this long are dropped.
     pub metrics_idle: Duration,
+    /// Whether connections within the node may be direct.
+    pub direct: DirectMode,
 }
 
 /// What the node core tells a worker.
@@ -74,12 +79,14 @@ pub(crate) enum Command {
     Report(oneshot::Sender<Report>),
 }
 
-/// What a worker says of itself once it serves.
-#[derive(Clone, Copy, Debug)]
+/// What a worker says of itself and its pod once it serves.
+#[derive(Clone, Debug)]
 pub struct Ready {
     pub netns_cookie: u64,
-    /// The thread's id, to read its CPU time by.
+    /// The thread's id, to read its CPU time by, and to find its network namespace.
     pub thread_id: i32,
+    /// The pod's end of its veth, or why it has none.
+    pub device: Result<PodDevice, NoPath>,
 }
 
 /// What happens to a worker, for whoever watches over it.

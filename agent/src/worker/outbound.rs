@@ -7,6 +7,7 @@ use super::record::{Began, Record};
 use super::relay::{Far, Traffic, relay};
 use super::socket::reset_on_drop;
 use crate::decide::{Outbound, outbound};
+use crate::kernel::OriginalDestination;
 use crate::mesh::{Mesh, Workload};
 use crate::telemetry::{ConnectionSecurity, Direction, Parties};
 use std::net::SocketAddr;
@@ -41,7 +42,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         security: ConnectionSecurity::None,
     };
     // Boxed, because it is large and short: what is open for long should be small.
-    match Box::pin(reach(&context, &mesh, source, original.asked, &mut app, &mut parties)).await {
+    match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {
         Ok((far, early)) => {
             let record = Record::open(&context, began, parties);
             record.sent_by_app(early);
@@ -66,18 +67,19 @@ async fn reach(
     context: &Rc<Context>,
     mesh: &Mesh,
     source: &Workload,
-    original: SocketAddr,
+    original: OriginalDestination,
     app: &mut TcpStream,
     parties: &mut Parties,
 ) -> Result<(Far, usize), Failure> {
     let pick = |choices: usize| rand::random_range(0..choices);
-    match outbound(mesh, source, original, None, pick) {
+    match outbound(mesh, source, original.asked, original.chosen, pick) {
         Outbound::Mesh { peer, target, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
             parties.security = ConnectionSecurity::MutualTls;
+            context.direct.learn(mesh, source, peer, target);
             let mut early = Early::new(app);
             let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
             Ok((Far::Mesh(stream), early.len()))

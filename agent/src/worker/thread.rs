@@ -3,10 +3,11 @@
 use super::certificate::{self, Identity, Signer};
 use super::context::Context;
 use super::dial::Dialer;
+use super::direct::Direct;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service, tasks};
-use crate::kernel::{SocketTable, netns_cookie};
+use crate::kernel::{SocketTable, VerdictTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -15,6 +16,7 @@ use nix::unistd::gettid;
 use socket2::{Domain, Socket, Type};
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,8 +36,11 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 pub struct WorkerSpec {
     pub name: PodName,
     pub netns: PathBuf,
+    /// The pod's own, in the mesh.
+    pub addresses: Vec<IpAddr>,
     pub settings: Arc<Settings>,
     pub sockets: SocketTable,
+    pub verdicts: VerdictTable,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub signer: Signer,
     pub metrics: Arc<WorkerMetrics>,
@@ -55,7 +60,7 @@ pub(super) fn spawn(
     let name = format!("w:{}", spec.name.name);
     Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _alive = alive;
-        match enter(&spec.netns) {
+        match enter(&spec.netns, &spec.addresses) {
             Ok(ready) => run(spec, ready, commands, started),
             Err(error) => fail(started, None, error),
         }
@@ -75,14 +80,14 @@ fn fail(started: Started, netns_cookie: Option<u64>, error: WorkerError) {
     let _ = started.send(Err(StartError { netns_cookie, error }));
 }
 
-/// Moves this thread into the pod's network namespace, and learns its cookie.
-fn enter(path: &Path) -> Result<Ready, WorkerError> {
+/// Moves this thread into the pod's network namespace, and learns its cookie and its device.
+fn enter(path: &Path, addresses: &[IpAddr]) -> Result<Ready, WorkerError> {
     let error = |source: io::Error| WorkerError::Netns { path: path.to_owned(), source };
     let netns = File::open(path).map_err(error)?;
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(error)?;
     let netns_cookie = netns_cookie(&socket).map_err(error)?;
-    Ok(Ready { netns_cookie, thread_id: gettid().as_raw() })
+    Ok(Ready { netns_cookie, thread_id: gettid().as_raw(), device: pod_device(addresses) })
 }
 
 async fn work(
@@ -91,7 +96,7 @@ async fn work(
     mut commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
 ) {
-    let Settings { cert_lifetime, hbone_congestion, metrics_idle, .. } = (*spec.settings).clone();
+    let Settings { cert_lifetime, hbone_congestion, metrics_idle, direct, .. } = (*spec.settings).clone();
     let identity = tokio::select! {
         identity = Identity::obtain(spec.signer, cert_lifetime, &spec.name) => Rc::new(identity),
         () = hung_up(&mut commands) => return,
@@ -106,6 +111,7 @@ async fn work(
         identity: identity.clone(),
         metrics: metrics.clone(),
         access_log: spec.access_log,
+        direct: Direct::new(direct, ready.netns_cookie, spec.verdicts),
         open: Tally::default(),
         go_away: watch::Sender::new(0),
     });
