@@ -38,7 +38,8 @@ mod tests {
             )
         };
         let service = |name: &str, ip: &str, endpoints: &[&str]| {
-            let endpoints: Vec<String> = endpoints.iter().map(|ip| format!("{{addresses: [{ip}]}}")).collect();
+            let endpoints: Vec<String> =
+                endpoints.iter().map(|ip| format!("{{addresses: [{ip}]}}")).collect();
             format!(
                 "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
                  spec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}}}\n\

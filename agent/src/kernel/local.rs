@@ -35,7 +35,7 @@ pub struct Inbound {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Plain connections that nobody attests, and that passed.
-    pub plain: u64,
+    pub passed: u64,
     /// Plain connections that were refused.
     pub refused: u64,
     /// Packets that left the pod under an address that is not its own, and were dropped.
@@ -165,7 +165,7 @@ impl LocalTables {
             Ok::<u64, KernelError>(values.map_or(0, |values| values.iter().sum()))
         };
         Ok(Counts {
-            plain: sum(count::PLAIN)?,
+            passed: sum(count::PLAIN)?,
             refused: sum(count::REFUSED)?,
             foreign_source: sum(count::FOREIGN_SOURCE)?,
             forged: sum(count::FORGED)?,

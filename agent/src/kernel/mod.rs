@@ -263,6 +263,11 @@ impl Kernel {
         self.flows.clone()
     }
 
+    /// The reading end of what the hooks tell of direct connections. There is one: what it has read is gone.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        Events::new(tables::take(&mut self.ebpf, "EVENTS")?, tables::take(&mut self.ebpf, "LOST")?)
+    }
+
     /// The hooks that are attached.
     pub fn links(&self) -> Vec<&'static str> {
         self.hooks.iter().map(|(hook, _)| hook.name).collect()

@@ -72,7 +72,9 @@ impl Supervisor {
         for name in names {
             match self.establish(&name) {
                 Ok(repairs) => findings.repairs.extend(
-                    repairs.into_iter().map(|wrong| Finding { what: "pod_link", detail: format!("pod {name}: {wrong}") }),
+                    repairs
+                        .into_iter()
+                        .map(|wrong| Finding { what: "pod_link", detail: format!("pod {name}: {wrong}") }),
                 ),
                 Err(e) => findings.errors.push(format!("pod {name}: {e}")),
             }

@@ -41,12 +41,14 @@ impl Supervisor {
         if direct != pod.direct {
             match &direct {
                 Ok(()) => tracing::info!(pod = %name, "its connections within the node are direct"),
-                Err(reason) => tracing::info!(pod = %name, "its connections within the node are not direct: {reason}"),
+                Err(reason) => {
+                    tracing::info!(pod = %name, "its connections within the node are not direct: {reason}")
+                }
             }
             pod.direct = direct;
         }
         self.kernel.capture(cookie, &capture(&pod.workload, pod.direct.is_ok()))?;
-        self.metrics.set_direct(name, pod.direct.as_ref().err().map(NotDirect::reason));
+        pod.metrics.path().set_direct(pod.direct.as_ref().err().map(NotDirect::reason));
         let wrong = [("guard", guard), ("path", path.ok().flatten())];
         Ok(wrong.into_iter().filter_map(|(what, wrong)| Some(format!("its {what} {}", wrong?))).collect())
     }
@@ -66,9 +68,9 @@ impl Supervisor {
             .collect();
         let holds = |source: u64, destination: u64, port: u16| {
             let (source, destination) = (direct_pods.get(&source), direct_pods.get(&destination));
-            source.zip(destination).is_some_and(|(source, destination)| {
-                decide::direct(source, destination, port).is_ok()
-            })
+            source
+                .zip(destination)
+                .is_some_and(|(source, destination)| decide::direct(source, destination, port).is_ok())
         };
         if let Err(e) = self.kernel.enforce(mesh.policy, holds) {
             tracing::error!("new policies cannot be put in force; the next change tries again: {e}");

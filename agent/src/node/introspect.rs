@@ -3,7 +3,9 @@
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
 use crate::admin::{BoxFuture, Introspect};
+use crate::kernel;
 use crate::mesh::PodName;
+use crate::telemetry::PathCounts;
 use crate::worker::Report;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -133,7 +135,8 @@ impl Supervisor {
                 self.metrics.set_worker_cpu(name, seconds);
             }
             if let Some(Ok(counts)) = pod.cookie.map(|cookie| self.kernel.counts(cookie)) {
-                self.metrics.set_counts(name, &counts);
+                let kernel::Counts { passed, refused, foreign_source, forged } = counts;
+                pod.metrics.path().set_counts(&PathCounts { passed, refused, foreign_source, forged });
             }
         }
         self.metrics.encode()

@@ -6,6 +6,7 @@ use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{Run, Uninstall};
+use crate::direct::{self, DirectLog};
 use crate::identity::EmbeddedCa;
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Settings};
@@ -14,6 +15,7 @@ use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::future::pending;
 use std::io::stdout;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,7 +46,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     raise_file_limit();
 
     state_dir.write(&Record { node: config.node.clone(), bpffs: config.bpffs.clone() })?;
-    let kernel = Kernel::open(&KernelConfig {
+    let mut kernel = Kernel::open(&KernelConfig {
         node: config.node.clone(),
         bpffs: config.bpffs.clone(),
         cgroup_root: config.cgroup_root.clone(),
@@ -57,6 +59,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
         false => None,
     };
+    let (directory, who_is_who) = watch::channel(Arc::default());
+    let direct_log = direct::Parts {
+        events: kernel.events()?,
+        flows: kernel.flows(),
+        directory: who_is_who,
+        access_log: access_log.clone(),
+        lost: metrics.direct_events_lost(),
+    };
     let (signer, calls) = mpsc::channel(certifier::QUEUE);
     tokio::spawn(certifier::run(ca, calls));
     let (supervisor, events) = Supervisor::new(Parts {
@@ -67,6 +77,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         metrics,
         access_log: access_log.clone(),
         signer,
+        directory,
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
@@ -76,10 +87,12 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
-    let mut node = Node { supervisor, events, mail, readiness };
-    node.serve(&mut signals, config.audit_interval).await;
+    let mut node =
+        Node { supervisor, events, mail, readiness, direct_log: LateDirectLog::Waits(Box::new(direct_log)) };
+    node.serve(&mut signals, config.audit_interval).await?;
     tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
     node.drain(&mut signals, config.drain_timeout).await;
+    drop(node);
     if access_log.is_some_and(|log| !log.flush(LOG_FLUSH)) {
         tracing::warn!("the end of the access log could not be written");
     }
@@ -109,19 +122,33 @@ struct Node {
     events: mpsc::UnboundedReceiver<Event>,
     mail: mpsc::Receiver<Question>,
     readiness: watch::Sender<Vec<String>>,
+    direct_log: LateDirectLog,
+}
+
+/// The recorder of direct connections begins once it is known who is who: events wait in the kernel until then.
+enum LateDirectLog {
+    Waits(Box<direct::Parts>),
+    Runs(#[expect(dead_code, reason = "it ends when this is dropped")] DirectLog),
+    /// Between the two, and when it could not be started.
+    None,
 }
 
 impl Node {
     /// Until a signal says to end.
-    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) {
+    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) -> anyhow::Result<()> {
         let mut audits = ticks(audit_interval);
         let mut mesh = self.supervisor.mesh.clone();
+        self.supervisor.refresh_node_addresses()?;
         self.supervisor.reconcile();
         loop {
             let retry_at = self.supervisor.retry();
-            self.readiness.send_replace(self.supervisor.waits_for());
+            let waits_for = self.supervisor.waits_for();
+            if waits_for.is_empty() {
+                self.direct_log.start()?;
+            }
+            self.readiness.send_replace(waits_for);
             tokio::select! {
-                () = signals.end() => return,
+                () = signals.end() => return Ok(()),
                 Ok(()) = mesh.changed() => {
                     mesh.mark_unchanged();
                     self.supervisor.reconcile();
@@ -154,6 +181,18 @@ impl Node {
                 tracing::warn!("a worker did not end in time");
             },
         }
+    }
+}
+
+impl LateDirectLog {
+    fn start(&mut self) -> anyhow::Result<()> {
+        *self = match mem::replace(self, Self::None) {
+            Self::Waits(parts) => {
+                Self::Runs(DirectLog::start(*parts).context("the thread that records direct connections")?)
+            }
+            other => other,
+        };
+        Ok(())
     }
 }
 

@@ -55,6 +55,7 @@ pub struct Parts {
     pub metrics: Arc<NodeMetrics>,
     pub access_log: Option<AccessLog>,
     pub signer: mpsc::Sender<SignCall>,
+    pub directory: watch::Sender<Arc<Directory>>,
 }
 
 impl Supervisor {
@@ -80,7 +81,7 @@ impl Supervisor {
             signer: parts.signer,
             events,
             incarnations: 0,
-            directory: watch::Sender::default(),
+            directory: parts.directory,
             judged: 0,
         };
         (supervisor, inbox)

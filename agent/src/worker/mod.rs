@@ -77,6 +77,8 @@ pub(crate) enum Command {
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
+    /// New policies are in force: end the open connections that they do not allow.
+    Judge,
 }
 
 /// What a worker says of itself and its pod once it serves.
@@ -187,6 +189,10 @@ impl Worker {
 
     pub fn drain(&self, deadline: Duration) {
         self.tell(Command::Drain { deadline });
+    }
+
+    pub fn judge(&self) {
+        self.tell(Command::Judge);
     }
 
     /// `None` when the worker has ended.

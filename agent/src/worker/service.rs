@@ -46,6 +46,7 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                 }
                 // Nobody waits for an answer any more when sending it fails.
                 Some(Command::Audit(reply)) => drop(reply.send(inspect(context, &mut listeners))),
+                Some(Command::Judge) => {}
                 Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),
             },
             () = grace_is_over(&phase) => {
