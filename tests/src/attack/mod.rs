@@ -54,9 +54,7 @@ impl Impostor {
     /// Tells `victim` that `address` is here, until it believes it: a gratuitous ARP reply, or a neighbour advertisement
     /// that overrides. Nobody believes news of strangers: first the victim is made to send something there.
     pub fn poison(&self, victim: &Pod, address: IpAddr) -> Result<()> {
-        victim
-            .visit(|| greet(address))
-            .with_context(|| format!("{} cannot greet {address}", victim.name()))?;
+        victim.greet(address)?;
         let what = format!("{} to believe that {address} is at {}", victim.name(), self.mac());
         wait::until(&what, POISONED_WITHIN, || {
             self.claim(victim, address)?;
@@ -85,14 +83,6 @@ impl Impostor {
     }
 }
 
-/// Sends a datagram that nobody waits for (RFC 863's port).
-fn greet(address: IpAddr) -> Result<()> {
-    let any: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    UdpSocket::bind((any, 0))?.send_to(b"hello", (address, 9))?;
-    Ok(())
-}
-
 /// What `client` and `server` said last, once the server has said `said` and no more. An attacker has to guess these
 /// sequence numbers, or to overhear them; tests take them from a recording.
 pub fn last_words(
@@ -116,6 +106,14 @@ impl Pod {
     /// The link-layer address of the pod's network interface.
     pub fn mac(&self) -> Result<Mac> {
         wire::mac_of(self)
+    }
+
+    /// Sends a datagram that nobody waits for (to RFC 863's port): the two know each other's link-layer address then.
+    pub fn greet(&self, address: IpAddr) -> Result<()> {
+        let any: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let greet = || Ok(UdpSocket::bind((any, 0))?.send_to(b"hello", (address, 9))?);
+        self.visit(greet).map(drop).with_context(|| format!("{} cannot greet {address}", self.name()))
     }
 
     /// Where the pod sends what is for `address`, if it has learnt that.

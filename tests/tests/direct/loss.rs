@@ -5,7 +5,7 @@ use std::time::Duration;
 use pillion_tests::security::DIRECT;
 use pillion_tests::{AgentOptions, Pod, SameNode, apps, wait};
 
-use crate::{SECONDS_10, STRICT, ask, ask_from, introduce, wait_direct};
+use crate::{SECONDS_10, STRICT, ask, ask_from, introduce};
 
 // proves: LIF-1
 #[test]
@@ -20,7 +20,11 @@ fn a_killed_agent_costs_direct_connections_nothing_and_new_ones_fail_closed() {
     let talk = apps::converse(client, server.ip6().into(), 7, "talk").unwrap();
     talk.say("hello").unwrap();
     let wrk = client.command("wrk").args(["-t1", "-c8", "-d6s", &url]).start().unwrap();
-    wait_direct(&same_node, 9).unwrap();
+    agent
+        .wait_metrics("the load, and the conversation", |metrics| {
+            metrics.opened("source", client, server, DIRECT) >= 9.0
+        })
+        .unwrap();
 
     agent.kill().unwrap();
     for ip in server.addresses() {
@@ -85,27 +89,6 @@ fn without_its_agent_a_pod_is_guarded_as_before() {
     }
 }
 
-/// What traffic control has of ours on the pod's veth: filters, and programs of tcx.
-fn on_the_veth(same_node: &SameNode, pod: &Pod) -> String {
-    let node = same_node.node();
-    let filters =
-        |side: &str| node.command("tc").args(["filter", "show", "dev", pod.device(), side]).run().unwrap();
-    let net = node.command("bpftool").args(["net", "show", "dev", pod.device()]).run().unwrap();
-    let mut ours: Vec<&str> = net.lines().filter(|line| line.contains(pod.device())).collect();
-    let filters = filters("ingress") + &filters("egress");
-    ours.extend(filters.lines());
-    ours.join("\n")
-}
-
-/// The programs that look up sockets for the pod.
-fn in_the_pod(pod: &Pod) -> usize {
-    let shown = pod.command("bpftool").args(["-j", "link", "show"]).run().unwrap();
-    let links: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    let netns = pod.netns_inode().unwrap();
-    let of_pod = |link: &&serde_json::Value| link["type"] == "netns" && link["netns_ino"] == netns;
-    links.as_array().into_iter().flatten().filter(of_pod).count()
-}
-
 // proves: LIF-5
 #[test]
 fn uninstall_leaves_nothing_on_veths_and_in_pods() {
@@ -117,14 +100,14 @@ fn uninstall_leaves_nothing_on_veths_and_in_pods() {
     talk.say("hello").unwrap();
     let held = agent.kernel_objects().unwrap();
     for pod in [client, server] {
-        assert_ne!(on_the_veth(&same_node, pod), "", "{}", pod.name());
-        assert_eq!(in_the_pod(pod), 1, "{}", pod.name());
+        assert_eq!(pod.programs_on_veth().unwrap(), ["from_pod", "to_pod"], "{}", pod.name());
+        assert_eq!(pod.programs_in_netns().unwrap(), 1, "{}", pod.name());
     }
     agent.stop().unwrap();
     same_node.node().uninstall().unwrap();
     for pod in [client, server] {
-        assert_eq!(on_the_veth(&same_node, pod), "", "{}", pod.name());
-        assert_eq!(in_the_pod(pod), 0, "{}", pod.name());
+        assert_eq!(pod.programs_on_veth().unwrap(), [""; 0], "{}", pod.name());
+        assert_eq!(pod.programs_in_netns().unwrap(), 0, "{}", pod.name());
     }
     let freed = || Ok((held.alive()? == Default::default()).then_some(()));
     wait::until("the kernel to have freed all", SECONDS_10, freed).unwrap();
@@ -141,7 +124,8 @@ fn a_pod_that_leaves_the_mesh_or_dies_takes_its_programs_along() {
     let SameNode { client, server, agent, .. } = &same_node;
     client.release().unwrap();
     agent.wait_released(client).unwrap();
-    let bare = || Ok((on_the_veth(&same_node, client).is_empty() && in_the_pod(client) == 0).then_some(()));
+    let bare =
+        || Ok((client.programs_on_veth()?.is_empty() && client.programs_in_netns()? == 0).then_some(()));
     wait::until("the released pod's veth to be as it was", SECONDS_10, bare).unwrap();
 
     let before = agent.kernel_objects().unwrap().links.len();

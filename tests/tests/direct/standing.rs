@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
-use pillion_tests::{AgentOptions, Pod, SameNode, apps};
+use pillion_tests::{AgentOptions, Pod, SameNode, apps, wait};
 
-use crate::{STRICT, ask, ask_from, introduce, wait_direct};
+use crate::{SECONDS_10, STRICT, ask, ask_from, introduce, wait_direct};
 
 fn introduced(name: &str) -> SameNode {
     let same_node = SameNode::with(name, &AgentOptions::default().access_log(), &[STRICT]).unwrap();
@@ -116,6 +116,12 @@ fn a_server_at_a_dead_servers_address_gets_nothing_on_its_credit() {
     let heir = same_node.node().pod("heir").captured().addresses(&addresses).create().unwrap();
     apps::echo(&heir, 7).unwrap();
     agent.wait_serving(&heir).unwrap();
+    // A new pod's CNI plugin tells the neighbours that the address has moved.
+    let told = || {
+        heir.greet(client.ip4().into())?;
+        Ok((client.neighbour(addresses[0])? == Some(heir.mac()?)).then_some(()))
+    };
+    wait::until("the client to have heard of the move", SECONDS_10, told).unwrap();
     ask(client, addresses[0]).unwrap();
     agent
         .wait_metrics("the heir under its own identity, first by mutual TLS", |metrics| {

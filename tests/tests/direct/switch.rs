@@ -28,8 +28,11 @@ fn reason(agent: &Agent, pod: &Pod) -> (String, f64) {
     (samples[0].label("reason").to_owned(), samples[0].value)
 }
 
+/// Why the pod is not direct, as `/config_dump` says it.
 fn dumped(agent: &Agent, pod: &Pod) -> String {
-    agent.worker(pod).unwrap().unwrap()["direct"].to_string()
+    let worker = agent.worker(pod).unwrap().unwrap();
+    assert_eq!(worker["direct"], false);
+    worker["not_direct"].to_string()
 }
 
 #[test]
