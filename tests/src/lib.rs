@@ -32,6 +32,7 @@
 
 pub mod agent;
 pub mod apps;
+pub mod attack;
 mod bed;
 mod cgroup;
 mod ending;
@@ -50,6 +51,7 @@ mod process;
 mod record;
 pub mod requirements;
 mod sabotage;
+mod same_node;
 mod shared;
 mod sweep;
 mod sys;
@@ -66,4 +68,5 @@ pub use pod::{Pod, PodBuilder};
 pub use process::{Command, Output, Process};
 pub use record::Recording;
 pub use sabotage::KernelObjects;
+pub use same_node::{SameNode, security};
 pub use sweep::{leftovers, sweep};

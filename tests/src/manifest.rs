@@ -29,6 +29,7 @@ pub(crate) struct PodObject {
     pub annotations: BTreeMap<String, String>,
     pub addresses: Vec<IpAddr>,
     pub netns: PathBuf,
+    pub probed_port: Option<u16>,
     pub ready: bool,
     pub terminating: bool,
 }
@@ -86,6 +87,7 @@ impl PodObject {
             annotations: BTreeMap::new(),
             addresses: Vec::new(),
             netns: PathBuf::new(),
+            probed_port: None,
             ready: true,
             terminating: false,
         }
@@ -108,6 +110,10 @@ impl PodObject {
                 "podIPs": self.addresses.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(),
             },
         });
+        if let Some(port) = self.probed_port {
+            let probe = json!({"httpGet": {"path": "/hello", "port": port}});
+            object["spec"]["containers"] = json!([{"name": "app", "readinessProbe": probe}]);
+        }
         if self.terminating {
             object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         }

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
+pub const PSH: u8 = 8;
+pub const ACK: u8 = 16;
 
 /// All packets of a recording.
 #[derive(Debug, Default)]
@@ -58,6 +60,11 @@ impl Packets {
         self.0.iter().filter_map(|packet| packet.tcp.as_ref())
     }
 
+    /// The last that `from` said to `to`.
+    pub fn last(&self, from: SocketAddr, to: SocketAddr) -> Option<&Tcp> {
+        self.tcp().filter(|tcp| tcp.from == from && tcp.to == to).last()
+    }
+
     /// The TCP connections' directions, each put together.
     pub fn flows(&self) -> Vec<Flow> {
         let mut flows: BTreeMap<(SocketAddr, SocketAddr), Vec<Assembly>> = BTreeMap::new();
@@ -76,6 +83,14 @@ impl Packets {
         }
         let flow = |(from, to), Assembly { whole, bytes, .. }| Flow { from, to, whole, bytes };
         flows.into_iter().flat_map(|(ends, all)| all.into_iter().map(move |one| flow(ends, one))).collect()
+    }
+}
+
+impl Tcp {
+    /// The sequence number of what its sender says next.
+    pub fn next(&self) -> u32 {
+        let flags = u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
+        self.sequence.wrapping_add(self.payload.len() as u32).wrapping_add(flags)
     }
 }
 

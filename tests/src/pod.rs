@@ -69,6 +69,12 @@ impl PodBuilder {
         self
     }
 
+    /// The app has a readiness probe (httpGet) at this port: the kubelet connects to it, from the node.
+    pub fn probed(mut self, port: u16) -> Self {
+        self.object.probed_port = Some(port);
+        self
+    }
+
     /// Addresses that another pod has left; those of the node's networks that were never used unless given.
     pub fn addresses(mut self, addresses: &[IpAddr]) -> Self {
         self.addresses = Some(addresses.to_vec());
@@ -167,6 +173,11 @@ impl Pod {
         self.addresses.iter().find_map(ip6).unwrap_or(Ipv6Addr::UNSPECIFIED)
     }
 
+    /// The device of the pod's veth on the node.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// A program in the pod.
     pub fn command(&self, program: &str) -> Command {
         Command::new(program, self.spot())
@@ -205,6 +216,16 @@ impl Pod {
         })
     }
 
+    /// Sets an annotation, or takes it off.
+    pub fn annotate(&self, key: &str, value: Option<&str>) -> Result<()> {
+        self.node.shared.manifests.change_pod(&self.key, |pod| {
+            match value {
+                Some(value) => pod.annotations.insert(key.to_owned(), value.to_owned()),
+                None => pod.annotations.remove(key),
+            };
+        })
+    }
+
     /// Says whether the pod's endpoints are ready (it passes its readiness probe).
     pub fn set_ready(&self, ready: bool) -> Result<()> {
         self.node.shared.manifests.change_pod(&self.key, |pod| pod.ready = ready)
@@ -236,6 +257,11 @@ impl Pod {
     /// The cgroup of the pod's programs. Another process is in the pod for the node's hooks once it is in both.
     pub fn cgroup(&self) -> PathBuf {
         self.node.cgroup().join("pods").join(self.key.file_stem())
+    }
+
+    /// Where a program of the pod writes its log under this name.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.spot().log(name)
     }
 
     fn spot(&self) -> Spot {

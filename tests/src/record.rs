@@ -40,8 +40,13 @@ impl Node {
 impl Pod {
     /// Records what the pod sends and receives.
     pub fn record(&self, filter: &str) -> Result<Recording> {
+        self.record_device("eth0", filter)
+    }
+
+    /// Records what passes another of the pod's network interfaces: `lo` is what it says to itself.
+    pub fn record_device(&self, device: &str, filter: &str) -> Result<Recording> {
         let file = self.node().shared.dir.join(file_name(self.name()));
-        Recording::start(self.command("tcpdump"), file, "eth0", filter)
+        Recording::start(self.command("tcpdump"), file, device, filter)
     }
 }
 
@@ -59,6 +64,12 @@ impl Recording {
     /// The file as it grows, for tshark and the like.
     pub fn file(&self) -> &PathBuf {
         &self.file
+    }
+
+    /// Waits until `found` takes something of what has been recorded so far.
+    pub fn wait_for<T>(&self, what: &str, found: impl Fn(&Packets) -> Option<T>) -> Result<T> {
+        let what = format!("packets to show {what}");
+        self.tcpdump.wait_for(&what, Duration::from_secs(10), || Ok(found(&pcap::read(&self.file)?)))
     }
 
     /// Ends the recording and reads it.

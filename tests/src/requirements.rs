@@ -15,6 +15,7 @@ use crate::sys;
 
 /// A Debian package and a program by which it is recognised (searched in the PATH, unless it is a path).
 const PACKAGES: &[(&str, &str)] = &[
+    ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
     ("default-jdk-headless", "javac"),
@@ -42,6 +43,7 @@ const PACKAGES: &[(&str, &str)] = &[
 pub const BED: &[&str] = &["iproute2", "tcpdump"];
 /// What the bed and [`crate::apps`] need.
 pub const APPS: &[&str] = &[
+    "bpftool",
     "iproute2",
     "tcpdump",
     "curl",

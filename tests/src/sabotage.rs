@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use aya::programs::tc::TcAttachType;
+use aya::programs::{ProgramInfo, SchedClassifier};
 use nix::sys::socket::{Shutdown, shutdown};
 use pillion_ebpf_common::PodEntry;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -113,6 +115,29 @@ impl Pod {
             }
         }
         Ok(users.into_iter().collect())
+    }
+
+    /// The names of the programs of traffic control at the node's end of the pod's veth, ingress before egress.
+    pub fn programs_on_veth(&self) -> Result<Vec<String>> {
+        self.node().visit(|| {
+            let mut names = Vec::new();
+            for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+                // A kernel before 6.6 has no tcx to ask.
+                let (_, programs) = SchedClassifier::query_tcx(self.device(), side).unwrap_or_default();
+                let named = |program: &ProgramInfo| program.name_as_str().unwrap_or_default().to_owned();
+                names.extend(programs.iter().map(named));
+            }
+            Ok(names)
+        })
+    }
+
+    /// How many programs are attached to the pod's network namespace itself (sk_lookup, flow dissectors).
+    pub fn programs_in_netns(&self) -> Result<usize> {
+        let shown = self.command("bpftool").args(["-j", "link", "show"]).run()?;
+        let links: Vec<serde_json::Value> = serde_json::from_str(&shown).context("bpftool tells no JSON")?;
+        let netns = self.netns_inode()?;
+        let is_ours = |link: &&serde_json::Value| link["type"] == "netns" && link["netns_ino"] == netns;
+        Ok(links.iter().filter(is_ours).count())
     }
 
     /// The number of the pod's network namespace, for [`Pod::users_of_netns`].

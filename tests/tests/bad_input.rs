@@ -47,6 +47,8 @@ fn the_command_line_is_checked_before_anything_is_done() {
     assert_says(&refusal(&node, &["--drain-timeout", "10"]), &["--drain-timeout", "for example 5s"]);
     assert_says(&refusal(&node, &["--admin-addr", "localhost"]), &["--admin-addr"]);
     assert_says(&refusal(&node, &["--log", "[[["]), &["--log"]);
+    assert_says(&refusal(&node, &["--direct", "on"]), &["--direct", "auto, off"]);
+    assert_says(&refusal(&node, &["--root-namespace", "Istio System"]), &["--root-namespace", "lower-case"]);
 }
 
 // proves: SEC-2

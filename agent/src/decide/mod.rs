@@ -9,9 +9,11 @@ mod inbound;
 mod outbound;
 mod ports;
 mod refusal;
+mod services;
 
 pub use direct::{DirectMode, NotDirect, direct, path};
 pub use endpoints::endpoints;
 pub use inbound::{InboundError, inbound};
 pub use outbound::{Outbound, outbound};
 pub use refusal::Refusal;
+pub use services::services_of_node;

@@ -1,8 +1,9 @@
 //! Compares what is wanted with what the kernel holds, and mends it: others have root on the node, too.
 
+use super::links::Place;
 use super::tables::PodCapture;
 use super::{Kernel, KernelError};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Something that was not as it should be, and is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +14,8 @@ pub struct Repair {
 }
 
 impl Kernel {
-    /// Pods that are neither wanted nor refused are released. Refused pods stay refused.
+    /// Pods that are neither wanted nor refused are forgotten, released ones as soon as their last direct connection is
+    /// over. Refused pods stay refused.
     pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, KernelError> {
         let mut repairs = self.audit_links()?;
         for (&cookie, pod) in wanted {
@@ -22,8 +24,10 @@ impl Kernel {
                 self.tables.add_member(cookie)?;
                 repaired("member");
             }
+            let device = self.device(cookie);
+            let is_other = self.local.set_pod(cookie, pod, device)?;
             let added = self.tables.add_exclusions(cookie, pod)?;
-            if !self.tables.has_pod(cookie, pod)? {
+            if !self.tables.has_pod(cookie, pod)? || is_other {
                 self.tables.set_pod(cookie, pod)?;
                 repaired("pod_entry");
             }
@@ -38,21 +42,40 @@ impl Kernel {
                 repairs.push(Repair { what: "member", detail: format!("netns cookie {cookie} (refused)") });
             }
         }
-        for cookie in self.tables.known()? {
-            if !wanted.contains_key(&cookie) && !self.refused.contains(&cookie) {
-                self.release(cookie)?;
+        self.forget_those_that_left()?;
+        let known = self.tables.known()?.into_iter().chain(self.local.known()?);
+        for cookie in known.collect::<BTreeSet<u64>>() {
+            if !wanted.contains_key(&cookie)
+                && !self.refused.contains(&cookie)
+                && !self.leaving.contains(&cookie)
+            {
+                self.forget(cookie)?;
                 repairs.push(Repair { what: "stale_entry", detail: format!("netns cookie {cookie}") });
             }
         }
         Ok(repairs)
     }
 
+    /// Takes the programs off the veths of released pods that no direct connection needs any more.
+    fn forget_those_that_left(&mut self) -> Result<(), KernelError> {
+        if self.leaving.is_empty() {
+            return Ok(());
+        }
+        let mut busy = BTreeSet::new();
+        for flow in self.flows.all()? {
+            busy.insert(flow.client_netns);
+            busy.extend(self.local.owner(flow.server.ip())?);
+        }
+        let idle: Vec<u64> = self.leaving.difference(&busy).copied().collect();
+        idle.into_iter().try_for_each(|cookie| self.forget(cookie))
+    }
+
     fn audit_links(&mut self) -> Result<Vec<Repair>, KernelError> {
         let mut repairs = Vec::new();
-        for link in &mut self.links {
-            let program = super::program(&self.ebpf, link.hook())?;
-            if let Some(wrong) = link.mend(&program, &self.cgroup, &self.pins)? {
-                repairs.push(Repair { what: "link", detail: format!("{} {wrong}", link.hook().name) });
+        for (hook, link) in &mut self.hooks {
+            let program = super::program(&self.ebpf, hook.program)?;
+            if let Some(wrong) = link.mend(&program, &Place::Cgroup(&self.cgroup))? {
+                repairs.push(Repair { what: "link", detail: format!("{} {wrong}", hook.name) });
             }
         }
         Ok(repairs)

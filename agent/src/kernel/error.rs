@@ -59,14 +59,14 @@ pub enum KernelError {
     )]
     Incomplete { what: &'static str, name: &'static str },
 
-    #[error(
-        "the hook {hook} could not be attached at {cgroup}: {source}; another program attached there without \
-         BPF_F_ALLOW_MULTI would be the reason (bpftool cgroup show {cgroup})"
-    )]
-    Attach { hook: &'static str, cgroup: PathBuf, source: io::Error },
+    #[error("the program {program} could not be attached to {place}: {source}")]
+    Attach { program: &'static str, place: String, source: io::Error },
 
-    #[error("the link of the hook {hook} could not be {action}: {source}")]
-    Link { hook: &'static str, action: &'static str, source: io::Error },
+    #[error("the link of the program {program} could not be {action}: {source}")]
+    Link { program: &'static str, action: &'static str, source: io::Error },
+
+    #[error("the links of this node cannot be asked about by netlink: {0}")]
+    Netlink(io::Error),
 
     #[error("the map {map} could not be {action}: {source}")]
     Map { map: &'static str, action: &'static str, source: aya::maps::MapError },

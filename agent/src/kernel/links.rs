@@ -1,15 +1,17 @@
-//! The hooks' links at the cgroup root: attached once, pinned, taken over by the next agent.
+//! Links: programs attached once, pinned, and taken over by the next agent.
 
+use super::KernelError;
 use super::cgroup::Cgroup;
 use super::pins::Pins;
-use super::{KernelError, sys};
+use super::sys::{self, LinkTarget};
 use aya_obj::generated::bpf_attach_type;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
-/// One place in the kernel that runs one of our programs.
+/// One place at the cgroup root that runs one of our programs.
 pub struct Hook {
     /// What the hook is called, and its pin `link_<name>`.
     pub name: &'static str,
@@ -38,63 +40,75 @@ const PREFIX: &str = "link_";
 
 /// A loaded program.
 pub struct Program<'a> {
+    pub name: &'static str,
     pub fd: BorrowedFd<'a>,
     pub id: u32,
 }
 
-/// A hook's link. Its descriptor is held as well as its pin: a removed pin detaches nothing.
+/// What a program is to be attached to.
+pub enum Place<'a> {
+    Cgroup(&'a Cgroup),
+    /// A network namespace, by an open file of it, and the pod's cookie for it.
+    Netns(BorrowedFd<'a>, u64),
+    /// The index of a network device of the node.
+    Device(u32),
+}
+
+/// A link. Its descriptor is held as well as its pin: a removed pin detaches nothing.
 pub struct Link {
-    hook: &'static Hook,
     fd: OwnedFd,
+    pin: PathBuf,
+    attach_type: bpf_attach_type,
+}
+
+impl Hook {
+    /// Makes the hook run this program: takes a pinned link over, or attaches a new one.
+    pub fn establish(&self, program: &Program, cgroup: &Cgroup, pins: &Pins) -> Result<Link, KernelError> {
+        let (link, _) = Link::establish(pins, self.name, program, self.attach_type, &Place::Cgroup(cgroup))?;
+        Ok(link)
+    }
 }
 
 impl Link {
-    /// Makes the hook run this program here: takes a pinned link over by swapping the program behind it, or
-    /// attaches a new one.
+    /// Makes the place run this program: takes a pinned link over by swapping the program behind it, or attaches a new
+    /// one. Says what was wrong with a pinned one.
     pub fn establish(
-        hook: &'static Hook,
-        program: &Program,
-        cgroup: &Cgroup,
         pins: &Pins,
-    ) -> Result<Self, KernelError> {
-        let path = pins.path(&pin_name(hook));
-        match sys::open_pin(&path) {
+        name: &str,
+        program: &Program,
+        attach_type: bpf_attach_type,
+        place: &Place,
+    ) -> Result<(Self, Option<&'static str>), KernelError> {
+        let pin = pins.path(&pin_name(name));
+        match sys::open_pin(&pin) {
             Ok(fd) => {
-                let mut link = Self { hook, fd };
-                link.mend(program, cgroup, pins)?;
-                Ok(link)
+                let mut link = Self { fd, pin, attach_type };
+                let wrong = link.mend(program, place)?;
+                Ok((link, wrong))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Self::attach(hook, program, cgroup, &path)
+                Ok((Self::attach(pin, program, attach_type, place)?, None))
             }
-            Err(source) => Err(KernelError::Link { hook: hook.name, action: "opened", source }),
+            Err(source) => Err(KernelError::Link { program: program.name, action: "opened", source }),
         }
     }
 
-    /// Puts right what is not: attached at this cgroup, running this program, pinned. Says what was wrong.
-    pub fn mend(
-        &mut self,
-        program: &Program,
-        cgroup: &Cgroup,
-        pins: &Pins,
-    ) -> Result<Option<&'static str>, KernelError> {
-        let hook = self.hook;
-        let failed = |action| move |source| KernelError::Link { hook: hook.name, action, source };
+    /// Puts right what is not: attached at this place, running this program, pinned. Says what was wrong.
+    pub fn mend(&mut self, program: &Program, place: &Place) -> Result<Option<&'static str>, KernelError> {
+        let failed = |action| move |source| KernelError::Link { program: program.name, action, source };
         let info = sys::link_info(self.fd.as_fd()).map_err(failed("asked about"))?;
-        let path = pins.path(&pin_name(self.hook));
-        if info.cgroup_id != cgroup.id() {
-            detach(&path);
-            remove(&path).map_err(failed("unpinned"))?;
-            *self = Self::attach(hook, program, cgroup, &path)?;
-            return Ok(Some(if info.cgroup_id == 0 { "was detached" } else { "was at another cgroup" }));
+        if info.target != place.id().map_err(failed("compared with its place"))? {
+            self.remove().map_err(failed("unpinned"))?;
+            *self = Self::attach(self.pin.clone(), program, self.attach_type, place)?;
+            return Ok(Some(if info.target == 0 { "was detached" } else { "was attached elsewhere" }));
         }
         let is_ours = info.program_id == program.id;
         if !is_ours {
             sys::link_update(self.fd.as_fd(), program.fd).map_err(failed("given its program"))?;
         }
-        let is_pinned = path.exists();
+        let is_pinned = self.pin.exists();
         if !is_pinned {
-            sys::pin(self.fd.as_fd(), &path).map_err(failed("pinned"))?;
+            sys::pin(self.fd.as_fd(), &self.pin).map_err(failed("pinned"))?;
         }
         Ok(match (is_ours, is_pinned) {
             (true, true) => None,
@@ -103,52 +117,100 @@ impl Link {
         })
     }
 
-    pub fn hook(&self) -> &'static Hook {
-        self.hook
+    /// Detaches the program, whoever else holds the link, and removes the pin.
+    pub fn remove(&self) -> io::Result<()> {
+        // What cannot be detached is gone with its place.
+        let _ = sys::link_detach(self.fd.as_fd());
+        match fs::remove_file(&self.pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn attach(
-        hook: &'static Hook,
+        pin: PathBuf,
         program: &Program,
-        cgroup: &Cgroup,
-        pin: &Path,
+        attach_type: bpf_attach_type,
+        place: &Place,
     ) -> Result<Self, KernelError> {
-        let fd = sys::link_create(program.fd, cgroup.as_fd(), hook.attach_type).map_err(|source| {
-            KernelError::Attach { hook: hook.name, cgroup: cgroup.path().to_owned(), source }
+        let attached = sys::link_create(program.fd, &place.target(), attach_type);
+        let fd = attached.map_err(|source| KernelError::Attach {
+            program: program.name,
+            place: place.to_string(),
+            source,
         })?;
-        sys::pin(fd.as_fd(), pin).map_err(|source| KernelError::Link {
-            hook: hook.name,
+        sys::pin(fd.as_fd(), &pin).map_err(|source| KernelError::Link {
+            program: program.name,
             action: "pinned",
             source,
         })?;
-        Ok(Self { hook, fd })
+        Ok(Self { fd, pin, attach_type })
     }
 }
 
-/// Detaches a pinned link, also when another process holds it. What cannot be detached is none, or gone.
-pub fn detach(pin: &Path) {
+impl Place<'_> {
+    fn target(&self) -> LinkTarget<'_> {
+        match self {
+            Self::Cgroup(cgroup) => LinkTarget::File(cgroup.as_fd()),
+            Self::Netns(netns, _) => LinkTarget::File(*netns),
+            Self::Device(index) => LinkTarget::Device(*index),
+        }
+    }
+
+    /// What the kernel calls the place in a link's info.
+    fn id(&self) -> io::Result<u64> {
+        Ok(match self {
+            Self::Cgroup(cgroup) => cgroup.id(),
+            Self::Netns(netns, _) => fs::File::from(netns.try_clone_to_owned()?).metadata()?.ino(),
+            Self::Device(index) => u64::from(*index),
+        })
+    }
+}
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cgroup(cgroup) => write!(
+                f,
+                "{0} (another program attached there without BPF_F_ALLOW_MULTI would be the reason: bpftool cgroup \
+                 show {0})",
+                cgroup.path().display()
+            ),
+            Self::Netns(_, cookie) => write!(f, "the network namespace with the cookie {cookie}"),
+            Self::Device(index) => write!(f, "the network device with the index {index}"),
+        }
+    }
+}
+
+/// The id of the program that a pinned link runs; `None` where there is no such link.
+pub fn program_behind(pins: &Pins, name: &str) -> Option<u32> {
+    let link = sys::open_pin(&pins.path(&pin_name(name))).ok()?;
+    sys::link_info(link.as_fd()).ok().map(|info| info.program_id)
+}
+
+/// Removes a pinned link, detached first, also when another process holds it.
+pub fn remove(pin: &Path) -> io::Result<()> {
     if let Ok(link) = sys::open_pin(pin) {
+        // What cannot be detached is gone with its place.
         let _ = sys::link_detach(link.as_fd());
     }
+    fs::remove_file(pin)
 }
 
 pub fn is_link(pin: &str) -> bool {
     pin.starts_with(PREFIX)
 }
 
-/// Sorts pins for removal: links against the order of attachment, then what is no link.
+/// Sorts pins for removal: the pods' own links, those of the hooks against the order of attachment, what is no link.
 pub fn removal_order(pin: &str) -> usize {
-    let position = HOOKS.iter().rev().position(|hook| pin == pin_name(hook));
-    position.unwrap_or(if is_link(pin) { 0 } else { HOOKS.len() })
-}
-
-fn pin_name(hook: &Hook) -> String {
-    format!("{PREFIX}{}", hook.name)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let hook = HOOKS.iter().rev().position(|hook| pin == pin_name(hook.name));
+    match hook {
+        Some(position) => position + 1,
+        None if is_link(pin) => 0,
+        None => HOOKS.len() + 1,
     }
+}
+
+pub fn pin_name(name: &str) -> String {
+    format!("{PREFIX}{name}")
 }

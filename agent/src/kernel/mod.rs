@@ -7,39 +7,62 @@
 mod address;
 mod audit;
 mod cgroup;
+mod device;
 mod error;
 mod events;
 mod flows;
+mod guard;
 mod hook_log;
 mod links;
+mod local;
+mod netlink;
+mod path;
 mod pins;
 mod preflight;
+mod services;
 mod sock_diag;
 mod sockets;
 mod sys;
 mod tables;
 mod uninstall;
+mod verdicts;
 
 pub use address::{from_address, to_address};
 pub use audit::Repair;
+pub use device::{NoPath, PodDevice, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::Events;
 pub use flows::{AttestedFlow, FlowTable};
+pub use guard::Unknown;
+pub use local::{Counts, Inbound, InboundMode};
+pub use path::{PathError, TrafficControl};
+pub use services::ServiceEndpoints;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
-pub use sockets::SocketTable;
+pub use sockets::{OriginalDestination, SocketTable};
 pub use sys::netns_cookie;
 pub use tables::PodCapture;
+pub use verdicts::VerdictTable;
 
 use aya::maps::Map;
-use aya::programs::{CgroupSockAddr, Program as AyaProgram, ProgramError, SockOps};
+use aya::programs::{
+    CgroupSockAddr, Program as AyaProgram, ProgramError, SchedClassifier, SkLookup, SockOps,
+};
 use aya::{Ebpf, EbpfLoader};
 use cgroup::Cgroup;
 use links::{HOOKS, Hook, Link, Program};
+use local::LocalTables;
+use path::Path as PodPath;
 use pins::Pins;
-use std::collections::BTreeSet;
+use services::ServiceTables;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use tables::Tables;
+use verdicts::Verdicts;
+
+/// What is loaded beside the programs of [`HOOKS`].
+const POD_PROGRAMS: [&str; 4] = ["guard_open", "guard_closed", "from_pod", "to_pod"];
 
 /// The eBPF programs, as the build script has built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pillion"));
@@ -55,17 +78,30 @@ pub struct KernelConfig {
     pub cgroup_root: Option<PathBuf>,
     /// Switches the hooks' log statements on, in a build that has them (feature `bpf-log`).
     pub log_hooks: bool,
+    /// How programs are attached to the pods' veths.
+    pub traffic_control: TrafficControl,
 }
 
 /// The hooks in the kernel, and the tables they work by. Dropping it leaves both in place.
 pub struct Kernel {
     ebpf: Ebpf,
-    links: Vec<Link>,
+    hooks: Vec<(&'static Hook, Link)>,
+    /// The guards in the pods, by netns cookie.
+    guards: HashMap<u64, (Link, Unknown)>,
+    /// The programs at the pods' veths, by netns cookie.
+    paths: HashMap<u64, PodPath>,
+    traffic_control: TrafficControl,
     tables: Tables,
+    local: LocalTables,
+    verdicts: Verdicts,
+    services: ServiceTables,
     /// The socket-local storage map.
     storage: OwnedFd,
     /// Pods of the mesh that cannot be served: the audit leaves them refused.
     refused: BTreeSet<u64>,
+    /// Released pods whose veths still have our programs, for the direct connections that are open.
+    leaving: BTreeSet<u64>,
+    flows: FlowTable,
     cgroup: Cgroup,
     pins: Pins,
     #[cfg(feature = "bpf-log")]
@@ -87,6 +123,10 @@ impl Kernel {
         #[cfg(feature = "bpf-log")]
         let log = config.log_hooks.then(|| hook_log::HookLog::start(&mut ebpf)).transpose()?;
         let mut tables = Tables::take(&mut ebpf)?;
+        let local = LocalTables::take(&mut ebpf)?;
+        let verdicts = Verdicts::take(&mut ebpf)?;
+        let services = ServiceTables::take(&mut ebpf)?;
+        let flows = FlowTable::new(tables::take(&mut ebpf, "FLOWS")?)?;
         let storage = storage(&mut ebpf)?;
 
         // Whoever was in the mesh under another layout is refused from the moment these hooks are attached: between
@@ -97,19 +137,27 @@ impl Kernel {
                 tables.add_member(cookie)?;
             }
         }
-        let links = HOOKS
+        let hooks = HOOKS
             .iter()
-            .map(|hook| Link::establish(hook, &program(&ebpf, hook)?, &cgroup, &pins))
-            .collect::<Result<_, _>>()?;
+            .map(|hook| Ok((hook, hook.establish(&program(&ebpf, hook.program)?, &cgroup, &pins)?)))
+            .collect::<Result<_, KernelError>>()?;
         for directory in &replaced {
             uninstall::layout(directory)?;
         }
         Ok(Self {
             ebpf,
-            links,
+            hooks,
+            guards: HashMap::new(),
+            paths: HashMap::new(),
+            traffic_control: config.traffic_control,
             tables,
+            local,
+            verdicts,
+            services,
             storage,
             refused: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            flows,
             cgroup,
             pins,
             #[cfg(feature = "bpf-log")]
@@ -117,13 +165,16 @@ impl Kernel {
         })
     }
 
-    /// Captures a pod, or changes how it is captured.
+    /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
+    /// decided by half of it.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        self.local.set_pod(cookie, pod, self.device(cookie))?;
         self.tables.add_exclusions(cookie, pod)?;
         self.tables.set_pod(cookie, pod)?;
         self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;
         self.refused.remove(&cookie);
+        self.leaving.remove(&cookie);
         Ok(())
     }
 
@@ -136,14 +187,55 @@ impl Kernel {
         Ok(())
     }
 
-    /// Lets a pod go: its next connection is plain. Membership goes before the entry, so that no connection is refused
-    /// in between.
+    /// Lets a pod go that lives on: its next connection is plain, and what is open goes on. Membership goes before the
+    /// entry, so that no connection is refused in between. Its veth's programs stay until the audit finds its last
+    /// direct connection over.
     pub fn release(&mut self, cookie: u64) -> Result<(), KernelError> {
         self.refused.remove(&cookie);
         self.tables.remove_member(cookie)?;
         self.tables.remove_pod(cookie)?;
         self.tables.remove_other_exclusions(cookie, &PodCapture::default())?;
-        Ok(())
+        self.local.release_pod(cookie)?;
+        self.leaving.insert(cookie);
+        self.unguard(cookie)
+    }
+
+    /// Removes all that the kernel knows of a pod: it is gone, or the last of its direct connections is.
+    pub fn forget(&mut self, cookie: u64) -> Result<(), KernelError> {
+        self.release(cookie)?;
+        self.leaving.remove(&cookie);
+        self.disown_path(cookie)?;
+        self.local.remove_pod(cookie)
+    }
+
+    /// Puts the policies of this generation (`Mesh::policy`) in force: verdicts that `holds` under them (client's and
+    /// server's netns cookie, server's port) stay, all others are void.
+    pub fn enforce(&mut self, policy: u64, holds: impl Fn(u64, u64, u16) -> bool) -> Result<(), KernelError> {
+        self.verdicts.enforce(policy, holds)
+    }
+
+    /// The Services that the connect hook chooses an endpoint of by itself.
+    pub fn set_services(&mut self, services: &ServiceEndpoints) -> Result<(), KernelError> {
+        self.services.set(services)
+    }
+
+    /// The addresses that the kubelet may probe from.
+    pub fn set_node_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        self.local.set_node_addresses(addresses)
+    }
+
+    /// What has been counted of a pod.
+    pub fn counts(&self, cookie: u64) -> Result<Counts, KernelError> {
+        self.local.counts(cookie)
+    }
+
+    /// The netns cookie of the local pod that has an address.
+    pub fn owner(&self, ip: IpAddr) -> Result<Option<u64>, KernelError> {
+        self.local.owner(ip)
+    }
+
+    fn device(&self, cookie: u64) -> Option<PodDevice> {
+        self.paths.get(&cookie).map(|path| path.device)
     }
 
     /// The netns cookies of the captured pods.
@@ -161,9 +253,24 @@ impl Kernel {
         Ok(SocketTable::new(storage))
     }
 
+    /// A handle for a worker, on descriptors of its own.
+    pub fn verdicts(&self) -> Result<VerdictTable, KernelError> {
+        self.verdicts.table(&self.pins)
+    }
+
+    /// A handle on the direct connections.
+    pub fn flows(&self) -> FlowTable {
+        self.flows.clone()
+    }
+
+    /// The reading end of what the hooks tell of direct connections. There is one: what it has read is gone.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        Events::new(tables::take(&mut self.ebpf, "EVENTS")?, tables::take(&mut self.ebpf, "LOST")?)
+    }
+
     /// The hooks that are attached.
     pub fn links(&self) -> Vec<&'static str> {
-        self.links.iter().map(|link| link.hook().name).collect()
+        self.hooks.iter().map(|(hook, _)| hook.name).collect()
     }
 
     /// Removes every link, map and pin of a node's agent, detaching links that a running agent still holds. Says what
@@ -190,16 +297,14 @@ fn load(pins: &Pins, log_hooks: bool) -> Result<Ebpf, KernelError> {
 
     let failed = |source| KernelError::Object { pins: pins.directory().to_owned(), source: Box::new(source) };
     let mut ebpf = loader.load(OBJECT).map_err(failed)?;
-    for hook in &HOOKS {
-        load_program(&mut ebpf, hook.program).map_err(|error| match error {
-            LoadError::Missing => KernelError::Incomplete { what: "program", name: hook.program },
+    for program in HOOKS.iter().map(|hook| hook.program).chain(POD_PROGRAMS) {
+        load_program(&mut ebpf, program).map_err(|error| match error {
+            LoadError::Missing => KernelError::Incomplete { what: "program", name: program },
             LoadError::Refused(ProgramError::LoadError { io_error, verifier_log }) => {
-                tracing::debug!(program = hook.program, %verifier_log, "refused by the verifier");
-                KernelError::Verifier { program: hook.program, source: io_error }
+                tracing::debug!(program, %verifier_log, "refused by the verifier");
+                KernelError::Verifier { program, source: io_error }
             }
-            LoadError::Refused(source) => {
-                KernelError::Program { program: hook.program, source: Box::new(source) }
-            }
+            LoadError::Refused(source) => KernelError::Program { program, source: Box::new(source) },
         })?;
     }
     Ok(ebpf)
@@ -214,18 +319,21 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing)?;
     let loaded = match program {
         AyaProgram::SockOps(_) => <&mut SockOps>::try_from(program).and_then(SockOps::load),
+        AyaProgram::SkLookup(_) => <&mut SkLookup>::try_from(program).and_then(SkLookup::load),
+        AyaProgram::SchedClassifier(_) => {
+            <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load)
+        }
         _ => <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load),
     };
     loaded.map_err(LoadError::Refused)
 }
 
-/// The loaded program of a hook.
-fn program<'a>(ebpf: &'a Ebpf, hook: &Hook) -> Result<Program<'a>, KernelError> {
-    let failed = |source| KernelError::Program { program: hook.program, source: Box::new(source) };
-    let program =
-        ebpf.program(hook.program).ok_or(KernelError::Incomplete { what: "program", name: hook.program })?;
+/// A loaded program.
+fn program<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<Program<'a>, KernelError> {
+    let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
+    let program = ebpf.program(name).ok_or(KernelError::Incomplete { what: "program", name })?;
     let id = program.info().map_err(failed)?.id();
-    Ok(Program { fd: program.fd().map_err(failed)?.as_fd(), id })
+    Ok(Program { name, fd: program.fd().map_err(failed)?.as_fd(), id })
 }
 
 fn storage(ebpf: &mut Ebpf) -> Result<OwnedFd, KernelError> {

@@ -11,6 +11,9 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 /// the same, but see the worker as their peer.
 const MPTCP_HELPER: (u32, u32) = (5, 19);
 
+/// Since this version programs are attached to network devices as links of their own.
+const TCX: (u32, u32) = (6, 6);
+
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Capability numbers of linux/capability.h, and what each is for.
@@ -36,6 +39,10 @@ pub fn check() -> Result<(), KernelError> {
 /// Whether the kernel has MPTCP, and `bpf_skc_to_mptcp_sock`.
 pub fn tells_mptcp_sockets() -> bool {
     version(&read("/proc/sys/kernel/osrelease")) >= MPTCP_HELPER && Path::new("/proc/sys/net/mptcp").exists()
+}
+
+pub fn has_tcx() -> bool {
+    version(&read("/proc/sys/kernel/osrelease")) >= TCX
 }
 
 /// An unreadable file reads as an empty one, which fails its check.

@@ -13,6 +13,15 @@ pub struct SocketTable {
     storage: OwnedFd,
 }
 
+/// Where a captured connection wanted to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginalDestination {
+    /// What the app asked for.
+    pub asked: SocketAddr,
+    /// The endpoint that the connect hook has chosen, where the app asked for a Service.
+    pub chosen: Option<SocketAddr>,
+}
+
 impl SocketTable {
     /// `storage` is a socket-local storage map of [`SocketRecord`]s.
     pub(super) fn new(storage: OwnedFd) -> Self {
@@ -21,9 +30,11 @@ impl SocketTable {
 
     /// Where the app's connect() wanted to go, for a socket accepted on the outbound port. None when nothing was
     /// handed over: somebody connected to the port by itself, and there is nowhere to go.
-    pub fn original_destination(&self, socket: impl AsFd) -> Option<SocketAddr> {
+    pub fn original_destination(&self, socket: impl AsFd) -> Option<OriginalDestination> {
         let record: SocketRecord = sys::storage_get(self.storage.as_fd(), socket.as_fd()).ok()?;
-        (record.kind == kind::ACCEPTED).then(|| from_address(&record.address))
+        let chosen = (record.target.port != 0).then(|| from_address(&record.target));
+        (record.kind == kind::ACCEPTED)
+            .then(|| OriginalDestination { asked: from_address(&record.address), chosen })
     }
 
     /// Marks a socket as the agent's own, before its connect(): the hooks leave it alone. With `present`, an app in

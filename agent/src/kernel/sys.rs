@@ -1,24 +1,36 @@
 //! The system calls that no crate here has a safe name for. The agent's only unsafe code.
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// What the kernel says about a cgroup link.
+/// What the kernel says about a link.
 pub struct LinkInfo {
     pub program_id: u32,
-    /// The inode number of the cgroup's directory; 0 once the link is detached.
-    pub cgroup_id: u64,
+    /// What it is attached to: the inode number of a cgroup's directory or of a network namespace, or the index of a
+    /// network device. 0 once the link is detached.
+    pub target: u64,
 }
 
-/// Attaches a program to a cgroup, as a link that lives as long as its descriptor or its pin.
-pub fn link_create(program: BorrowedFd, cgroup: BorrowedFd, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+/// What a program is attached to.
+pub enum LinkTarget<'a> {
+    /// A cgroup's directory, or a network namespace.
+    File(BorrowedFd<'a>),
+    /// The index of a network device (tcx, Linux 6.6).
+    Device(u32),
+}
+
+/// Attaches a program, as a link that lives as long as its descriptor or its pin.
+pub fn link_create(program: BorrowedFd, target: &LinkTarget, hook: bpf_attach_type) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = fd(program);
-    attr.link_create.__bindgen_anon_2.target_fd = fd(cgroup);
+    match target {
+        LinkTarget::File(file) => attr.link_create.__bindgen_anon_2.target_fd = fd(*file),
+        LinkTarget::Device(index) => attr.link_create.__bindgen_anon_2.target_ifindex = *index,
+    }
     attr.link_create.attach_type = hook as u32;
     bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
@@ -46,9 +58,37 @@ pub fn link_info(link: BorrowedFd) -> io::Result<LinkInfo> {
     attr.info.info = &raw mut info as u64;
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    // SAFETY: the agent pins cgroup links only; any other kind would yield a wrong number, not a wrong access.
-    let cgroup_id = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
-    Ok(LinkInfo { program_id: info.prog_id, cgroup_id })
+    // SAFETY: the kernel has filled in the part that belongs to the link's type; all of them are integers.
+    let target = unsafe {
+        match info.type_ {
+            link_type if link_type == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 => {
+                info.__bindgen_anon_1.cgroup.cgroup_id
+            }
+            link_type if link_type == bpf_link_type::BPF_LINK_TYPE_NETNS as u32 => {
+                u64::from(info.__bindgen_anon_1.netns.netns_ino)
+            }
+            link_type if link_type == bpf_link_type::BPF_LINK_TYPE_TCX as u32 => {
+                u64::from(info.__bindgen_anon_1.tcx.ifindex)
+            }
+            _ => return Err(io::Error::other("a link of a type that the agent does not make")),
+        }
+    };
+    Ok(LinkInfo { program_id: info.prog_id, target })
+}
+
+/// The ids of the programs at a network device's tcx hook.
+pub fn programs_of_device(index: u32, hook: bpf_attach_type) -> io::Result<Vec<u32>> {
+    // The kernel allows 64 at most.
+    let mut ids = [0_u32; 64];
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = index;
+    attr.query.attach_type = hook as u32;
+    attr.query.prog_ids = &raw mut ids as u64;
+    attr.query.__bindgen_anon_2.count = ids.len() as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: an integer, which the kernel has written.
+    let count = unsafe { attr.query.__bindgen_anon_2.count } as usize;
+    Ok(ids.into_iter().take(count).collect())
 }
 
 pub fn pin(object: BorrowedFd, path: &Path) -> io::Result<()> {

@@ -2,20 +2,40 @@
 
 use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
+use super::local::Inbound;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net};
 use pillion_ebpf_common::{
     ExcludedCidr, PodEntry, PodPort, cidr,
-    flags::{HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
+    flags::{DIRECT, FAIL_OPEN, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
-pub const MAPS: [&str; 6] = ["PODS", MEMBERS, "EXCLUDED_PORTS", "EXCLUDED_CIDRS", "HANDOFF", "SOCKETS"];
+pub const MAPS: [&str; 18] = [
+    "PODS",
+    MEMBERS,
+    "EXCLUDED_PORTS",
+    "EXCLUDED_CIDRS",
+    "HANDOFF",
+    "SOCKETS",
+    "LOCAL_PODS",
+    "INBOUND_PORTS",
+    "NODE_ADDRESSES",
+    "DEVICES",
+    "GENERATION",
+    "VERDICTS",
+    "SERVICES",
+    "ENDPOINTS",
+    "COUNTS",
+    "FLOWS",
+    "EVENTS",
+    "LOST",
+];
 
 /// Its layout (cookie → u8) is the same in every version: a new agent learns from it whom to refuse until it knows
 /// better.
@@ -30,6 +50,12 @@ pub struct PodCapture {
     pub excluded_ports: BTreeSet<u16>,
     /// Destination networks that are never captured.
     pub excluded_cidrs: Vec<IpNet>,
+    /// What becomes of plaintext that comes to it.
+    pub inbound: Inbound,
+    /// Its connections from and to pods of this node may be direct, as far as its path allows it.
+    pub direct: bool,
+    /// Without a worker its connections go out plain.
+    pub fails_open: bool,
 }
 
 /// The value of maps that are sets.
@@ -181,6 +207,12 @@ fn entry(pod: &PodCapture) -> PodEntry {
     if !pod.excluded_cidrs.is_empty() {
         flags |= HAS_EXCLUDED_CIDRS;
     }
+    if pod.direct {
+        flags |= DIRECT;
+    }
+    if pod.fails_open {
+        flags |= FAIL_OPEN;
+    }
     PodEntry { ip4: pod.ipv4.map_or(0, to_ip4), ip6: pod.ipv6.map_or([0; 4], words), flags }
 }
 
@@ -218,7 +250,7 @@ fn cidr_key(cookie: u64, network: &IpNet) -> (u32, ExcludedCidr) {
 }
 
 /// A missing entry is no error.
-fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, KernelError> {
+pub fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, KernelError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
@@ -229,6 +261,6 @@ fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>,
     }
 }
 
-fn failed(map: &'static str, action: &'static str) -> impl Fn(MapError) -> KernelError {
+pub fn failed(map: &'static str, action: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { map, action, source }
 }

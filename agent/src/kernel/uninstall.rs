@@ -37,10 +37,8 @@ pub fn layout(directory: &Path) -> Result<Vec<String>, KernelError> {
     names.sort_by_key(|name| links::removal_order(name));
     for name in &names {
         let path = directory.join(name);
-        if links::is_link(name) {
-            links::detach(&path);
-        }
-        fs::remove_file(&path).map_err(failed(&path, "removed"))?;
+        let removed = if links::is_link(name) { links::remove(&path) } else { fs::remove_file(&path) };
+        removed.map_err(failed(&path, "removed"))?;
     }
     fs::remove_dir(directory).map_err(failed(directory, "removed"))?;
     Ok(names)

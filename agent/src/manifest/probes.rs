@@ -10,7 +10,7 @@ pub(super) fn probe_ports(spec: &PodSpec) -> PortSet {
     spec.containers.iter().chain(&spec.init_containers).flat_map(dialled).collect()
 }
 
-fn dialled(container: &Container) -> impl Iterator<Item = u16> {
+fn dialled(container: &Container) -> Vec<u16> {
     let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
     let probes = probes.into_iter().flatten();
     let hooks = [&container.lifecycle.post_start, &container.lifecycle.pre_stop].into_iter().flatten();
@@ -20,7 +20,7 @@ fn dialled(container: &Container) -> impl Iterator<Item = u16> {
         // The kubelet has never called a hook by `tcpSocket`, though the API takes one.
         .chain(hooks.map(|hook| &hook.http_get));
     let ports = actions.flatten().filter(|action| is_own(action));
-    ports.filter_map(|action| number(container, &action.port)).chain(grpc).collect::<Vec<_>>().into_iter()
+    ports.filter_map(|action| number(container, &action.port)).chain(grpc).collect()
 }
 
 /// With a host of its own an action leads elsewhere.

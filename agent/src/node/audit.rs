@@ -35,6 +35,7 @@ impl Supervisor {
     pub async fn audit(&mut self) -> Findings {
         let mut findings = Findings::default();
         self.audit_kernel(&mut findings);
+        self.audit_pods(&mut findings);
         self.audit_listeners(&mut findings).await;
         for (name, pod) in &self.pods {
             if let State::Failed { reason, .. } = &pod.state {
@@ -59,6 +60,24 @@ impl Supervisor {
                 repairs.into_iter().map(|repair| Finding { what: repair.what, detail: repair.detail }),
             ),
             Err(e) => findings.errors.push(e.to_string()),
+        }
+    }
+
+    /// Guards, paths, and the node's addresses.
+    fn audit_pods(&mut self, findings: &mut Findings) {
+        if let Err(e) = self.refresh_node_addresses() {
+            findings.errors.push(e.to_string());
+        }
+        let names: Vec<PodName> = self.pods.keys().cloned().collect();
+        for name in names {
+            match self.establish(&name) {
+                Ok(repairs) => findings.repairs.extend(
+                    repairs
+                        .into_iter()
+                        .map(|wrong| Finding { what: "pod_link", detail: format!("pod {name}: {wrong}") }),
+                ),
+                Err(e) => findings.errors.push(format!("pod {name}: {e}")),
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
 use crate::admin::{BoxFuture, Introspect};
+use crate::kernel;
 use crate::mesh::PodName;
+use crate::telemetry::PathCounts;
 use crate::worker::Report;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -68,6 +70,9 @@ struct WorkerDump<'a> {
     reason: Option<&'a str>,
     netns: Option<&'a std::path::Path>,
     netns_cookie: Option<u64>,
+    /// Whether connections from and to pods of this node may be direct.
+    direct: bool,
+    not_direct: Option<String>,
     #[serde(flatten)]
     report: Option<Report>,
 }
@@ -126,8 +131,12 @@ impl Supervisor {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
         for (name, pod) in &self.pods {
-            if let Some(seconds) = pod.entered.and_then(|ready| cpu_seconds(ready.thread_id)) {
+            if let Some(seconds) = pod.ready.as_ref().and_then(|ready| cpu_seconds(ready.thread_id)) {
                 self.metrics.set_worker_cpu(name, seconds);
+            }
+            if let Some(Ok(counts)) = pod.cookie.map(|cookie| self.kernel.counts(cookie)) {
+                let kernel::Counts { passed, refused, foreign_source, forged } = counts;
+                pod.metrics.path().set_counts(&PathCounts { passed, refused, foreign_source, forged });
             }
         }
         self.metrics.encode()
@@ -148,7 +157,9 @@ async fn worker_dump(name: &PodName, pod: &Pod) -> Value {
             _ => None,
         },
         netns: pod.workload.netns.as_deref(),
-        netns_cookie: pod.cookie(),
+        netns_cookie: pod.cookie,
+        direct: pod.direct.is_ok(),
+        not_direct: pod.direct.as_ref().err().map(ToString::to_string),
         report,
     })
 }

@@ -6,8 +6,9 @@ use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{Run, Uninstall};
+use crate::direct::{self, DirectLog};
 use crate::identity::EmbeddedCa;
-use crate::kernel::{Kernel, KernelConfig};
+use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Settings};
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
@@ -44,11 +45,12 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     raise_file_limit();
 
     state_dir.write(&Record { node: config.node.clone(), bpffs: config.bpffs.clone() })?;
-    let kernel = Kernel::open(&KernelConfig {
+    let mut kernel = Kernel::open(&KernelConfig {
         node: config.node.clone(),
         bpffs: config.bpffs.clone(),
         cgroup_root: config.cgroup_root.clone(),
         log_hooks: config.bpf_log,
+        traffic_control: TrafficControl::of_this_kernel(),
     })?;
 
     let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
@@ -56,6 +58,15 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
         false => None,
     };
+    let (directory, who_is_who) = watch::channel(None);
+    let direct_log = DirectLog::start(direct::Parts {
+        events: kernel.events()?,
+        flows: kernel.flows(),
+        directory: who_is_who,
+        access_log: access_log.clone(),
+        lost: metrics.direct_events_lost(),
+    });
+    let direct_log = direct_log.context("the thread that records direct connections")?;
     let (signer, calls) = mpsc::channel(certifier::QUEUE);
     tokio::spawn(certifier::run(ca, calls));
     let (supervisor, events) = Supervisor::new(Parts {
@@ -66,6 +77,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         metrics,
         access_log: access_log.clone(),
         signer,
+        directory,
+        samples: direct_log.samples(),
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
@@ -76,9 +89,12 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
     let mut node = Node { supervisor, events, mail, readiness };
-    node.serve(&mut signals, config.audit_interval).await;
+    node.serve(&mut signals, config.audit_interval).await?;
     tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
     node.drain(&mut signals, config.drain_timeout).await;
+    // Both log: what is still to be told is told before the log's end.
+    drop(node);
+    drop(direct_log);
     if access_log.is_some_and(|log| !log.flush(LOG_FLUSH)) {
         tracing::warn!("the end of the access log could not be written");
     }
@@ -112,15 +128,16 @@ struct Node {
 
 impl Node {
     /// Until a signal says to end.
-    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) {
+    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) -> anyhow::Result<()> {
         let mut audits = ticks(audit_interval);
         let mut mesh = self.supervisor.mesh.clone();
+        self.supervisor.refresh_node_addresses()?;
         self.supervisor.reconcile();
         loop {
             let retry_at = self.supervisor.retry();
             self.readiness.send_replace(self.supervisor.waits_for());
             tokio::select! {
-                () = signals.end() => return,
+                () = signals.end() => return Ok(()),
                 Ok(()) = mesh.changed() => {
                     mesh.mark_unchanged();
                     self.supervisor.reconcile();

@@ -5,6 +5,7 @@
 
 mod audit;
 mod certifier;
+mod direct;
 mod introspect;
 mod lifecycle;
 mod pod;

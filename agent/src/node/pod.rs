@@ -1,8 +1,11 @@
 //! A pod that this node has in the mesh, or is bringing in or letting go.
 
-use crate::kernel::PodCapture;
-use crate::mesh::Workload;
+use crate::decide::NotDirect;
+use crate::kernel::{Inbound, InboundMode, PodCapture};
+use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
+use crate::telemetry::WorkerMetrics;
 use crate::worker::{Ready, Worker};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,8 +17,14 @@ pub struct Pod {
     pub state: State,
     /// There is one in every state but `Failed`.
     pub worker: Option<Worker>,
-    /// What the last worker that entered the pod said of itself.
-    pub entered: Option<Ready>,
+    /// The netns cookie that the last worker which entered the pod has learned.
+    pub cookie: Option<u64>,
+    /// What the last worker that served said of itself.
+    pub ready: Option<Ready>,
+    /// Whether its connections within the node may be direct, and if not why.
+    pub direct: Result<(), NotDirect>,
+    /// They outlive a worker.
+    pub metrics: Arc<WorkerMetrics>,
     /// Failures to start in a row.
     pub failures: u32,
 }
@@ -40,10 +49,6 @@ impl Pod {
         own.uid == other.uid && own.identity == other.identity && own.netns == other.netns
     }
 
-    pub fn cookie(&self) -> Option<u64> {
-        self.entered.map(|ready| ready.netns_cookie)
-    }
-
     pub fn retry_at(&self) -> Option<Instant> {
         match self.state {
             State::Failed { retry_at, .. } => Some(retry_at),
@@ -63,12 +68,31 @@ impl Pod {
 }
 
 /// What the hooks have to know of a pod.
-pub fn capture(workload: &Workload) -> PodCapture {
+pub fn capture(workload: &Workload, direct: bool) -> PodCapture {
     let own = |ipv6| workload.address(ipv6);
     PodCapture {
         ipv4: own(false).and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
         ipv6: own(true).and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         excluded_ports: workload.exclusions.outbound_ports.clone(),
         excluded_cidrs: workload.exclusions.outbound_cidrs.clone(),
+        inbound: inbound(workload),
+        direct,
+        fails_open: workload.on_agent_loss == OnAgentLoss::Open,
     }
+}
+
+/// What becomes of plaintext: as PeerAuthentication has it, but for ports that the pod keeps out of the mesh, and for
+/// those that the kubelet probes.
+fn inbound(workload: &Workload) -> Inbound {
+    let mode = |mode| match mode {
+        MtlsMode::Disable => InboundMode::Ignore,
+        MtlsMode::Permissive => InboundMode::Count,
+        MtlsMode::Strict => InboundMode::Refuse,
+    };
+    let mut ports: BTreeMap<u16, InboundMode> =
+        workload.mtls.ports.iter().map(|(port, of_port)| (*port, mode(*of_port))).collect();
+    let probed = workload.probe_ports.iter().filter(|port| workload.mtls.mode(**port) == MtlsMode::Strict);
+    ports.extend(probed.map(|port| (*port, InboundMode::RefuseAllButNode)));
+    ports.extend(workload.exclusions.inbound_ports.iter().map(|port| (*port, InboundMode::Ignore)));
+    Inbound { default: mode(workload.mtls.default), ports }
 }

@@ -2,12 +2,18 @@
 
 use super::pod::{Pod, State, capture};
 use crate::cli::Run;
+use crate::decide::NotDirect;
+use crate::direct::{Directory, Samples};
 use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics, WorkerMetrics};
-use crate::worker::{Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec};
-use std::collections::HashMap;
+use crate::worker::{
+    DirectPath, Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec,
+};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -32,6 +38,12 @@ pub struct Supervisor {
     signer: mpsc::Sender<SignCall>,
     events: mpsc::UnboundedSender<Event>,
     incarnations: u64,
+    /// Who is who, for the recorder of direct connections.
+    pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
+    samples: Samples,
+    /// The policies by which open connections were judged last (`Mesh::policy`).
+    pub(super) judged: u64,
+    pub(super) node_addresses: BTreeSet<IpAddr>,
 }
 
 /// What a worker's thread has done.
@@ -49,6 +61,8 @@ pub struct Parts {
     pub metrics: Arc<NodeMetrics>,
     pub access_log: Option<AccessLog>,
     pub signer: mpsc::Sender<SignCall>,
+    pub directory: watch::Sender<Option<Arc<Directory>>>,
+    pub samples: Samples,
 }
 
 impl Supervisor {
@@ -73,6 +87,10 @@ impl Supervisor {
             signer: parts.signer,
             events,
             incarnations: 0,
+            directory: parts.directory,
+            samples: parts.samples,
+            judged: 0,
+            node_addresses: BTreeSet::new(),
         };
         (supervisor, inbox)
     }
@@ -101,6 +119,8 @@ impl Supervisor {
         for workload in mesh.captured_on(&config.node) {
             self.want(workload);
         }
+        self.enforce();
+        self.publish_directory();
         self.metrics.set_captured_pods(self.serving());
     }
 
@@ -159,7 +179,7 @@ impl Supervisor {
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
-        captured.map(|pod| Some((pod.cookie()?, capture(&pod.workload)))).collect()
+        captured.map(|pod| Some((pod.cookie?, capture(&pod.workload, pod.direct.is_ok())))).collect()
     }
 
     /// The pod should be captured: see to it, whatever it is now.
@@ -167,15 +187,15 @@ impl Supervisor {
         let Some(pod) = self.pods.get_mut(&workload.name) else {
             return self.start(workload);
         };
-        let changed = capture(&pod.workload) != capture(workload);
+        let changed = pod.workload != *workload;
         pod.workload = workload.clone();
-        match (&pod.state, &pod.worker, pod.cookie()) {
-            (State::Retiring, Some(worker), Some(cookie)) => {
+        match (&pod.state, &pod.worker) {
+            (State::Retiring, Some(worker)) => {
                 worker.serve();
                 pod.state = State::Serving;
-                self.capture(&workload.name, cookie);
+                self.capture(&workload.name);
             }
-            (State::Serving, _, Some(cookie)) if changed => self.capture(&workload.name, cookie),
+            (State::Serving, _) if changed => self.capture(&workload.name),
             _ => {}
         }
     }
@@ -183,42 +203,65 @@ impl Supervisor {
     fn start(&mut self, workload: &Arc<Workload>) {
         let before = self.pods.remove(&workload.name);
         self.incarnations += 1;
-        let mut pod = Pod {
-            workload: workload.clone(),
-            incarnation: self.incarnations,
-            state: State::Starting,
-            worker: None,
-            entered: before.as_ref().and_then(|pod| pod.entered),
-            failures: before.map_or(0, |pod| pod.failures),
+        let mut pod = match before {
+            Some(before) => Pod {
+                workload: workload.clone(),
+                incarnation: self.incarnations,
+                state: State::Starting,
+                worker: None,
+                ..before
+            },
+            None => self.new_pod(workload),
         };
-        match self.spawn(workload, pod.incarnation) {
+        match self.spawn(&pod) {
             Ok(worker) => pod.worker = Some(worker),
             Err(reason) => self.fail(&mut pod, reason),
         }
         self.pods.insert(workload.name.clone(), pod);
     }
 
-    fn spawn(&self, workload: &Workload, incarnation: u64) -> Result<Worker, String> {
+    fn new_pod(&self, workload: &Arc<Workload>) -> Pod {
+        let metrics = Arc::new(WorkerMetrics::new(&workload.name));
+        self.metrics.register(&workload.name, metrics.registry());
+        Pod {
+            workload: workload.clone(),
+            incarnation: self.incarnations,
+            state: State::Starting,
+            worker: None,
+            cookie: None,
+            ready: None,
+            direct: Err(NotDirect::NotCaptured),
+            metrics,
+            failures: 0,
+        }
+    }
+
+    fn spawn(&self, pod: &Pod) -> Result<Worker, String> {
+        let workload = &pod.workload;
         let netns = workload.netns.clone().ok_or(
             "it names no network namespace: add the annotation pillion.dev/netns with its path, \
              for example /run/netns/shop",
         )?;
-        let metrics = Arc::new(WorkerMetrics::new(&workload.name));
-        self.metrics.register(&workload.name, metrics.registry());
         let spec = WorkerSpec {
             name: workload.name.clone(),
             netns,
+            addresses: workload.addresses.clone(),
             settings: self.settings.clone(),
             sockets: self.kernel.sockets().map_err(|e| e.to_string())?,
-            direct: None,
+            direct: DirectPath {
+                mode: self.config.direct,
+                flows: self.kernel.flows(),
+                verdicts: RefCell::new(self.kernel.verdicts().map_err(|e| e.to_string())?),
+                samples: self.samples.clone(),
+            },
             mesh: self.mesh.clone(),
             signer: Signer { identity: workload.identity.clone(), calls: self.signer.clone() },
-            metrics,
+            metrics: pod.metrics.clone(),
             access_log: self.access_log.clone(),
         };
         let (worker, lifecycle) =
             Worker::spawn(spec).map_err(|e| format!("its thread did not start: {e}"))?;
-        self.watch(workload.name.clone(), incarnation, lifecycle);
+        self.watch(workload.name.clone(), pod.incarnation, lifecycle);
         Ok(worker)
     }
 
@@ -243,24 +286,25 @@ impl Supervisor {
         let Some(mut pod) = self.pods.remove(name) else { return };
         match result {
             Ok(ready) => {
-                pod.entered = Some(ready);
+                pod.cookie = Some(ready.netns_cookie);
                 pod.failures = 0;
                 if pod.state == State::Starting {
                     pod.state = State::Serving;
                 }
                 tracing::info!(pod = %name, netns_cookie = ready.netns_cookie, "captured");
+                pod.ready = Some(ready);
             }
             Err(StartError { netns_cookie, error }) => {
-                if let Some(netns_cookie) = netns_cookie {
-                    pod.entered = Some(Ready { netns_cookie, thread_id: 0 });
-                }
+                pod.cookie = netns_cookie.or(pod.cookie);
                 self.fail(&mut pod, error.to_string());
             }
         }
-        let serving = pod.cookie().filter(|_| pod.state == State::Serving);
+        let is_serving = pod.state == State::Serving;
         self.pods.insert(name.clone(), pod);
-        if let Some(cookie) = serving {
-            self.capture(name, cookie);
+        self.publish_directory();
+        if is_serving {
+            self.capture(name);
+            self.judge_pod(name);
         }
     }
 
@@ -294,17 +338,20 @@ impl Supervisor {
             worker.stop();
         }
         pod.state = State::Failed { reason, retry_at: Instant::now() + delay };
-        if let Some(cookie) = pod.cookie()
+        if let Some(cookie) = pod.cookie
             && let Err(e) = self.kernel.refuse(cookie)
         {
             tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
         }
     }
 
-    fn capture(&mut self, name: &PodName, cookie: u64) {
-        let Some(pod) = self.pods.get(name) else { return };
-        if let Err(e) = self.kernel.capture(cookie, &capture(&pod.workload)) {
-            tracing::error!(pod = %name, "the hooks cannot be told to capture it; the audit tries again: {e}");
+    /// A pod that cannot be guarded is not served.
+    fn capture(&mut self, name: &PodName) {
+        if let Err(e) = self.establish(name)
+            && let Some(mut pod) = self.pods.remove(name)
+        {
+            self.fail(&mut pod, format!("it cannot be guarded and captured: {e}"));
+            self.pods.insert(name.clone(), pod);
         }
     }
 
@@ -317,8 +364,12 @@ impl Supervisor {
                 tracing::info!(pod = %name, "released");
                 worker.retire(RETIRE_GRACE);
                 pod.state = State::Retiring;
-                let cookie = pod.cookie();
-                self.release(name, cookie);
+                pod.direct = Err(NotDirect::NotCaptured);
+                if let Some(cookie) = pod.cookie
+                    && let Err(e) = self.kernel.release(cookie)
+                {
+                    tracing::error!(pod = %name, "the hooks cannot be told to let it go; the audit tries again: {e}");
+                }
             }
             _ => self.remove(name),
         }
@@ -337,17 +388,12 @@ impl Supervisor {
     /// The pod is gone, or lives elsewhere now: cut everything.
     fn remove(&mut self, name: &PodName) {
         tracing::info!(pod = %name, "removed");
-        let cookie = self.pods.get(name).and_then(Pod::cookie);
-        self.release(name, cookie);
-        self.forget(name);
-    }
-
-    fn release(&mut self, name: &PodName, cookie: Option<u64>) {
-        if let Some(cookie) = cookie
-            && let Err(e) = self.kernel.release(cookie)
+        if let Some(cookie) = self.pods.get(name).and_then(|pod| pod.cookie)
+            && let Err(e) = self.kernel.forget(cookie)
         {
-            tracing::error!(pod = %name, "the hooks cannot be told to let it go; the audit tries again: {e}");
+            tracing::error!(pod = %name, "the hooks cannot be told to forget it; the audit tries again: {e}");
         }
+        self.forget(name);
     }
 
     fn forget(&mut self, name: &PodName) {

@@ -11,6 +11,7 @@ mod connection;
 mod logging;
 mod node_metrics;
 mod parties;
+mod path_metrics;
 mod worker_metrics;
 
 pub use access_log::{AccessLog, AccessLogEntry, Direction};
@@ -18,4 +19,5 @@ pub use connection::{ConnectionLabels, ConnectionSecurity, Peer, Reporter};
 pub use logging::{Logging, LoggingError};
 pub use node_metrics::NodeMetrics;
 pub use parties::{Outcome, Parties};
+pub use path_metrics::{PathCounts, PathMetrics};
 pub use worker_metrics::{ConnectionSeries, DirectConnection, HandshakeRole, OpenConnection, WorkerMetrics};

@@ -1,6 +1,6 @@
 //! What is counted of one pod.
 
-use super::ConnectionLabels;
+use super::{ConnectionLabels, PathMetrics};
 use crate::mesh::PodName;
 use prometheus::core::Collector;
 use prometheus::{
@@ -27,6 +27,7 @@ pub struct WorkerMetrics {
     retransmits: IntCounter,
     srtt: Histogram,
     cut: IntCounterVec,
+    path: PathMetrics,
     /// The worker's own thread and the one of direct connections come here, each for less than a microsecond.
     used: Mutex<Used>,
 }
@@ -155,6 +156,7 @@ impl WorkerMetrics {
                 "Open connections that were cut because a changed mesh allows them no longer.",
                 &["reason"],
             ),
+            path: PathMetrics::new(&registry),
             used: Mutex::default(),
             registry,
         }
@@ -216,6 +218,11 @@ impl WorkerMetrics {
     /// Counts an open connection that was cut; `reason` is from a small set.
     pub fn cut(&self, reason: &'static str) {
         self.cut.with_label_values(&[reason]).inc();
+    }
+
+    /// What the kernel does at the pod's borders.
+    pub fn path(&self) -> &PathMetrics {
+        &self.path
     }
 
     pub fn open_connections(&self) -> i64 {

@@ -2,8 +2,8 @@
 
 use super::certificate::Identity;
 use super::dial::Dialer;
+use super::direct::DirectPath;
 use super::pool::Pool;
-use super::thread::DirectPath;
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -15,8 +15,7 @@ pub(super) struct Context {
     pub name: PodName,
     pub netns_cookie: u64,
     pub mesh: watch::Receiver<Arc<Mesh>>,
-    /// `None` where the node has no direct path.
-    pub direct: Option<DirectPath>,
+    pub direct: DirectPath,
     pub dialer: Rc<Dialer>,
     pub identity: Rc<Identity>,
     pub pool: Pool,

@@ -45,10 +45,7 @@ fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) 
     let law = Law { mesh, pod, terms, listening };
     for socket in sockets.iter().filter(|socket| socket.stage != Stage::Listening) {
         let OpenSocket { local, remote, .. } = *socket;
-        let flow = match &context.direct {
-            Some(direct) => direct.flows.get(local, remote)?,
-            None => None,
-        };
+        let flow = context.direct.flows.get(local, remote)?;
         let Some(cut) = law.judge(local, remote, flow) else { continue };
         if diag.destroy(socket)? {
             tracing::info!(pod = %context.name, %local, %remote, "cut an open connection: {cut}");

@@ -8,6 +8,7 @@ mod acceptor;
 mod certificate;
 mod context;
 mod dial;
+mod direct;
 mod early;
 mod inbound;
 mod judge;
@@ -23,9 +24,11 @@ mod tasks;
 mod thread;
 
 pub use certificate::{SignCall, Signer};
-pub use thread::{DirectPath, WorkerSpec};
+pub use direct::DirectPath;
+pub use thread::WorkerSpec;
 
 use crate::decide::DirectMode;
+use crate::kernel::{NoPath, PodDevice};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -89,12 +92,14 @@ pub struct Terms {
     pub node_addresses: BTreeSet<IpAddr>,
 }
 
-/// What a worker says of itself once it serves.
-#[derive(Clone, Copy, Debug)]
+/// What a worker says of itself and its pod once it serves.
+#[derive(Clone, Debug)]
 pub struct Ready {
     pub netns_cookie: u64,
-    /// The thread's id, to read its CPU time by.
+    /// The thread's id, to read its CPU time by, and to find its network namespace.
     pub thread_id: i32,
+    /// The pod's end of its veth, or why it has none.
+    pub device: Result<PodDevice, NoPath>,
 }
 
 /// What happens to a worker, for whoever watches over it.

@@ -1,12 +1,14 @@
 //! A captured connection: from an app of the pod to wherever it meant to go.
 
 use super::context::Context;
+use super::direct::learn;
 use super::early::Early;
 use super::pool::PeerError;
 use super::record::{Began, Record};
 use super::relay::{Far, Traffic, relay};
 use super::socket::reset_on_drop;
 use crate::decide::{Outbound, outbound};
+use crate::kernel::OriginalDestination;
 use crate::mesh::{Mesh, Workload};
 use crate::telemetry::{ConnectionSecurity, Direction, Parties};
 use std::net::SocketAddr;
@@ -33,7 +35,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         source_address: client,
         source_principal: Some(source.identity.clone()),
         source: Some(source.clone()),
-        destination_address: original,
+        destination_address: original.asked,
         upstream_address: None,
         destination: None,
         destination_principal: None,
@@ -66,18 +68,19 @@ async fn reach(
     context: &Rc<Context>,
     mesh: &Mesh,
     source: &Workload,
-    original: SocketAddr,
+    original: OriginalDestination,
     app: &mut TcpStream,
     parties: &mut Parties,
 ) -> Result<(Far, usize), Failure> {
     let pick = |choices: usize| rand::random_range(0..choices);
-    match outbound(mesh, source, original, None, pick) {
+    match outbound(mesh, source, original.asked, original.chosen, pick) {
         Outbound::Mesh { peer, target, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
             parties.security = ConnectionSecurity::MutualTls;
+            learn(context, mesh, source, peer, target);
             let mut early = Early::new(app);
             let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
             Ok((Far::Mesh(stream), early.len()))

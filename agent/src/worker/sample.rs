@@ -2,7 +2,7 @@
 //! bytes by itself only when it ends.
 
 use super::context::Context;
-use super::thread::DirectPath;
+use super::direct::DirectPath;
 use crate::direct::{Sample, SampledSocket};
 use crate::kernel::{KernelError, OpenSocket, SockDiag, SockDiagError, Stage};
 use std::rc::Rc;
@@ -21,7 +21,7 @@ enum SampleError {
 }
 
 pub(super) async fn sample(context: Rc<Context>) {
-    let Some(direct) = &context.direct else { return };
+    let direct = &context.direct;
     loop {
         sleep(INTERVAL).await;
         if context.metrics.direct_connections() == 0 {

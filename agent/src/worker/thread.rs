@@ -3,11 +3,11 @@
 use super::certificate::{self, Identity, Signer};
 use super::context::Context;
 use super::dial::Dialer;
+use super::direct::DirectPath;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
-use crate::direct::Samples;
-use crate::kernel::{FlowTable, SocketTable, netns_cookie};
+use crate::kernel::{SocketTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -16,6 +16,7 @@ use nix::unistd::gettid;
 use socket2::{Domain, Socket, Type};
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,20 +36,15 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 pub struct WorkerSpec {
     pub name: PodName,
     pub netns: PathBuf,
+    /// The pod's own, in the mesh.
+    pub addresses: Vec<IpAddr>,
     pub settings: Arc<Settings>,
     pub sockets: SocketTable,
-    /// `None` where the node has no direct path.
-    pub direct: Option<DirectPath>,
+    pub direct: DirectPath,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub signer: Signer,
     pub metrics: Arc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
-}
-
-/// What a worker has to do with connections that it does not carry.
-pub struct DirectPath {
-    pub flows: FlowTable,
-    pub samples: Samples,
 }
 
 type Started = oneshot::Sender<Result<Ready, StartError>>;
@@ -64,7 +60,7 @@ pub(super) fn spawn(
     let name = format!("w:{}", spec.name.name);
     Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _alive = alive;
-        match enter(&spec.netns) {
+        match enter(&spec.netns, &spec.addresses) {
             Ok(ready) => run(spec, ready, commands, started),
             Err(error) => fail(started, None, error),
         }
@@ -84,14 +80,14 @@ fn fail(started: Started, netns_cookie: Option<u64>, error: WorkerError) {
     let _ = started.send(Err(StartError { netns_cookie, error }));
 }
 
-/// Moves this thread into the pod's network namespace, and learns its cookie.
-fn enter(path: &Path) -> Result<Ready, WorkerError> {
+/// Moves this thread into the pod's network namespace, and learns its cookie and its device.
+fn enter(path: &Path, addresses: &[IpAddr]) -> Result<Ready, WorkerError> {
     let error = |source: io::Error| WorkerError::Netns { path: path.to_owned(), source };
     let netns = File::open(path).map_err(error)?;
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(error)?;
     let netns_cookie = netns_cookie(&socket).map_err(error)?;
-    Ok(Ready { netns_cookie, thread_id: gettid().as_raw() })
+    Ok(Ready { netns_cookie, thread_id: gettid().as_raw(), device: pod_device(addresses) })
 }
 
 async fn work(

@@ -51,6 +51,7 @@ impl Bed {
             bpffs: self.bpffs.clone(),
             cgroup_root: Some(test_cgroup()),
             log_hooks: false,
+            traffic_control: pillion_agent::kernel::TrafficControl::of_this_kernel(),
         }
     }
 
@@ -219,7 +220,7 @@ impl Worker {
             }
         })?;
         stream.set_nonblocking(false).unwrap();
-        let destination = self.sockets.original_destination(&stream);
+        let destination = self.sockets.original_destination(&stream).map(|destination| destination.asked);
         Some((stream, destination))
     }
 

@@ -11,5 +11,5 @@ pub use dropbear::{Dropbear, dropbear};
 pub use iperf::iperf3;
 pub use nginx::{nginx, nginx_http2};
 pub use postgres::{Postgres, postgres};
-pub use python::{echo, python};
+pub use python::{Conversation, converse, echo, python};
 pub use redis::redis;

@@ -1,6 +1,9 @@
 //! Python: clients and servers that a test writes itself.
 
-use anyhow::Result;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 
 use crate::pod::Pod;
 use crate::process::{Command, Process};
@@ -21,6 +24,95 @@ pub fn echo(pod: &Pod, port: u16) -> Result<Process> {
     server.wait_listening(port)?;
     Ok(server)
 }
+
+/// A client with one connection to an [`echo`] server, which says what it is told to, line by line.
+pub struct Conversation {
+    client: Process,
+}
+
+/// Connects from `client`; an error shows why it could not. `log` tells its log from others of the pod.
+pub fn converse(client: &Pod, server: IpAddr, port: u16, log: &str) -> Result<Conversation> {
+    let client = python(client, CONVERSE, [server.to_string(), port.to_string()]).log(log).start()?;
+    client.wait_log("connected to", ANSWERED_WITHIN)?;
+    Ok(Conversation { client })
+}
+
+/// A connection is answered at once, unless packets get lost; then after some retransmissions.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+impl Conversation {
+    /// Says a line, and waits until it has come back.
+    pub fn say(&self, line: &str) -> Result<()> {
+        self.begin(line)?;
+        self.client.wait_log(&format!("back {line}\n"), ANSWERED_WITHIN)
+    }
+
+    /// Says a line, and does not wait.
+    pub fn begin(&self, line: &str) -> Result<()> {
+        self.client.write_line(line)
+    }
+
+    /// Waits until the client has noticed that its connection is over; gives what it said of it. It notices without
+    /// saying anything.
+    pub fn wait_end(&self) -> Result<String> {
+        self.client.wait_for("the end of its connection", ANSWERED_WITHIN, || Ok(self.ended()))
+    }
+
+    /// What the client said of its connection's end: "ended", or an error's name, and CLOCK_MONOTONIC in seconds.
+    pub fn ended(&self) -> Option<String> {
+        let log = self.client.log();
+        let (_, end) = log.rsplit_once("the end: ")?;
+        Some(end.trim_end().to_owned())
+    }
+
+    /// Closes the connection and waits for the client's end: what came last must be what it said last.
+    pub fn close(self) -> Result<()> {
+        self.client.close_input();
+        let status = self.client.wait(ANSWERED_WITHIN)?;
+        ensure!(status.success(), "the conversation ended with {status}: {}", self.client.log());
+        Ok(())
+    }
+
+    /// The client's end, as it sees it: `address:port`, IPv6 in brackets.
+    pub fn local(&self) -> Result<SocketAddr> {
+        let log = self.client.log();
+        let line = log.lines().find_map(|line| line.split_once("connected to ")).map_or("", |(_, ends)| ends);
+        let local = line.split(' ').nth(2).unwrap_or_default();
+        local.parse().with_context(|| format!("the client did not tell its address: {log}"))
+    }
+}
+
+/// Echoed lines are read on a thread, so that an end is noticed at once.
+const CONVERSE: &str = r"
+import os, socket, sys, threading, time
+
+def show(address):
+    return f'[{address[0]}]:{address[1]}' if ':' in address[0] else f'{address[0]}:{address[1]}'
+
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+s.settimeout(None)
+print('connected to', show(s.getpeername()), 'from', show(s.getsockname()))
+closing = False
+
+def read():
+    end = 'ended'
+    try:
+        for line in s.makefile():
+            print('back', line, end='')
+    except OSError as error:
+        end = type(error).__name__
+    if not closing or end != 'ended':
+        print('the end:', end, time.clock_gettime(time.CLOCK_MONOTONIC))
+        os._exit(1)
+
+reader = threading.Thread(target=read)
+reader.start()
+for line in sys.stdin:
+    s.sendall(line.encode())
+closing = True
+s.shutdown(socket.SHUT_WR)
+reader.join()
+";
 
 const ECHO: &str = r"
 import asyncio, resource, socket, sys

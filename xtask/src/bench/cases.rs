@@ -19,7 +19,8 @@ pub enum Quick {
     No,
     /// For contestants on two nodes.
     Apart,
-    /// For those on one node, too.
+    /// For those on one node.
+    Together,
     All,
 }
 
@@ -61,13 +62,15 @@ pub const VICTIM: Load = Load::Http(Http { rate: Some(1_000), ..keep_alive(8, "/
 
 pub const CASES: &[Case] = &[
     http("http1-c1", Quick::All, keep_alive(1, "/hello"), &[LatencyP50, LatencyP99, LatencyP999, Rate]),
+    http("http1-c16", Quick::Together, keep_alive(16, "/1k"), BUSY),
     http("http1-c32", Quick::All, keep_alive(32, "/1k"), BUSY),
+    http("http1-c64", Quick::Together, keep_alive(64, "/1k"), BUSY),
     http("http1-c256", Quick::No, keep_alive(256, "/1k"), BUSY),
     http("http2-c1", Quick::No, http2(1, "/hello"), &[LatencyP50, LatencyP99, LatencyP999, Rate]),
     http("http2-c32", Quick::No, http2(32, "/1k"), BUSY),
     http("http2-c256", Quick::No, http2(256, "/1k"), BUSY),
     http("http1-rate", Quick::Apart, Http { rate: Some(RATE), ..keep_alive(32, "/1k") }, LATENCY),
-    http("connections", Quick::Apart, Http { close: true, ..keep_alive(8, "/hello") }, CONNECTIONS),
+    http("connections", Quick::All, Http { close: true, ..keep_alive(8, "/hello") }, CONNECTIONS),
     bulk("bulk-1", Quick::All, 1, "up"),
     bulk("bulk-8", Quick::No, 8, "up"),
     bulk("bulk-down-1", Quick::No, 1, "down"),

@@ -108,10 +108,16 @@ impl Plan {
 }
 
 fn takes_part(case: &Case, name: &str, quick: bool) -> bool {
-    let (baseline, one_node) = (baseline::of(name).is_none(), contestant::is_on_one_node(name));
+    let (baseline, one_node) = (baseline::of(name).is_none(), baseline::is_on_one_node(name));
     let variant = one_node || name == "envoy-sidecar-c1";
     match case.what {
-        What::Traffic(_) => !(quick && one_node && case.quick == Quick::Apart),
+        What::Traffic(_) if !quick => true,
+        What::Traffic(_) => match case.quick {
+            Quick::No => false,
+            Quick::Apart => !one_node,
+            Quick::Together => one_node,
+            Quick::All => true,
+        },
         What::Pods(_) | What::Open { .. } | What::Start => !baseline && !variant,
         // Without hooks, and with them.
         What::Hooks => ["none", "pillion"].contains(&name),

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use pillion_tests::{AgentOptions, Bed, Node, Pod};
 
+use super::baseline;
+
 pub use external::External;
 pub use none::Plain;
 
@@ -35,7 +37,8 @@ pub trait Contestant {
     /// Waits until a client that has entered reaches a server that has entered, on port 8080, through the mesh.
     ///
     /// # Errors
-    /// When it does not, or when the mesh does not do what it is compared for: mutual TLS between the two.
+    /// When it does not, or when the mesh does not do what it is compared for: mutual TLS between the two, or connections
+    /// that the kernel attests.
     fn prove(&self, client: &Pod, server: &Pod) -> Result<()>;
 
     /// The cgroups in which the mesh's programs run: what they use is the mesh's cost.
@@ -53,18 +56,21 @@ pub struct Settings {
 }
 
 /// The contestants that come with the benchmark, in the order of a report.
-pub const NAMES: [&str; 6] =
-    ["none", "none-same-node", "pillion", "pillion-same-node", "envoy-sidecar", "envoy-sidecar-c1"];
-
-/// Client and server share a node.
-pub fn is_on_one_node(name: &str) -> bool {
-    name.ends_with("-same-node")
-}
+pub const NAMES: [&str; 7] = [
+    "none",
+    "none-same-node",
+    "pillion",
+    "pillion-same-node",
+    "pillion-direct",
+    "envoy-sidecar",
+    "envoy-sidecar-c1",
+];
 
 /// A contestant with its nodes and without pods, as its name says.
 pub fn stand(bed: &Bed, name: &str, settings: &Settings) -> Result<Box<dyn Contestant>> {
     let client = bed.node(&format!("{name}-a"))?;
-    let server = if is_on_one_node(name) { client.clone() } else { bed.node(&format!("{name}-b"))? };
+    let server =
+        if baseline::is_on_one_node(name) { client.clone() } else { bed.node(&format!("{name}-b"))? };
     stand_on(bed, name, settings, [client, server])
 }
 
@@ -77,7 +83,9 @@ pub fn stand_on_one_node(bed: &Bed, name: &str, settings: &Settings) -> Result<B
 fn stand_on(bed: &Bed, name: &str, settings: &Settings, nodes: [Node; 2]) -> Result<Box<dyn Contestant>> {
     Ok(match name {
         "none" | "none-same-node" => Box::new(Plain::new(name, nodes)),
-        "pillion" | "pillion-same-node" => Box::new(pillion::Pillion::start(name, nodes, &settings.agent)?),
+        "pillion" | "pillion-same-node" | "pillion-direct" => {
+            Box::new(pillion::Pillion::start(name, nodes, &settings.agent)?)
+        }
         "envoy-sidecar" => Box::new(envoy::Sidecars::new(bed, name, nodes, settings.envoy.as_deref(), 2)?),
         "envoy-sidecar-c1" => Box::new(envoy::Sidecars::new(bed, name, nodes, settings.envoy.as_deref(), 1)?),
         _ => {

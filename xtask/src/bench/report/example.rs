@@ -1,15 +1,17 @@
 //! Results that nobody measured, for tests of the report: every case and contestant, some missing, some noise.
 
+use crate::bench::baseline;
 use crate::bench::metric::Metric;
 use crate::bench::results::{ALL_CASES, Disturbed, Machine, Mode, Results, Settings};
 
 const ROUNDS: usize = 5;
 /// Name, latency, cost of CPU (both as multiples of no mesh), KiB of a mesh without pods, of a pod, of a connection.
-const CONTESTANTS: [(&str, [f64; 5]); 6] = [
+const CONTESTANTS: [(&str, [f64; 5]); 7] = [
     ("none", [1.0, 1.0, 0.0, 0.0, 0.0]),
     ("none-same-node", [0.9, 0.9, 0.0, 0.0, 0.0]),
     ("pillion", [1.6, 1.8, 20_000.0, 110.0, 6.0]),
     ("pillion-same-node", [1.3, 1.5, 10_000.0, 110.0, 6.0]),
+    ("pillion-direct", [0.8, 0.7, 10_000.0, 110.0, 1.0]),
     ("envoy-sidecar", [5.3, 6.8, 0.0, 48_000.0, 27.0]),
     ("envoy-sidecar-c1", [5.0, 6.1, 0.0, 41_000.0, 25.0]),
 ];
@@ -81,7 +83,7 @@ fn add_round(
         add("open-30000-closed", Metric::MeshMemory, base + 2.0 * pod + open * 3_000.0);
         add("start", Metric::ReadyMs, if pod > 1e4 { 310.0 } else { 6.0 });
     }
-    if !name.ends_with("node") && !name.ends_with("c1") {
+    if !baseline::is_on_one_node(name) && !name.ends_with("c1") {
         for (case, worse) in [("alone", 1.0), ("bulk", 9.0), ("connections", 14.0), ("handshakes", 6.0)] {
             let case = format!("neighbour-{case}");
             add(&case, Metric::LatencyP50, 90.0 * latency * f64::sqrt(worse));

@@ -12,7 +12,7 @@ pub struct Family {
 pub fn of(case: &str) -> Family {
     let (title, about) = match case {
         "http1-c1" => ("HTTP/1.1, one connection", HTTP1_ONE),
-        "http1-c32" | "http1-c256" => ("HTTP/1.1, many connections", HTTP1_MANY),
+        "http1-c16" | "http1-c32" | "http1-c64" | "http1-c256" => ("HTTP/1.1, many connections", HTTP1_MANY),
         "http2-c1" | "http2-c32" | "http2-c256" => ("HTTP/2", HTTP2),
         "http1-rate" => ("HTTP/1.1 at a fixed rate", HTTP1_RATE),
         "connections" => ("New connections", CONNECTIONS),

@@ -1,0 +1,59 @@
+//! A pod's guard: the sk_lookup program in its namespace.
+
+use super::links::{Link, Place};
+use super::{Kernel, KernelError, program};
+use aya_obj::generated::bpf_attach_type;
+use std::os::fd::BorrowedFd;
+
+/// Whether plaintext gets in on addresses of a pod that the mesh does not know: link-local ones, further interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    Pass,
+    Refuse,
+}
+
+impl Unknown {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Pass => "guard_open",
+            Self::Refuse => "guard_closed",
+        }
+    }
+}
+
+impl Kernel {
+    /// Puts the guard into a pod's namespace, or mends it. Says what was wrong with the one that was there.
+    pub fn guard(
+        &mut self,
+        cookie: u64,
+        netns: BorrowedFd,
+        unknown: Unknown,
+    ) -> Result<Option<&'static str>, KernelError> {
+        let program = program(&self.ebpf, unknown.program())?;
+        let place = Place::Netns(netns, cookie);
+        if let Some((link, was)) = self.guards.get_mut(&cookie) {
+            let is_changed = std::mem::replace(was, unknown) != unknown;
+            return Ok(link.mend(&program, &place)?.filter(|_| !is_changed));
+        }
+        let (link, _) =
+            Link::establish(&self.pins, &pin(cookie), &program, bpf_attach_type::BPF_SK_LOOKUP, &place)?;
+        self.guards.insert(cookie, (link, unknown));
+        Ok(None)
+    }
+
+    /// Takes the guard away: plaintext gets in again.
+    pub(super) fn unguard(&mut self, cookie: u64) -> Result<(), KernelError> {
+        match self.guards.remove(&cookie) {
+            Some((link, _)) => link.remove().map_err(|source| KernelError::Link {
+                program: "guard",
+                action: "removed",
+                source,
+            }),
+            None => self.pins.remove_link(&pin(cookie)),
+        }
+    }
+}
+
+fn pin(cookie: u64) -> String {
+    format!("guard_{cookie}")
+}

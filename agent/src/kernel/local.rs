@@ -1,0 +1,262 @@
+//! What the hooks know of this node's captured pods beside whom they capture: addresses, inbound modes, devices, counts.
+
+use super::address::{to_ip, to_ip4, words};
+use super::tables::{PodCapture, failed, found, take};
+use super::{KernelError, PodDevice};
+use aya::Ebpf;
+use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use pillion_ebpf_common::{CountKey, Device, Ip, LocalPod, PodPort, count, inbound, local_flags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What becomes of plaintext that arrives at a pod and that nobody attests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InboundMode {
+    /// It is none of the mesh's business.
+    Ignore,
+    /// It passes, and is counted.
+    #[default]
+    Count,
+    /// It is refused.
+    Refuse,
+    /// It is refused, but for the node's own addresses.
+    RefuseAllButNode,
+}
+
+/// The inbound modes of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inbound {
+    pub default: InboundMode,
+    /// Ports that differ.
+    pub ports: BTreeMap<u16, InboundMode>,
+}
+
+/// What has been counted of a pod since it was captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Plain connections that nobody attests, and that passed.
+    pub passed: u64,
+    /// Plain connections that were refused.
+    pub refused: u64,
+    /// Packets that left the pod under an address that is not its own, and were dropped.
+    pub foreign_source: u64,
+    /// Packets of a direct connection that came by another way, and were dropped.
+    pub forged: u64,
+}
+
+const PRESENT: u8 = 1;
+
+pub struct LocalTables {
+    pods: BpfHashMap<MapData, Ip, LocalPod>,
+    ports: BpfHashMap<MapData, PodPort, u32>,
+    node: BpfHashMap<MapData, Ip, u8>,
+    devices: BpfHashMap<MapData, u32, Device>,
+    counts: PerCpuHashMap<MapData, CountKey, u64>,
+}
+
+impl LocalTables {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(
+            ebpf: &mut Ebpf,
+            map: &'static str,
+        ) -> Result<T, KernelError> {
+            take(ebpf, map)?.try_into().map_err(failed(map, "opened"))
+        }
+        Ok(Self {
+            pods: typed(ebpf, "LOCAL_PODS")?,
+            ports: typed(ebpf, "INBOUND_PORTS")?,
+            node: typed(ebpf, "NODE_ADDRESSES")?,
+            devices: typed(ebpf, "DEVICES")?,
+            counts: typed(ebpf, "COUNTS")?,
+        })
+    }
+
+    /// Writes a pod down, with its device where the kernel owns its path. Says whether anything was not so before.
+    pub fn set_pod(
+        &mut self,
+        cookie: u64,
+        pod: &PodCapture,
+        device: Option<PodDevice>,
+    ) -> Result<bool, KernelError> {
+        let mut changed = self.set_ports(cookie, &pod.inbound)?;
+        for what in 0..count::ALL {
+            self.start_count(CountKey { netns: cookie, what, zero: 0 })?;
+        }
+        if let Some(device) = device {
+            changed |= self.set_device(cookie, pod, device.peer)?;
+        }
+        let entry = local_pod(cookie, pod, device);
+        let wanted: BTreeSet<Ip> = addresses(pod).map(to_ip).collect();
+        for ip in &wanted {
+            if found(self.pods.get(ip, 0), "LOCAL_PODS")? != Some(entry) {
+                self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
+                changed = true;
+            }
+        }
+        for ip in self.addresses_of(cookie)?.difference(&wanted) {
+            found(self.pods.remove(ip), "LOCAL_PODS")?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// The pod has left the mesh and lives on: nobody connects to it directly any more, its plaintext is its own
+    /// business, and what is open goes on.
+    pub fn release_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
+        for ip in self.addresses_of(cookie)? {
+            let Some(entry) = found(self.pods.get(&ip, 0), "LOCAL_PODS")? else { continue };
+            let entry = LocalPod { flags: 0, inbound: inbound::IGNORE, ..entry };
+            self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
+        }
+        self.set_ports(cookie, &Inbound::default()).map(drop)
+    }
+
+    /// Removes all that is known of a pod.
+    pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
+        for ip in self.addresses_of(cookie)? {
+            found(self.pods.remove(&ip), "LOCAL_PODS")?;
+        }
+        self.set_ports(cookie, &Inbound::default())?;
+        for (index, device) in self.devices()? {
+            if device.netns == cookie {
+                found(self.devices.remove(&index), "DEVICES")?;
+            }
+        }
+        for what in 0..count::ALL {
+            found(self.counts.remove(&CountKey { netns: cookie, what, zero: 0 }), "COUNTS")?;
+        }
+        Ok(())
+    }
+
+    /// Every pod that any entry speaks of.
+    pub fn known(&self) -> Result<BTreeSet<u64>, KernelError> {
+        let mut known = BTreeSet::new();
+        for entry in self.pods.iter() {
+            known.insert(entry.map_err(failed("LOCAL_PODS", "read"))?.1.netns);
+        }
+        known.extend(self.devices()?.values().map(|device| device.netns));
+        for port in self.ports.keys() {
+            known.insert(port.map_err(failed("INBOUND_PORTS", "read"))?.netns);
+        }
+        Ok(known)
+    }
+
+    /// The netns cookie of the pod that has an address.
+    pub fn owner(&self, ip: IpAddr) -> Result<Option<u64>, KernelError> {
+        Ok(found(self.pods.get(&to_ip(ip), 0), "LOCAL_PODS")?.map(|pod| pod.netns))
+    }
+
+    pub fn set_node_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        let has: Result<BTreeSet<Ip>, _> = self.node.keys().collect();
+        let has = has.map_err(failed("NODE_ADDRESSES", "read"))?;
+        let wanted: BTreeSet<Ip> = addresses.iter().map(|ip| to_ip(*ip)).collect();
+        for ip in wanted.difference(&has) {
+            self.node.insert(ip, PRESENT, 0).map_err(failed("NODE_ADDRESSES", "written"))?;
+        }
+        for ip in has.difference(&wanted) {
+            found(self.node.remove(ip), "NODE_ADDRESSES")?;
+        }
+        Ok(())
+    }
+
+    pub fn counts(&self, cookie: u64) -> Result<Counts, KernelError> {
+        let sum = |what| {
+            let values = found(self.counts.get(&CountKey { netns: cookie, what, zero: 0 }, 0), "COUNTS")?;
+            Ok::<u64, KernelError>(values.map_or(0, |values| values.iter().sum()))
+        };
+        Ok(Counts {
+            passed: sum(count::PLAIN)?,
+            refused: sum(count::REFUSED)?,
+            foreign_source: sum(count::FOREIGN_SOURCE)?,
+            forged: sum(count::FORGED)?,
+        })
+    }
+
+    fn addresses_of(&self, cookie: u64) -> Result<BTreeSet<Ip>, KernelError> {
+        let entries: Result<Vec<_>, _> = self.pods.iter().collect();
+        let entries = entries.map_err(failed("LOCAL_PODS", "read"))?;
+        Ok(entries.into_iter().filter(|(_, pod)| pod.netns == cookie).map(|(ip, _)| ip).collect())
+    }
+
+    fn devices(&self) -> Result<BTreeMap<u32, Device>, KernelError> {
+        self.devices.iter().collect::<Result<_, _>>().map_err(failed("DEVICES", "read"))
+    }
+
+    fn set_device(&mut self, cookie: u64, pod: &PodCapture, index: u32) -> Result<bool, KernelError> {
+        let device = Device {
+            netns: cookie,
+            ip4: pod.ipv4.map_or(0, to_ip4),
+            ip6: pod.ipv6.map_or([0; 4], words),
+            zero: 0,
+        };
+        if found(self.devices.get(&index, 0), "DEVICES")? == Some(device) {
+            return Ok(false);
+        }
+        self.devices.insert(index, device, 0).map_err(failed("DEVICES", "written"))?;
+        Ok(true)
+    }
+
+    fn set_ports(&mut self, cookie: u64, inbound: &Inbound) -> Result<bool, KernelError> {
+        let mut changed = false;
+        let keys: Result<Vec<PodPort>, _> = self.ports.keys().collect();
+        let keys = keys.map_err(failed("INBOUND_PORTS", "read"))?;
+        for key in keys.into_iter().filter(|key| key.netns == cookie) {
+            // The port was made from 16 bits.
+            if !inbound.ports.contains_key(&(key.port as u16)) {
+                found(self.ports.remove(&key), "INBOUND_PORTS")?;
+                changed = true;
+            }
+        }
+        for (port, mode) in &inbound.ports {
+            let key = PodPort { netns: cookie, port: u32::from(*port), zero: 0 };
+            if found(self.ports.get(&key, 0), "INBOUND_PORTS")? != Some(mode.number()) {
+                self.ports.insert(key, mode.number(), 0).map_err(failed("INBOUND_PORTS", "written"))?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The hooks add to what is there only.
+    fn start_count(&mut self, key: CountKey) -> Result<(), KernelError> {
+        if found(self.counts.get(&key, 0), "COUNTS")?.is_some() {
+            return Ok(());
+        }
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed("COUNTS", "written")(error.into()))?;
+        let zeroes = PerCpuValues::try_from(vec![0_u64; cpus])
+            .map_err(|error| failed("COUNTS", "written")(error.into()))?;
+        self.counts.insert(key, zeroes, 0).map_err(failed("COUNTS", "written"))
+    }
+}
+
+impl InboundMode {
+    fn number(self) -> u32 {
+        match self {
+            Self::Ignore => inbound::IGNORE,
+            Self::Count => inbound::COUNT,
+            Self::Refuse => inbound::REFUSE,
+            Self::RefuseAllButNode => inbound::REFUSE_ALL_BUT_NODE,
+        }
+    }
+}
+
+fn addresses(pod: &PodCapture) -> impl Iterator<Item = IpAddr> {
+    pod.ipv4.map(IpAddr::V4).into_iter().chain(pod.ipv6.map(IpAddr::V6))
+}
+
+fn local_pod(cookie: u64, pod: &PodCapture, device: Option<PodDevice>) -> LocalPod {
+    let mut flags = 0;
+    if pod.direct && device.is_some() {
+        flags |= local_flags::DIRECT;
+    }
+    if !pod.inbound.ports.is_empty() {
+        flags |= local_flags::HAS_PORTS;
+    }
+    LocalPod {
+        netns: cookie,
+        device: device.map_or(0, |device| device.peer),
+        inbound: pod.inbound.default.number(),
+        flags,
+        zero: 0,
+    }
+}

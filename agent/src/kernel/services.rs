@@ -1,0 +1,85 @@
+//! Services with endpoints on this node: the connect hook chooses one of them by itself.
+
+use super::KernelError;
+use super::address::{from_address, to_address};
+use super::tables::{failed, found, take};
+use aya::Ebpf;
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use pillion_ebpf_common::{Address, EndpointKey, Endpoints};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+
+/// The endpoints of each Service's port, by cluster IP and port.
+pub type ServiceEndpoints = BTreeMap<SocketAddr, Vec<SocketAddr>>;
+
+pub struct ServiceTables {
+    services: BpfHashMap<MapData, Address, Endpoints>,
+    endpoints: BpfHashMap<MapData, EndpointKey, Address>,
+    /// What the tables hold, and under which name its list is.
+    known: HashMap<SocketAddr, (u32, Vec<SocketAddr>)>,
+    next_list: u32,
+    /// Lists may be there that no Service has any more.
+    has_stale_lists: bool,
+}
+
+impl ServiceTables {
+    /// What an earlier agent has left is in force until the first `set`.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let services: BpfHashMap<_, Address, Endpoints> =
+            take(ebpf, "SERVICES")?.try_into().map_err(failed("SERVICES", "opened"))?;
+        let endpoints = take(ebpf, "ENDPOINTS")?.try_into().map_err(failed("ENDPOINTS", "opened"))?;
+        let mut next_list = 0;
+        for service in services.iter() {
+            let (_, Endpoints { list, .. }) = service.map_err(failed("SERVICES", "read"))?;
+            next_list = next_list.max(list.wrapping_add(1));
+        }
+        Ok(Self { services, endpoints, known: HashMap::new(), next_list, has_stale_lists: true })
+    }
+
+    /// Makes the tables hold these Services and no others. A list that changes gets another name, so that a hook never
+    /// sees half of two.
+    pub fn set(&mut self, wanted: &ServiceEndpoints) -> Result<(), KernelError> {
+        for (service, endpoints) in wanted {
+            if self.known.get(service).is_some_and(|(_, known)| known == endpoints) {
+                continue;
+            }
+            let list = self.next_list;
+            self.next_list = self.next_list.wrapping_add(1);
+            for (index, endpoint) in (0..).zip(endpoints) {
+                let key = EndpointKey { list, index };
+                let address = to_address(*endpoint);
+                self.endpoints.insert(key, address, 0).map_err(failed("ENDPOINTS", "written"))?;
+            }
+            let entry = Endpoints { list, count: endpoints.len() as u32 };
+            let key = to_address(*service);
+            self.services.insert(key, entry, 0).map_err(failed("SERVICES", "written"))?;
+            self.has_stale_lists |= self.known.insert(*service, (list, endpoints.clone())).is_some();
+        }
+        let keys: Result<Vec<Address>, _> = self.services.keys().collect();
+        for key in keys.map_err(failed("SERVICES", "read"))? {
+            let service = from_address(&key);
+            if !wanted.contains_key(&service) {
+                found(self.services.remove(&key), "SERVICES")?;
+                self.known.remove(&service);
+                self.has_stale_lists = true;
+            }
+        }
+        self.remove_stale_lists()
+    }
+
+    /// Removes the endpoints of lists that no Service has any more, an earlier agent's too.
+    fn remove_stale_lists(&mut self) -> Result<(), KernelError> {
+        if !self.has_stale_lists {
+            return Ok(());
+        }
+        let lists: HashSet<u32> = self.known.values().map(|(list, _)| *list).collect();
+        let keys: Result<Vec<EndpointKey>, _> = self.endpoints.keys().collect();
+        for key in keys.map_err(failed("ENDPOINTS", "read"))? {
+            if !lists.contains(&key.list) {
+                found(self.endpoints.remove(&key), "ENDPOINTS")?;
+            }
+        }
+        self.has_stale_lists = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! The node's part in the direct path: which pods have one, which policies are in force, and who is told.
+
+use super::pod::{Pod, State, capture};
+use super::supervisor::Supervisor;
+use crate::decide::{self, DirectMode, NotDirect};
+use crate::direct::{self, Directory};
+use crate::kernel::{self, Kernel, KernelError, NoPath, PathError, Unknown};
+use crate::mesh::{MtlsMode, PodName, Workload};
+use crate::worker::Terms;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+/// Why a pod cannot be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("its network namespace cannot be opened: {0}")]
+    Netns(#[from] io::Error),
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+}
+
+impl Supervisor {
+    /// Guards a serving pod, sees to its path, and captures it: in this order, so that nothing gets in or goes directly
+    /// before it is guarded. Says what of it was there and wrong. Does nothing to a pod that does not serve.
+    pub(super) fn establish(&mut self, name: &PodName) -> Result<Vec<String>, CaptureError> {
+        let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.state == State::Serving) else {
+            return Ok(vec![]);
+        };
+        let (Some(cookie), Some(ready)) = (pod.cookie, &pod.ready) else { return Ok(vec![]) };
+        // By its thread: the path in the mesh may lead to another namespace by now.
+        let netns = File::open(format!("/proc/self/task/{}/ns/net", ready.thread_id))?;
+        let unknown = match pod.workload.mtls.default {
+            MtlsMode::Strict => Unknown::Refuse,
+            MtlsMode::Permissive | MtlsMode::Disable => Unknown::Pass,
+        };
+        let guard = self.kernel.guard(cookie, netns.as_fd(), unknown)?;
+        let path = own_path(&mut self.kernel, self.config.direct, pod, cookie, netns.as_fd());
+        let direct = path.as_ref().map(|_| ()).map_err(Clone::clone);
+        if direct != pod.direct {
+            match &direct {
+                Ok(()) => tracing::info!(pod = %name, "its connections within the node are direct"),
+                Err(reason) => {
+                    tracing::info!(pod = %name, "its connections within the node are not direct: {reason}")
+                }
+            }
+            pod.direct = direct;
+        }
+        self.kernel.capture(cookie, &capture(&pod.workload, pod.direct.is_ok()))?;
+        pod.metrics.path().set_direct(pod.direct.as_ref().err().map(NotDirect::reason));
+        let wrong = [("guard", guard), ("path", path.ok().flatten())];
+        Ok(wrong.into_iter().filter_map(|(what, wrong)| Some(format!("its {what} {}", wrong?))).collect())
+    }
+
+    /// Puts the policies of the mesh in force, in the kernel first: from then on no connection begins under others, so
+    /// that workers find all that have.
+    pub(super) fn enforce(&mut self) {
+        let mesh = self.mesh.borrow().clone();
+        if let Err(e) = self.kernel.set_services(&decide::services_of_node(&mesh, &self.config.node)) {
+            tracing::error!("the hooks cannot be told of the Services; the next change tries again: {e}");
+        }
+        let direct_pods: HashMap<u64, &Workload> = self
+            .pods
+            .values()
+            .filter(|pod| pod.state == State::Serving && pod.direct.is_ok())
+            .filter_map(|pod| Some((pod.cookie?, &*pod.workload)))
+            .collect();
+        let holds = |source: u64, destination: u64, port: u16| {
+            let (source, destination) = (direct_pods.get(&source), direct_pods.get(&destination));
+            source
+                .zip(destination)
+                .is_some_and(|(source, destination)| decide::direct(source, destination, port).is_ok())
+        };
+        if let Err(e) = self.kernel.enforce(mesh.policy, holds) {
+            tracing::error!("new policies cannot be put in force; the next change tries again: {e}");
+        }
+        if self.judged != mesh.policy {
+            self.judged = mesh.policy;
+            self.judge();
+        }
+    }
+
+    /// Has all workers look at what is open.
+    fn judge(&self) {
+        let terms = self.terms();
+        for worker in self.pods.values().filter_map(|pod| pod.worker.as_ref()) {
+            worker.judge(terms.clone());
+        }
+    }
+
+    /// Has a new worker look at what is open: policies may have changed while there was none.
+    pub(super) fn judge_pod(&self, name: &PodName) {
+        if let Some(worker) = self.pods.get(name).and_then(|pod| pod.worker.as_ref()) {
+            worker.judge(self.terms());
+        }
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        Arc::new(Terms { direct: self.config.direct, node_addresses: self.node_addresses.clone() })
+    }
+
+    /// Tells the recorder of direct connections who is who, once all pods that the kernel may tell of are known.
+    pub(super) fn publish_directory(&self) {
+        if self.pods.values().any(|pod| pod.state == State::Starting && pod.cookie.is_none()) {
+            return;
+        }
+        let pods = self.pods.values().filter_map(|pod| {
+            let who = direct::Pod { workload: pod.workload.clone(), metrics: pod.metrics.clone() };
+            Some((pod.cookie?, who))
+        });
+        let directory = Directory::new(self.mesh.borrow().clone(), pods.collect());
+        self.directory.send_replace(Some(Arc::new(directory)));
+    }
+
+    /// The kubelet probes from the node's addresses, which may change.
+    pub(super) fn refresh_node_addresses(&mut self) -> Result<(), KernelError> {
+        self.node_addresses = kernel::node_addresses()?;
+        self.kernel.set_node_addresses(&self.node_addresses)
+    }
+}
+
+/// Leads a pod's direct connections, if nothing stands against it. Says what was wrong with the programs that were
+/// there.
+fn own_path(
+    kernel: &mut Kernel,
+    mode: DirectMode,
+    pod: &Pod,
+    cookie: u64,
+    netns: BorrowedFd,
+) -> Result<Option<&'static str>, NotDirect> {
+    decide::path(&pod.workload, mode)?;
+    let device = pod.ready.as_ref().map(|ready| ready.device.clone());
+    let device = device.unwrap_or_else(|| Err(NoPath::Veth("its worker does not serve".to_owned())));
+    let owned = device.map_err(PathError::from).and_then(|device| kernel.own_path(cookie, netns, device));
+    owned.map_err(|error| match error {
+        PathError::NoPath(NoPath::Veth(why)) => NotDirect::NoVeth { why },
+        PathError::NoPath(NoPath::Program(program)) => NotDirect::ForeignProgram { program },
+        PathError::Kernel(e) => NotDirect::NoGuard { why: e.to_string() },
+    })
+}

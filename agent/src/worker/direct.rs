@@ -1,0 +1,31 @@
+//! A worker's part in the direct path: what it has decided once, the kernel remembers.
+
+use super::context::Context;
+use crate::decide::{DirectMode, direct};
+use crate::direct::Samples;
+use crate::kernel::{FlowTable, VerdictTable};
+use crate::mesh::{Mesh, Workload};
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+/// What a worker has to do with connections that it does not carry.
+pub struct DirectPath {
+    pub mode: DirectMode,
+    pub flows: FlowTable,
+    pub verdicts: RefCell<VerdictTable>,
+    pub samples: Samples,
+}
+
+/// Lets the connections after this one go directly, if mesh and policies allow it.
+pub(super) fn learn(
+    context: &Context,
+    mesh: &Mesh,
+    source: &Workload,
+    destination: &Workload,
+    target: SocketAddr,
+) {
+    let path = &context.direct;
+    if path.mode == DirectMode::Auto && direct(source, destination, target.port()).is_ok() {
+        path.verdicts.borrow_mut().allow(context.netns_cookie, target, mesh.policy);
+    }
+}

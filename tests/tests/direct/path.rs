@@ -1,0 +1,210 @@
+//! What apps and operators see of a direct connection.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pillion_tests::metrics::Metrics;
+use pillion_tests::security::{DIRECT, MUTUAL_TLS};
+use pillion_tests::{SameNode, apps};
+use serde_json::Value;
+
+use crate::{SECONDS_10, introduce, wait_direct};
+
+// proves: CAP-4, TEL-1, TEL-2
+#[test]
+fn the_first_connection_goes_by_mutual_tls_and_the_next_are_direct() {
+    let same_node = SameNode::new("direct").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    apps::nginx(server, 80).unwrap();
+    let fetch = |ip: IpAddr| {
+        let url = format!("http://{}/addresses", SocketAddr::new(ip, 80));
+        client
+            .command("curl")
+            .args(["-sS", "-m", "10", "-w", "%{remote_ip} %{local_ip}", &url])
+            .run()
+            .unwrap()
+    };
+    let first = fetch(server.ip4().into());
+    let recording = server.record("tcp").unwrap();
+    let ends = [(client.ip4().into(), server.ip4().into()), (client.ip6().into(), server.ip6().into())];
+    let second = ends.map(|(_, to): (IpAddr, IpAddr)| fetch(to));
+    let packets = recording.stop().unwrap();
+    assert!(packets.flows().iter().all(|flow| flow.tls_records().is_none()), "plain HTTP");
+    assert!(packets.tcp().all(|tcp| tcp.from.port() == 80 || tcp.to.port() == 80), "nothing else");
+    assert_eq!(packets.flows().len(), 4, "two connections, each way");
+
+    for (said, (own, peer)) in [(&first, ends[0]), (&second[0], ends[0]), (&second[1], ends[1])] {
+        let (addresses, seen_by_client) = said.split_once('\n').unwrap();
+        let (from, to) = addresses.split_once(' ').unwrap();
+        assert_eq!(from.rsplit_once(':').unwrap().0, own.to_string(), "the server sees the client");
+        assert_eq!(to, format!("{peer}:80"), "the server sees itself");
+        assert_eq!(seen_by_client, format!("{peer} {own}"), "the client sees the server, and itself");
+    }
+    wait_direct(&same_node, 2).unwrap();
+    for reporter in ["source", "destination"] {
+        let metrics = agent.metrics().unwrap();
+        assert_eq!(metrics.opened(reporter, client, server, MUTUAL_TLS), 1.0);
+        let line = agent.wait_access("a direct connection's end", |line| {
+            line["reporter"] == reporter && line["connection_security_policy"] == DIRECT
+        });
+        let line = line.unwrap();
+        assert_eq!(line["source_principal"], client.identity());
+        assert_eq!(line["destination_principal"], server.identity());
+        assert_eq!(line["response_flags"], "-");
+        assert!(
+            line["bytes_received"].as_u64().unwrap() > 50 && line["srtt_us"].as_u64().unwrap() > 0,
+            "{line}"
+        );
+    }
+}
+
+// proves: CAP-4
+#[test]
+fn a_direct_ipv4_connection_of_an_ipv6_socket_sees_mapped_addresses() {
+    const SCRIPT: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET6)
+s.connect(('::ffff:' + sys.argv[1], 7))
+print(s.getpeername()[0], s.getsockname()[0])
+s.sendall(b'word'); s.shutdown(socket.SHUT_WR)
+print(s.makefile().read())
+";
+    let same_node = SameNode::new("mapped").unwrap();
+    let SameNode { client, server, .. } = &same_node;
+    let echo = apps::echo(server, 7).unwrap();
+    introduce(&same_node, client, server).unwrap();
+    let said = apps::python(client, SCRIPT, [server.ip4().to_string()]).run().unwrap();
+    assert_eq!(said, format!("::ffff:{} ::ffff:{}\nword\n", server.ip4(), client.ip4()));
+    assert!(echo.log().lines().last().unwrap().starts_with(&format!("{}:", client.ip4())), "{}", echo.log());
+    wait_direct(&same_node, 1).unwrap();
+}
+
+// proves: CAP-4, TEL-1
+#[test]
+fn a_cluster_ip_leads_directly_to_an_endpoint_on_the_node() {
+    const SCRIPT: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 70), 10)
+print(s.getpeername()[0], s.getsockname()[0])
+s.sendall(b'word'); s.shutdown(socket.SHUT_WR)
+print(s.makefile().read())
+";
+    let same_node = SameNode::new("direct-service").unwrap();
+    let SameNode { client, server, agent, bed, .. } = &same_node;
+    let echo = apps::echo(server, 7).unwrap();
+    let service = bed.service("echo", 70, 7, &[server]).unwrap();
+    agent.wait_config("the service", |dump| dump["services"].to_string().contains("\"echo\"")).unwrap();
+    introduce(&same_node, client, server).unwrap();
+    let ends = [
+        (IpAddr::from(service.ip4), client.ip4().into(), server.ip4().into()),
+        (service.ip6.into(), client.ip6().into(), server.ip6().into()),
+    ];
+    for (cluster_ip, own, endpoint) in ends {
+        let said = apps::python(client, SCRIPT, [cluster_ip.to_string()]).run().unwrap();
+        assert_eq!(said, format!("{cluster_ip} {own}\nword\n"));
+        let seen = echo.log().lines().last().unwrap().to_owned();
+        let (from, to): (SocketAddr, SocketAddr) = {
+            let (from, to) = seen.split_once(' ').unwrap();
+            (from.parse().unwrap(), to.parse().unwrap())
+        };
+        assert_eq!((from.ip(), to), (own, SocketAddr::new(endpoint, 7)));
+        let line = agent.wait_access("what was asked for, and where it went", |line| {
+            line["reporter"] == "source"
+                && line["destination_address"] == SocketAddr::new(cluster_ip, 70).to_string()
+                && line["upstream_address"] == SocketAddr::new(endpoint, 7).to_string()
+        });
+        let line = line.unwrap();
+        assert_eq!(line["connection_security_policy"], DIRECT);
+        assert_eq!(line["destination_service"], "echo.default.svc.cluster.local");
+    }
+    wait_direct(&same_node, 2).unwrap();
+}
+
+// proves: TCP-2, TEL-1
+#[test]
+fn bulk_redis_and_half_closed_connections_go_directly_and_the_metrics_agree() {
+    let same_node = SameNode::new("direct-apps").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    apps::nginx(server, 80).unwrap();
+    apps::redis(server, 6379).unwrap();
+    apps::echo(server, 7).unwrap();
+    let (ip4, ip6) = (server.ip4().to_string(), server.ip6().to_string());
+    let redis = |args: &[&str]| client.command("redis-cli").args(["-h", &ip6]).args(args).run().unwrap();
+    // The first to each port takes the slow path.
+    let url = |path: &str| format!("http://{ip4}/{path}");
+    client.command("curl").args(["-sS", &url("hello")]).run().unwrap();
+    redis(&["ping"]);
+    introduce(&same_node, client, server).unwrap();
+
+    let size = client.command("curl").args(["-sS", &url("16m")]).output().unwrap().stdout.len();
+    assert_eq!(size, 16 << 20);
+    redis(&["set", "key", "value"]);
+    assert_eq!(redis(&["get", "key"]), "value\n");
+    // The client closes its direction and hears the rest.
+    crate::ask(client, server.ip6().into()).unwrap();
+    wait_direct(&same_node, 4).unwrap();
+
+    // curl's headers vary; what is sent by one end is received by the other.
+    let bytes = |metrics: &Metrics, name: &str, reporter: &str| {
+        metrics.sum(name, &[("reporter", reporter), ("connection_security_policy", DIRECT)])
+    };
+    let agree = |metrics: &Metrics| {
+        ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"].iter().all(|name| {
+            let [source, destination] = ["source", "destination"].map(|end| bytes(metrics, name, end));
+            source == destination && source > 0.0
+        })
+    };
+    let metrics = agent.wait_metrics("the same bytes at both ends", agree).unwrap();
+    assert!(bytes(&metrics, "istio_tcp_sent_bytes_total", "source") >= f64::from(16 << 20));
+}
+
+// proves: CAP-5
+#[test]
+fn a_direct_connection_to_a_closed_port_is_refused_as_without_a_mesh() {
+    const SCRIPT: &str = "
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 81), 5).recv(1)
+    print('accepted')
+except OSError as error:
+    print(type(error).__name__)
+";
+    let same_node = SameNode::new("direct-refused").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    let ask = || apps::python(client, SCRIPT, [server.ip4().to_string()]).run().unwrap();
+    // The slow path cannot say it in connect(); it decides all the same.
+    assert_ne!(ask(), "accepted\n");
+    assert_eq!(ask(), "ConnectionRefusedError\n");
+    let failed = |line: &Value| {
+        line["connection_security_policy"] == DIRECT
+            && line["reporter"] == "source"
+            && line["response_flags"] == "UF"
+    };
+    agent.wait_access("a direct connection that failed", failed).unwrap();
+}
+
+// proves: TEL-1
+#[test]
+fn no_direct_connection_goes_uncounted_under_load() {
+    let same_node = SameNode::new("direct-load").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    apps::nginx(server, 80).unwrap();
+    let url = format!("http://{}/hello", server.ip4());
+    client.command("curl").args(["-sS", &url]).run().unwrap();
+    let wrk = client.command("wrk").args(["-t1", "-c16", "-d3s", "-H", "Connection: close", &url]);
+    let wrk = wrk.start().unwrap();
+    assert!(wrk.wait(SECONDS_10).unwrap().success());
+    let said = wrk.log();
+    assert!(!said.contains("Socket errors"), "{said}");
+    let requests: f64 =
+        said.lines().find_map(|line| line.trim().split_once(" requests in ")).unwrap().0.parse().unwrap();
+    let at_rest = |metrics: &Metrics| {
+        let counted = ["source", "destination"].map(|reporter| {
+            let labels = [("reporter", reporter), ("connection_security_policy", DIRECT)];
+            ["opened", "closed"]
+                .map(|what| metrics.sum(&format!("istio_tcp_connections_{what}_total"), &labels))
+        });
+        counted.iter().flatten().all(|count| *count == counted[0][0] && *count >= requests)
+    };
+    let metrics = agent.wait_metrics("as many closed as opened, at both ends", at_rest).unwrap();
+    assert_eq!(metrics.sum("pillion_direct_events_lost_total", &[]), 0.0);
+}

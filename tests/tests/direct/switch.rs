@@ -1,0 +1,79 @@
+//! When a pair is not direct, and who says why.
+
+use pillion_tests::security::{DIRECT, MUTUAL_TLS};
+use pillion_tests::{Agent, AgentOptions, Pod, SameNode, apps};
+
+use crate::ask;
+
+/// Three connections, by mutual TLS each.
+fn stays_on_mutual_tls(same_node: &SameNode) {
+    let SameNode { client, server, agent, .. } = same_node;
+    apps::echo(server, 7).unwrap();
+    for _ in 0..3 {
+        ask(client, server.ip4().into()).unwrap();
+    }
+    let metrics = agent
+        .wait_metrics("three connections by mutual TLS", |metrics| {
+            metrics.opened("source", client, server, MUTUAL_TLS) == 3.0
+        })
+        .unwrap();
+    assert_eq!(metrics.opened("source", client, server, DIRECT), 0.0);
+}
+
+/// What the metric says of the pod: the reason, and 1 where it is direct.
+fn reason(agent: &Agent, pod: &Pod) -> (String, f64) {
+    let metrics = agent.metrics().unwrap();
+    let samples: Vec<_> = metrics.select("pillion_pod_direct", &[("pod", pod.name())]).cloned().collect();
+    assert_eq!(samples.len(), 1, "{samples:?}");
+    (samples[0].label("reason").to_owned(), samples[0].value)
+}
+
+/// Why the pod is not direct, as `/config_dump` says it.
+fn dumped(agent: &Agent, pod: &Pod) -> String {
+    let worker = agent.worker(pod).unwrap().unwrap();
+    assert_eq!(worker["direct"], false);
+    worker["not_direct"].to_string()
+}
+
+#[test]
+fn off_means_mutual_tls_always() {
+    let same_node = SameNode::with("off", &AgentOptions::default().arg("--direct=off"), &[]).unwrap();
+    stays_on_mutual_tls(&same_node);
+    assert_eq!(reason(&same_node.agent, &same_node.client), ("mesh_off".into(), 0.0));
+    assert!(dumped(&same_node.agent, &same_node.client).contains("--direct off"));
+}
+
+#[test]
+fn a_pod_may_opt_out_and_the_other_keeps_its_path() {
+    let same_node = SameNode::new("opted-out").unwrap();
+    let opted_out = same_node.node().pod("opted-out").captured().annotation("pillion.dev/direct", "disabled");
+    let opted_out = opted_out.create().unwrap();
+    same_node.agent.wait_serving(&opted_out).unwrap();
+    let same_node = SameNode { server: opted_out, ..same_node };
+    stays_on_mutual_tls(&same_node);
+    assert_eq!(reason(&same_node.agent, &same_node.server), ("pod_disabled".into(), 0.0));
+    assert!(dumped(&same_node.agent, &same_node.server).contains("pillion.dev/direct"));
+    assert_eq!(reason(&same_node.agent, &same_node.client), (String::new(), 1.0));
+}
+
+#[test]
+fn a_network_policy_keeps_its_pods_on_the_way_that_it_guards() {
+    const ISOLATE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: isolate, namespace: default }
+spec: { podSelector: { matchExpressions: [{ key: app, operator: In, values: [server] }] } }
+";
+    let same_node = SameNode::with("isolated", &AgentOptions::default(), &[ISOLATE]).unwrap();
+    stays_on_mutual_tls(&same_node);
+    assert_eq!(reason(&same_node.agent, &same_node.server), ("network_policy".into(), 0.0));
+    assert!(dumped(&same_node.agent, &same_node.server).contains("isolate"));
+}
+
+#[test]
+fn pods_that_are_direct_say_so() {
+    let same_node = SameNode::new("says-so").unwrap();
+    for pod in [&same_node.client, &same_node.server] {
+        assert_eq!(reason(&same_node.agent, pod), (String::new(), 1.0));
+    }
+}
