@@ -11,6 +11,7 @@ use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{
     ExcludedCidr, HandoffKey, Ip, PodEntry, PodPort, SocketRecord, cidr,
     flags::{DIRECT, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
+    unmapped,
 };
 
 /// Captured pods by netns cookie. 4096 is eight times what the largest nodes run.
@@ -69,6 +70,16 @@ pub fn membership(netns: u64) -> Membership {
 pub fn is_attested(netns: u64) -> bool {
     // SAFETY: a lookup of one word.
     unsafe { PODS.get(netns) }.is_some_and(|pod| pod.flags & DIRECT != 0)
+}
+
+/// Whether the address is the captured pod's own: its root can give its sockets any other.
+#[inline(always)]
+pub fn is_own_address(netns: u64, ip: &Ip) -> bool {
+    // SAFETY: a lookup; what is read of the entry is compared at once.
+    unsafe { PODS.get(netns) }.is_some_and(|pod| match unmapped(ip) {
+        Some(ip4) => ip4 == pod.ip4,
+        None => *ip == pod.ip6,
+    })
 }
 
 /// Whether the pod keeps that destination out of the mesh.

@@ -68,6 +68,8 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
         if is_handed_off {
             maps::hand_off(&ends.key_as_client(netns), &record);
         }
+        // Under another pod's address it could take that pod's attestation away.
+        let is_attested = is_attested && maps::is_own_address(netns, &ends.local_ip);
         if is_attested {
             flows::attest(&ends, netns);
             if !ends.is_own() {

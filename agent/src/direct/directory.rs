@@ -3,6 +3,7 @@
 use crate::mesh::{Mesh, Workload};
 use crate::telemetry::WorkerMetrics;
 use std::collections::HashMap;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,15 +37,44 @@ impl Directory {
         Self { mesh, pods, netns }
     }
 
-    pub(super) fn mesh(&self) -> &Mesh {
-        &self.mesh
-    }
-
-    pub(super) fn pod(&self, netns: u64) -> Option<&Pod> {
-        self.pods.get(&netns)
-    }
-
     pub(super) fn netns(&self, ip: IpAddr) -> Option<u64> {
         self.netns.get(&ip).copied()
+    }
+}
+
+/// The directory in use, and pods that were in an earlier one: what the kernel tells last of a pod is read when it is
+/// gone. A cookie is never another's.
+#[derive(Default)]
+pub(super) struct Known {
+    pub directory: Arc<Directory>,
+    departed: HashMap<u64, Departed>,
+}
+
+struct Departed {
+    pod: Pod,
+    /// Until it is looked at for the first time.
+    fresh: bool,
+}
+
+impl Known {
+    pub fn follow(&mut self, directory: &Arc<Directory>) {
+        let before = mem::replace(&mut self.directory, directory.clone());
+        let departed = before.pods.iter().filter(|(netns, _)| !directory.pods.contains_key(netns));
+        self.departed
+            .extend(departed.map(|(netns, pod)| (*netns, Departed { pod: pod.clone(), fresh: true })));
+    }
+
+    /// Forgets those that had departed at the last call.
+    pub fn forget_departed(&mut self) {
+        self.departed.retain(|_, departed| mem::take(&mut departed.fresh));
+    }
+
+    pub fn pod(&self, netns: u64) -> Option<&Pod> {
+        let departed = || self.departed.get(&netns).map(|departed| &departed.pod);
+        self.directory.pods.get(&netns).or_else(departed)
+    }
+
+    pub fn mesh(&self) -> &Mesh {
+        &self.directory.mesh
     }
 }

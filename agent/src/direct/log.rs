@@ -3,9 +3,10 @@
 use super::directory::Directory;
 use super::recorder::{Recorder, WallClock};
 use super::sample::{Sample, Samples};
-use crate::kernel::{Events, FlowTable, KernelError};
+use crate::kernel::{Events, FlowTable};
 use crate::telemetry::AccessLog;
 use nix::time::{ClockId, clock_gettime};
+use pillion_ebpf_common::Event;
 use prometheus::IntCounter;
 use std::io;
 use std::sync::Arc;
@@ -25,7 +26,9 @@ const FORGET: Duration = Duration::from_secs(60);
 pub struct Parts {
     pub events: Events,
     pub flows: FlowTable,
-    pub directory: watch::Receiver<Arc<Directory>>,
+    /// `None` until the pods that the kernel captures already are in it: what it tells of others is lost, and so are
+    /// their connections that are open. Events wait in the ring buffer meanwhile.
+    pub directory: watch::Receiver<Option<Arc<Directory>>>,
     pub access_log: Option<AccessLog>,
     /// `pillion_direct_events_lost_total`
     pub lost: IntCounter,
@@ -43,9 +46,6 @@ pub(super) enum Message {
 }
 
 impl DirectLog {
-    /// Starts once the directory has the pods that the kernel captures already: what it tells of others is lost, and
-    /// so are their connections that are open. Events wait in the ring buffer until then.
-    ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(parts: Parts) -> io::Result<Self> {
@@ -70,41 +70,75 @@ impl Drop for DirectLog {
     }
 }
 
-fn run(mut parts: Parts, inbox: &Receiver<Message>) {
-    let mut recorder = Recorder::new(parts.access_log.take());
-    round(&mut parts, &mut recorder);
-    // After the first round: what has been opened and closed since then is told by events.
-    match parts.flows.all() {
-        Ok(flows) => recorder.adopt(&flows, now().monotonic),
-        Err(e) => tracing::error!("direct connections that are open already are not told of: {e}"),
-    }
-    let (mut next_round, mut next_forget) = (Instant::now() + ROUND, Instant::now() + FORGET);
+fn run(parts: Parts, inbox: &Receiver<Message>) {
+    let mut reader = Reader::new(parts);
+    let (mut next_round, mut next_forget) = (Instant::now(), Instant::now() + FORGET);
     loop {
         match inbox.recv_timeout(next_round.saturating_duration_since(Instant::now())) {
-            Ok(Message::Sample(sample)) => recorder.on_sample(&sample, now().monotonic),
+            Ok(Message::Sample(sample)) => reader.recorder.on_sample(&sample, now().monotonic),
             Err(RecvTimeoutError::Timeout) => {
-                round(&mut parts, &mut recorder);
+                reader.round();
                 next_round = Instant::now() + ROUND;
             }
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                return round(&mut parts, &mut recorder);
-            }
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return reader.round(),
         }
         if Instant::now() >= next_forget {
-            recorder.forget_unused();
+            reader.recorder.forget_unused();
             next_forget = Instant::now() + FORGET;
         }
     }
 }
 
-fn round(parts: &mut Parts, recorder: &mut Recorder) {
-    recorder.follow(&parts.directory.borrow_and_update());
-    let clock = now();
-    parts.events.drain(|event| recorder.on_event(event, clock));
-    match parts.events.lost() {
-        Ok(lost) => parts.lost.inc_by(lost.saturating_sub(parts.lost.get())),
-        Err(e @ KernelError::Map { .. }) => tracing::debug!("{e}"),
-        Err(e) => tracing::error!("{e}"),
+struct Reader {
+    events: Events,
+    flows: FlowTable,
+    directory: watch::Receiver<Option<Arc<Directory>>>,
+    lost: IntCounter,
+    recorder: Recorder,
+    /// Whether the connections that were there before are taken in.
+    adopted: bool,
+    /// Kept for its memory.
+    batch: Vec<Event>,
+}
+
+impl Reader {
+    fn new(parts: Parts) -> Self {
+        let Parts { events, flows, directory, access_log, lost } = parts;
+        let recorder = Recorder::new(access_log);
+        Self { events, flows, directory, lost, recorder, adopted: false, batch: vec![] }
+    }
+
+    fn round(&mut self) {
+        if self.directory.borrow().is_none() {
+            return;
+        }
+        // Events first: a pod is in the directory before the kernel tells of it.
+        self.events.drain(|event| self.batch.push(*event));
+        if let Some(directory) = &*self.directory.borrow_and_update() {
+            self.recorder.follow(directory);
+        }
+        let clock = now();
+        for event in self.batch.drain(..) {
+            self.recorder.on_event(&event, clock);
+        }
+        match self.events.lost() {
+            Ok(lost) => self.lost.inc_by(lost.saturating_sub(self.lost.get())),
+            Err(e) => tracing::debug!("lost events are not counted: {e}"),
+        }
+        if !self.adopted {
+            self.adopt();
+        }
+    }
+
+    /// After the events of the first round: what is opened or closed from then on is told by others.
+    fn adopt(&mut self) {
+        self.adopted = true;
+        match self.flows.all() {
+            Ok(flows) => self.recorder.adopt(&flows, now().monotonic),
+            Err(e) => {
+                tracing::error!("direct connections that are open already are told of when they end: {e}")
+            }
+        }
     }
 }
 

@@ -16,4 +16,4 @@ mod sample;
 pub use directory::{Directory, Pod};
 pub use log::{DirectLog, Parts};
 pub use recorder::{Recorder, WallClock};
-pub use sample::{Sample, SampledFlow, Samples};
+pub use sample::{Sample, SampledSocket, Samples};

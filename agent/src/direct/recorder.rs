@@ -2,10 +2,10 @@
 //!
 //! State and arithmetic only: events, samples and the time come in as arguments.
 
-use super::directory::Directory;
+use super::directory::{Directory, Known};
 use super::relation::{End, EndKey, Relation, RelationKey};
-use super::sample::{Sample, SampledFlow};
-use crate::kernel::AttestedFlow;
+use super::sample::Sample;
+use crate::kernel::{AttestedFlow, Bytes, to_address};
 use crate::telemetry::{AccessLog, DirectConnection, OpenConnection, Outcome};
 use pillion_ebpf_common::{Event, event};
 use std::collections::hash_map::Entry;
@@ -24,9 +24,9 @@ const TCP_FIN_WAIT1: u32 = 4;
 const TCP_CLOSE_WAIT: u32 = 8;
 
 pub struct Recorder {
-    directory: Arc<Directory>,
+    known: Known,
     access_log: Option<AccessLog>,
-    /// What was found out in this directory.
+    /// What was found out with this directory.
     relations: HashMap<RelationKey, Arc<Relation>>,
     open: HashMap<EndKey, Open>,
     /// Ends that a sample has shown and no event has told of.
@@ -42,6 +42,7 @@ pub struct WallClock {
 
 /// An end that is open.
 struct Open {
+    is_client: bool,
     relation: Arc<Relation>,
     series: OpenConnection,
     _counted: DirectConnection,
@@ -72,7 +73,7 @@ enum Ending {
 impl Recorder {
     pub fn new(access_log: Option<AccessLog>) -> Self {
         Self {
-            directory: Arc::default(),
+            known: Known::default(),
             access_log,
             relations: HashMap::new(),
             open: HashMap::new(),
@@ -82,16 +83,16 @@ impl Recorder {
 
     /// From now on ends are looked up in here. What is open keeps the names that it was opened under.
     pub fn follow(&mut self, directory: &Arc<Directory>) {
-        if !Arc::ptr_eq(&self.directory, directory) {
-            self.directory = directory.clone();
+        if !Arc::ptr_eq(&self.known.directory, directory) {
+            self.known.follow(directory);
             self.relations.clear();
         }
     }
 
-    /// Lets go of series that are only kept in case they are used again, so that idle ones expire. To be called now
-    /// and then.
+    /// Lets go of what is only kept in case it is used again, so that idle series expire. To be called now and then.
     pub fn forget_unused(&mut self) {
         self.relations.clear();
+        self.known.forget_departed();
     }
 
     /// Events of one end come in the order in which they happened.
@@ -106,7 +107,7 @@ impl Recorder {
     /// Takes in the connections that were opened before anybody listened. `now` is the kernel's time.
     pub fn adopt(&mut self, flows: &[AttestedFlow], now: u64) {
         for flow in flows {
-            let server_netns = self.directory.netns(flow.server.ip());
+            let server_netns = self.known.directory.netns(flow.server.ip());
             // A pod's connections to itself are not told of.
             let server = server_netns.filter(|netns| *netns != flow.client_netns);
             let Some(server_netns) = server else { continue };
@@ -123,30 +124,25 @@ impl Recorder {
     pub fn on_sample(&mut self, sample: &Sample, now: u64) {
         let mut shown = HashSet::new();
         let mut strangers = HashSet::new();
-        for sampled in &sample.flows {
-            let end = match sampled.is_client {
-                true => End::client_of(&sampled.flow),
-                false => End::server_of(&sampled.flow, sample.netns),
-            };
-            shown.insert(end.key);
-            if !self.open.contains_key(&end.key) {
-                if !self.strangers.contains(&end.key) {
-                    strangers.insert(end.key);
-                    continue;
+        for socket in &sample.sockets {
+            let (local, remote) = (to_address(socket.local), to_address(socket.remote));
+            let key = EndKey { netns: sample.netns, local, remote };
+            shown.insert(key);
+            match (self.open.get_mut(&key), socket.flow) {
+                (Some(open), _) => open.sampled(socket.bytes),
+                (None, Some(flow)) if self.strangers.contains(&key) => {
+                    self.opened(End::in_flow(&flow, socket.local, sample.netns), now);
                 }
-                self.opened(end, now);
-            }
-            if let Some(open) = self.open.get_mut(&end.key) {
-                open.carried(Carried::of_sampled(sampled));
+                (None, Some(_)) => drop(strangers.insert(key)),
+                (None, None) => {}
             }
         }
         self.strangers.retain(|key| key.netns != sample.netns);
         self.strangers.extend(strangers);
         self.open.retain(|key, open| {
-            if key.netns != sample.netns {
-                return true;
+            if key.netns == sample.netns {
+                open.misses = if shown.contains(key) { 0 } else { open.misses + 1 };
             }
-            open.misses = if shown.contains(key) { 0 } else { open.misses + 1 };
             open.misses < MISSES
         });
     }
@@ -158,7 +154,7 @@ impl Recorder {
         }
         let Some(relation) = self.relation(&end) else { return };
         // One that is in its place has ended, and that event was lost: dropping it counts it as closed.
-        self.open.insert(end.key, Open::new(relation, time));
+        self.open.insert(end.key, Open::new(end.is_client, relation, time));
     }
 
     fn closed(&mut self, event: &Event, clock: WallClock) {
@@ -179,7 +175,8 @@ impl Recorder {
         let (began, carried) = match (known, ending) {
             (None, Ending::Failed) => (event.time, Carried::default()),
             (known, _) => {
-                let mut open = known.unwrap_or_else(|| Open::new(relation.clone(), event.time));
+                let mut open =
+                    known.unwrap_or_else(|| Open::new(end.is_client, relation.clone(), event.time));
                 open.carried(Carried::of(event.is_client == 1, event.sent, event.received));
                 (open.began, open.carried)
             }
@@ -205,7 +202,7 @@ impl Recorder {
         match self.relations.entry(end.relation_key()) {
             Entry::Occupied(known) => Some(known.get().clone()),
             Entry::Vacant(unknown) => {
-                let relation = Arc::new(Relation::of(end, &self.directory)?);
+                let relation = Arc::new(Relation::of(end, &self.known)?);
                 Some(unknown.insert(relation).clone())
             }
         }
@@ -221,10 +218,16 @@ impl WallClock {
 }
 
 impl Open {
-    fn new(relation: Arc<Relation>, began: u64) -> Self {
+    fn new(is_client: bool, relation: Arc<Relation>, began: u64) -> Self {
         let series = relation.series.open();
         let counted = relation.pod.metrics.direct_opened();
-        Self { relation, series, _counted: counted, began, carried: Carried::default(), misses: 0 }
+        Self { is_client, relation, series, _counted: counted, began, carried: Carried::default(), misses: 0 }
+    }
+
+    fn sampled(&mut self, bytes: Bytes) {
+        // The client's SYN counts as a byte in the kernel.
+        let sent = bytes.sent.saturating_sub(u64::from(self.is_client));
+        self.carried(Carried::of(self.is_client, sent, bytes.received));
     }
 
     /// Counts what has been carried since the last time.
@@ -239,12 +242,6 @@ impl Carried {
     /// From what an end has sent and received.
     fn of(is_client: bool, sent: u64, received: u64) -> Self {
         if is_client { Self { sent: received, received: sent } } else { Self { sent, received } }
-    }
-
-    fn of_sampled(sampled: &SampledFlow) -> Self {
-        // The client's SYN counts as a byte in the kernel.
-        let syn = u64::from(sampled.is_client);
-        Self::of(sampled.is_client, sampled.bytes.sent.saturating_sub(syn), sampled.bytes.received)
     }
 }
 
@@ -275,3 +272,7 @@ impl Ending {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+mod tests;

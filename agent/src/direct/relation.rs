@@ -1,6 +1,6 @@
 //! Who talks to whom over a direct connection, seen from one of its ends.
 
-use super::directory::{Directory, Pod};
+use super::directory::{Known, Pod};
 use crate::kernel::{AttestedFlow, from_address, to_address};
 use crate::telemetry::{ConnectionSecurity, ConnectionSeries, Direction, Parties};
 use pillion_ebpf_common::{Address, Event, Ip};
@@ -76,6 +76,11 @@ impl End {
         }
     }
 
+    /// The end of a direct connection that a pod has in `netns`.
+    pub fn in_flow(flow: &AttestedFlow, local: SocketAddr, netns: u64) -> Self {
+        if local == flow.client { Self::client_of(flow) } else { Self::server_of(flow, netns) }
+    }
+
     pub fn relation_key(&self) -> RelationKey {
         RelationKey {
             netns: self.key.netns,
@@ -89,10 +94,9 @@ impl End {
 
 impl Relation {
     /// `None` when the end's pod is not (or no longer) one of this node's.
-    pub fn of(end: &End, directory: &Directory) -> Option<Self> {
-        let pod = directory.pod(end.key.netns)?.clone();
-        let parties =
-            if end.is_client { to_server(end, &pod, directory) } else { from_client(end, &pod, directory) };
+    pub fn of(end: &End, known: &Known) -> Option<Self> {
+        let pod = known.pod(end.key.netns)?.clone();
+        let parties = if end.is_client { to_server(end, &pod, known) } else { from_client(end, &pod, known) };
         Some(Self { series: pod.metrics.series(parties.labels()), pod, parties })
     }
 
@@ -108,18 +112,19 @@ impl Relation {
     }
 }
 
-/// The kernel lets a connection be direct only to a captured pod of this node, which its address names.
-fn to_server(end: &End, pod: &Pod, directory: &Directory) -> Parties {
+/// The kernel lets a connection be direct only to a captured pod of this node, and an address is one pod's at a time.
+fn to_server(end: &End, pod: &Pod, known: &Known) -> Parties {
     let addresses = Addresses::of(end);
-    let mesh = directory.mesh();
-    let server = mesh.by_address.get(&addresses.upstream.ip());
+    let mesh = known.mesh();
+    let ip = addresses.upstream.ip();
+    let captured = known.directory.netns(ip).and_then(|netns| known.pod(netns)).map(|pod| &pod.workload);
     Parties {
         direction: Direction::Outbound,
         source: Some(pod.workload.clone()),
         source_principal: Some(pod.workload.identity.clone()),
         source_address: addresses.source,
-        destination: server.cloned(),
-        destination_principal: server.map(|server| server.identity.clone()),
+        destination: captured.or_else(|| mesh.by_address.get(&ip)).cloned(),
+        destination_principal: captured.map(|server| server.identity.clone()),
         destination_address: addresses.destination,
         upstream_address: Some(addresses.upstream),
         service: mesh.services.get(&addresses.destination.ip()).cloned(),
@@ -129,10 +134,10 @@ fn to_server(end: &End, pod: &Pod, directory: &Directory) -> Parties {
 
 /// Who the client is, its namespace's cookie proves. Its address may be another pod's by now: where nothing else is
 /// told, that names a workload for people to read, and no principal.
-fn from_client(end: &End, pod: &Pod, directory: &Directory) -> Parties {
+fn from_client(end: &End, pod: &Pod, known: &Known) -> Parties {
     let addresses = Addresses::of(end);
-    let attested = directory.pod(end.client).map(|client| client.workload.clone());
-    let named = || directory.mesh().by_address.get(&addresses.source.ip()).cloned();
+    let attested = known.pod(end.client).map(|client| client.workload.clone());
+    let named = || known.mesh().by_address.get(&addresses.source.ip()).cloned();
     Parties {
         direction: Direction::Inbound,
         source_principal: attested.as_ref().map(|client| client.identity.clone()),

@@ -2,23 +2,24 @@
 
 use super::log::Message;
 use crate::kernel::{AttestedFlow, Bytes};
+use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
-/// One pod's ends of the direct connections that were open at one moment.
+/// One pod's connections that were open at one moment, direct ones and others.
 #[derive(Debug)]
 pub struct Sample {
     /// The pod's netns cookie.
     pub netns: u64,
-    pub flows: Vec<SampledFlow>,
+    pub sockets: Vec<SampledSocket>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct SampledFlow {
-    pub flow: AttestedFlow,
-    /// Whether the pod's end is the client's.
-    pub is_client: bool,
-    /// Sent and received by the pod's end.
+pub struct SampledSocket {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
     pub bytes: Bytes,
+    /// The direct connection that it is an end of. A server's end is none any more once the client's socket is gone.
+    pub flow: Option<AttestedFlow>,
 }
 
 /// The way of samples to the recorder; clones lead to the same.

@@ -6,6 +6,7 @@ use crate::decide::{self, DirectMode, NotDirect};
 use crate::direct::{self, Directory};
 use crate::kernel::{self, Kernel, KernelError, NoPath, PathError, Unknown};
 use crate::mesh::{MtlsMode, PodName, Workload};
+use crate::worker::Terms;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -77,23 +78,46 @@ impl Supervisor {
         }
         if self.judged != mesh.policy {
             self.judged = mesh.policy;
-            self.pods.values().filter_map(|pod| pod.worker.as_ref()).for_each(|worker| worker.judge());
+            self.judge();
         }
     }
 
-    /// Tells the recorder of direct connections who is who.
+    /// Has all workers look at what is open.
+    fn judge(&self) {
+        let terms = self.terms();
+        for worker in self.pods.values().filter_map(|pod| pod.worker.as_ref()) {
+            worker.judge(terms.clone());
+        }
+    }
+
+    /// Has a new worker look at what is open: policies may have changed while there was none.
+    pub(super) fn judge_pod(&self, name: &PodName) {
+        if let Some(worker) = self.pods.get(name).and_then(|pod| pod.worker.as_ref()) {
+            worker.judge(self.terms());
+        }
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        Arc::new(Terms { direct: self.config.direct, node_addresses: self.node_addresses.clone() })
+    }
+
+    /// Tells the recorder of direct connections who is who, once all pods that the kernel may tell of are known.
     pub(super) fn publish_directory(&self) {
+        if self.pods.values().any(|pod| pod.state == State::Starting && pod.cookie.is_none()) {
+            return;
+        }
         let pods = self.pods.values().filter_map(|pod| {
             let who = direct::Pod { workload: pod.workload.clone(), metrics: pod.metrics.clone() };
             Some((pod.cookie?, who))
         });
         let directory = Directory::new(self.mesh.borrow().clone(), pods.collect());
-        self.directory.send_replace(Arc::new(directory));
+        self.directory.send_replace(Some(Arc::new(directory)));
     }
 
     /// The kubelet probes from the node's addresses, which may change.
     pub(super) fn refresh_node_addresses(&mut self) -> Result<(), KernelError> {
-        self.kernel.set_node_addresses(&kernel::node_addresses()?)
+        self.node_addresses = kernel::node_addresses()?;
+        self.kernel.set_node_addresses(&self.node_addresses)
     }
 }
 

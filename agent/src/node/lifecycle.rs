@@ -15,7 +15,6 @@ use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::future::pending;
 use std::io::stdout;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -59,14 +58,15 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
         false => None,
     };
-    let (directory, who_is_who) = watch::channel(Arc::default());
-    let direct_log = direct::Parts {
+    let (directory, who_is_who) = watch::channel(None);
+    let direct_log = DirectLog::start(direct::Parts {
         events: kernel.events()?,
         flows: kernel.flows(),
         directory: who_is_who,
         access_log: access_log.clone(),
         lost: metrics.direct_events_lost(),
-    };
+    });
+    let direct_log = direct_log.context("the thread that records direct connections")?;
     let (signer, calls) = mpsc::channel(certifier::QUEUE);
     tokio::spawn(certifier::run(ca, calls));
     let (supervisor, events) = Supervisor::new(Parts {
@@ -78,6 +78,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         access_log: access_log.clone(),
         signer,
         directory,
+        samples: direct_log.samples(),
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
@@ -87,12 +88,13 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
-    let mut node =
-        Node { supervisor, events, mail, readiness, direct_log: LateDirectLog::Waits(Box::new(direct_log)) };
+    let mut node = Node { supervisor, events, mail, readiness };
     node.serve(&mut signals, config.audit_interval).await?;
     tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
     node.drain(&mut signals, config.drain_timeout).await;
+    // Both log: what is still to be told is told before the log's end.
     drop(node);
+    drop(direct_log);
     if access_log.is_some_and(|log| !log.flush(LOG_FLUSH)) {
         tracing::warn!("the end of the access log could not be written");
     }
@@ -122,15 +124,6 @@ struct Node {
     events: mpsc::UnboundedReceiver<Event>,
     mail: mpsc::Receiver<Question>,
     readiness: watch::Sender<Vec<String>>,
-    direct_log: LateDirectLog,
-}
-
-/// The recorder of direct connections begins once it is known who is who: events wait in the kernel until then.
-enum LateDirectLog {
-    Waits(Box<direct::Parts>),
-    Runs(#[expect(dead_code, reason = "it ends when this is dropped")] DirectLog),
-    /// Between the two, and when it could not be started.
-    None,
 }
 
 impl Node {
@@ -142,11 +135,7 @@ impl Node {
         self.supervisor.reconcile();
         loop {
             let retry_at = self.supervisor.retry();
-            let waits_for = self.supervisor.waits_for();
-            if waits_for.is_empty() {
-                self.direct_log.start()?;
-            }
-            self.readiness.send_replace(waits_for);
+            self.readiness.send_replace(self.supervisor.waits_for());
             tokio::select! {
                 () = signals.end() => return Ok(()),
                 Ok(()) = mesh.changed() => {
@@ -181,18 +170,6 @@ impl Node {
                 tracing::warn!("a worker did not end in time");
             },
         }
-    }
-}
-
-impl LateDirectLog {
-    fn start(&mut self) -> anyhow::Result<()> {
-        *self = match mem::replace(self, Self::None) {
-            Self::Waits(parts) => {
-                Self::Runs(DirectLog::start(*parts).context("the thread that records direct connections")?)
-            }
-            other => other,
-        };
-        Ok(())
     }
 }
 

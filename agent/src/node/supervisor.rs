@@ -3,13 +3,17 @@
 use super::pod::{Pod, State, capture};
 use crate::cli::Run;
 use crate::decide::NotDirect;
-use crate::direct::Directory;
+use crate::direct::{Directory, Samples};
 use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics, WorkerMetrics};
-use crate::worker::{Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec};
-use std::collections::HashMap;
+use crate::worker::{
+    DirectPath, Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec,
+};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -35,9 +39,11 @@ pub struct Supervisor {
     events: mpsc::UnboundedSender<Event>,
     incarnations: u64,
     /// Who is who, for the recorder of direct connections.
-    pub(super) directory: watch::Sender<Arc<Directory>>,
+    pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
+    samples: Samples,
     /// The policies by which open connections were judged last (`Mesh::policy`).
     pub(super) judged: u64,
+    pub(super) node_addresses: BTreeSet<IpAddr>,
 }
 
 /// What a worker's thread has done.
@@ -55,7 +61,8 @@ pub struct Parts {
     pub metrics: Arc<NodeMetrics>,
     pub access_log: Option<AccessLog>,
     pub signer: mpsc::Sender<SignCall>,
-    pub directory: watch::Sender<Arc<Directory>>,
+    pub directory: watch::Sender<Option<Arc<Directory>>>,
+    pub samples: Samples,
 }
 
 impl Supervisor {
@@ -67,7 +74,6 @@ impl Supervisor {
             cert_lifetime: config.cert_lifetime,
             hbone_congestion: config.hbone_congestion.clone(),
             metrics_idle: config.metrics_idle,
-            direct: config.direct,
         });
         let supervisor = Self {
             config,
@@ -82,7 +88,9 @@ impl Supervisor {
             events,
             incarnations: 0,
             directory: parts.directory,
+            samples: parts.samples,
             judged: 0,
+            node_addresses: BTreeSet::new(),
         };
         (supervisor, inbox)
     }
@@ -240,7 +248,12 @@ impl Supervisor {
             addresses: workload.addresses.clone(),
             settings: self.settings.clone(),
             sockets: self.kernel.sockets().map_err(|e| e.to_string())?,
-            verdicts: self.kernel.verdicts().map_err(|e| e.to_string())?,
+            direct: DirectPath {
+                mode: self.config.direct,
+                flows: self.kernel.flows(),
+                verdicts: RefCell::new(self.kernel.verdicts().map_err(|e| e.to_string())?),
+                samples: self.samples.clone(),
+            },
             mesh: self.mesh.clone(),
             signer: Signer { identity: workload.identity.clone(), calls: self.signer.clone() },
             metrics: pod.metrics.clone(),
@@ -291,6 +304,7 @@ impl Supervisor {
         self.publish_directory();
         if is_serving {
             self.capture(name);
+            self.judge_pod(name);
         }
     }
 

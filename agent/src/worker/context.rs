@@ -2,7 +2,7 @@
 
 use super::certificate::Identity;
 use super::dial::Dialer;
-use super::direct::Direct;
+use super::direct::DirectPath;
 use super::pool::Pool;
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
@@ -13,13 +13,14 @@ use tokio::sync::watch;
 
 pub(super) struct Context {
     pub name: PodName,
+    pub netns_cookie: u64,
     pub mesh: watch::Receiver<Arc<Mesh>>,
+    pub direct: DirectPath,
     pub dialer: Rc<Dialer>,
     pub identity: Rc<Identity>,
     pub pool: Pool,
     pub metrics: Arc<WorkerMetrics>,
     pub access_log: Option<AccessLog>,
-    pub direct: Direct,
     /// Connections that the worker carries for its apps.
     pub open: Tally,
     /// Counts the times that peers are to be told to open no more streams here.

@@ -1,27 +1,31 @@
-//! The slow path's part in the direct one: what a worker has decided, the kernel remembers.
+//! A worker's part in the direct path: what it has decided once, the kernel remembers.
 
+use super::context::Context;
 use crate::decide::{DirectMode, direct};
-use crate::kernel::VerdictTable;
+use crate::direct::Samples;
+use crate::kernel::{FlowTable, VerdictTable};
 use crate::mesh::{Mesh, Workload};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-pub(super) struct Direct {
-    mode: DirectMode,
-    /// The pod's netns cookie.
-    netns: u64,
-    verdicts: RefCell<VerdictTable>,
+/// What a worker has to do with connections that it does not carry.
+pub struct DirectPath {
+    pub mode: DirectMode,
+    pub flows: FlowTable,
+    pub verdicts: RefCell<VerdictTable>,
+    pub samples: Samples,
 }
 
-impl Direct {
-    pub fn new(mode: DirectMode, netns: u64, verdicts: VerdictTable) -> Self {
-        Self { mode, netns, verdicts: RefCell::new(verdicts) }
-    }
-
-    /// Lets the connections after this one go directly, if mesh and policies allow it.
-    pub fn learn(&self, mesh: &Mesh, source: &Workload, destination: &Workload, target: SocketAddr) {
-        if self.mode == DirectMode::Auto && direct(source, destination, target.port()).is_ok() {
-            self.verdicts.borrow_mut().allow(self.netns, target, mesh.policy);
-        }
+/// Lets the connections after this one go directly, if mesh and policies allow it.
+pub(super) fn learn(
+    context: &Context,
+    mesh: &Mesh,
+    source: &Workload,
+    destination: &Workload,
+    target: SocketAddr,
+) {
+    let path = &context.direct;
+    if path.mode == DirectMode::Auto && direct(source, destination, target.port()).is_ok() {
+        path.verdicts.borrow_mut().allow(context.netns_cookie, target, mesh.policy);
     }
 }

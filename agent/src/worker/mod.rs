@@ -11,24 +11,29 @@ mod dial;
 mod direct;
 mod early;
 mod inbound;
+mod judge;
 mod listeners;
 mod outbound;
 mod pool;
 mod record;
 mod relay;
+mod sample;
 mod service;
 mod socket;
 mod tasks;
 mod thread;
 
 pub use certificate::{SignCall, Signer};
+pub use direct::DirectPath;
 pub use thread::WorkerSpec;
 
 use crate::decide::DirectMode;
 use crate::kernel::{NoPath, PodDevice};
 use serde::Serialize;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -56,8 +61,6 @@ pub struct Settings {
     pub hbone_congestion: Option<String>,
     /// Label sets of metrics that no connection used for this long are dropped.
     pub metrics_idle: Duration,
-    /// Whether connections within the node may be direct.
-    pub direct: DirectMode,
 }
 
 /// What the node core tells a worker.
@@ -74,11 +77,19 @@ pub(crate) enum Command {
     Drain {
         deadline: Duration,
     },
+    /// The mesh has changed: cut the open connections that it allows no longer.
+    Judge(Arc<Terms>),
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
-    /// New policies are in force: end the open connections that they do not allow.
-    Judge,
+}
+
+/// What a node has to say on which connections may be open, besides the mesh.
+#[derive(Debug)]
+pub struct Terms {
+    pub direct: DirectMode,
+    /// The node's own addresses: the kubelet probes pods from one of them.
+    pub node_addresses: BTreeSet<IpAddr>,
 }
 
 /// What a worker says of itself and its pod once it serves.
@@ -191,8 +202,9 @@ impl Worker {
         self.tell(Command::Drain { deadline });
     }
 
-    pub fn judge(&self) {
-        self.tell(Command::Judge);
+    /// Cuts the pod's open connections that are neither carried by the worker nor allowed by the mesh as it is now.
+    pub fn judge(&self, terms: Arc<Terms>) {
+        self.tell(Command::Judge(terms));
     }
 
     /// `None` when the worker has ended.

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::listeners::Listeners;
-use super::{CertificateReport, Command, Inspection, Report, tasks};
+use super::{CertificateReport, Command, Inspection, Report, judge, tasks};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -44,9 +44,9 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                     stop_taking(context, &mut listeners);
                     phase = Phase::Draining(Some(Instant::now() + deadline));
                 }
+                Some(Command::Judge(terms)) => judge::judge(context, &terms),
                 // Nobody waits for an answer any more when sending it fails.
                 Some(Command::Audit(reply)) => drop(reply.send(inspect(context, &mut listeners))),
-                Some(Command::Judge) => {}
                 Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),
             },
             () = grace_is_over(&phase) => {

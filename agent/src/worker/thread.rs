@@ -3,11 +3,11 @@
 use super::certificate::{self, Identity, Signer};
 use super::context::Context;
 use super::dial::Dialer;
-use super::direct::Direct;
+use super::direct::DirectPath;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, service, tasks};
-use crate::kernel::{SocketTable, VerdictTable, netns_cookie, pod_device};
+use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
+use crate::kernel::{SocketTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, PodName};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -40,7 +40,7 @@ pub struct WorkerSpec {
     pub addresses: Vec<IpAddr>,
     pub settings: Arc<Settings>,
     pub sockets: SocketTable,
-    pub verdicts: VerdictTable,
+    pub direct: DirectPath,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub signer: Signer,
     pub metrics: Arc<WorkerMetrics>,
@@ -96,7 +96,7 @@ async fn work(
     mut commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
 ) {
-    let Settings { cert_lifetime, hbone_congestion, metrics_idle, direct, .. } = (*spec.settings).clone();
+    let Settings { cert_lifetime, hbone_congestion, metrics_idle, .. } = (*spec.settings).clone();
     let identity = tokio::select! {
         identity = Identity::obtain(spec.signer, cert_lifetime, &spec.name) => Rc::new(identity),
         () = hung_up(&mut commands) => return,
@@ -105,13 +105,14 @@ async fn work(
     let metrics = spec.metrics;
     let context = Rc::new(Context {
         name: spec.name.clone(),
+        netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
+        direct: spec.direct,
         pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone()),
         dialer,
         identity: identity.clone(),
         metrics: metrics.clone(),
         access_log: spec.access_log,
-        direct: Direct::new(direct, ready.netns_cookie, spec.verdicts),
         open: Tally::default(),
         go_away: watch::Sender::new(0),
     });
@@ -124,6 +125,7 @@ async fn work(
     }
     tasks::spawn(certificate::renew(identity, cert_lifetime, spec.name, metrics.clone()));
     tasks::spawn(follow_mesh(context.clone()));
+    tasks::spawn(sample::sample(context.clone()));
     tasks::spawn(expire_metrics(metrics, metrics_idle));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, commands).await;

@@ -1,0 +1,211 @@
+//! Which of the pod's open connections the mesh allows no longer: those that no worker carries, for what a worker
+//! carries it decides on itself.
+
+use super::context::Context;
+use super::{OUTBOUND_PORT, Terms};
+use crate::decide::{DirectMode, NotDirect, direct};
+use crate::hbone::HBONE_PORT;
+use crate::kernel::{AttestedFlow, KernelError, OpenSocket, SockDiag, SockDiagError, Stage};
+use crate::mesh::{Mesh, MtlsMode, Workload};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+/// Why an open connection is cut.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Cut {
+    #[error("it may not be direct any more: {0}")]
+    NotDirect(NotDirect),
+    #[error("the port takes no plaintext any more (PeerAuthentication STRICT)")]
+    Strict,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum JudgeError {
+    #[error(transparent)]
+    Sockets(#[from] SockDiagError),
+    #[error(transparent)]
+    Flows(#[from] KernelError),
+}
+
+/// Judges every open connection of the pod by the mesh as it is now.
+pub(super) fn judge(context: &Context, terms: &Terms) {
+    let mesh = context.mesh();
+    // A pod that has left the mesh keeps what it has opened.
+    let Some(pod) = mesh.workloads.get(&context.name).filter(|pod| pod.captured) else { return };
+    if let Err(e) = cut_forbidden(context, &mesh, pod, terms) {
+        tracing::error!(pod = %context.name, "open connections that the mesh may allow no longer go on: {e}");
+    }
+}
+
+fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) -> Result<(), JudgeError> {
+    let mut diag = SockDiag::open()?;
+    let sockets = diag.sockets(false)?;
+    let is_listening = |socket: &&OpenSocket| socket.stage == Stage::Listening;
+    let listening = sockets.iter().filter(is_listening).map(|socket| socket.local.port()).collect();
+    let law = Law { mesh, pod, terms, listening };
+    for socket in sockets.iter().filter(|socket| socket.stage != Stage::Listening) {
+        let OpenSocket { local, remote, .. } = *socket;
+        let flow = context.direct.flows.get(local, remote)?;
+        let Some(cut) = law.judge(local, remote, flow) else { continue };
+        if diag.destroy(socket)? {
+            tracing::info!(pod = %context.name, %local, %remote, "cut an open connection: {cut}");
+            context.metrics.cut(cut.reason());
+        }
+    }
+    Ok(())
+}
+
+/// What a connection is judged by.
+struct Law<'a> {
+    mesh: &'a Mesh,
+    pod: &'a Workload,
+    terms: &'a Terms,
+    /// The ports that somebody in the pod listens on: connections there were accepted.
+    listening: BTreeSet<u16>,
+}
+
+impl Law<'_> {
+    /// Judges one of the pod's connections; `flow` is what the kernel has attested of it.
+    fn judge(&self, local: SocketAddr, remote: SocketAddr, flow: Option<AttestedFlow>) -> Option<Cut> {
+        match flow {
+            Some(flow) => self.attested(&flow).err().map(Cut::NotDirect),
+            None => self.refuses_plaintext(local, remote).then_some(Cut::Strict),
+        }
+    }
+
+    fn attested(&self, flow: &AttestedFlow) -> Result<(), NotDirect> {
+        let captured = |ip| self.mesh.by_address.get(&ip).filter(|pod| pod.captured);
+        let (Some(source), Some(destination)) = (captured(flow.client.ip()), captured(flow.server.ip()))
+        else {
+            // The other pod has left the mesh, or is gone and its end with it.
+            return Ok(());
+        };
+        if source.name == destination.name {
+            return Ok(());
+        }
+        if self.terms.direct == DirectMode::Off {
+            return Err(NotDirect::MeshOff);
+        }
+        direct(source, destination, flow.server.port())
+    }
+
+    /// As the kernel refuses it before it becomes a connection.
+    fn refuses_plaintext(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        let (pod, port) = (self.pod, local.port());
+        let is_own = |ip| pod.addresses.contains(&ip);
+        let is_accepted = is_own(local.ip()) && self.listening.contains(&port);
+        let is_from_outside = !remote.ip().is_loopback() && !is_own(remote.ip());
+        let is_mesh_port = port == HBONE_PORT || port == OUTBOUND_PORT;
+        let is_probe = pod.probe_ports.contains(&port) && self.terms.node_addresses.contains(&remote.ip());
+        is_accepted
+            && is_from_outside
+            && !is_mesh_port
+            && !is_probe
+            && !pod.exclusions.inbound_ports.contains(&port)
+            && pod.mtls.mode(port) == MtlsMode::Strict
+    }
+}
+
+impl Cut {
+    /// As `pillion_connections_cut_total` gives it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NotDirect(not) => not.reason(),
+            Self::Strict => "strict",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Settings, parse, snapshot};
+    use crate::mesh::PodName;
+
+    /// `server` takes plaintext on 8080 and, excluded, on 9090; the kubelet probes 8081.
+    const MANIFESTS: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: client, labels: {pillion.dev/capture: enabled}}, spec: {nodeName: n1}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: server, labels: {app: server, pillion.dev/capture: enabled}, annotations: {pillion.dev/exclude-inbound-ports: "9090"}}, spec: {nodeName: n1, containers: [{name: c, livenessProbe: {tcpSocket: {port: 8081}}}]}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: shy, labels: {pillion.dev/capture: enabled}, annotations: {pillion.dev/direct: disabled}}, spec: {nodeName: n1}, status: {podIP: 10.0.0.3}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: plain}, spec: {nodeName: n1}, status: {podIP: 10.0.0.4}}
+"#;
+
+    const STRICT: &str = r#"
+---
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict}, spec: {selector: {matchLabels: {app: server}}, mtls: {mode: STRICT}, portLevelMtls: {"8080": {mode: PERMISSIVE}}}}
+"#;
+
+    const NODE: &str = "192.0.2.1:50000";
+    const FAR: &str = "10.0.9.9:50000";
+
+    fn mesh(policies: &str) -> Mesh {
+        let objects = parse("x.yaml", format!("{MANIFESTS}{policies}").as_bytes()).unwrap();
+        snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap()
+    }
+
+    fn terms(direct: DirectMode) -> Terms {
+        Terms { direct, node_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]) }
+    }
+
+    /// Judges a connection of `server`, on the given ports of which somebody listens, as the metric says it.
+    fn judge(mesh: &Mesh, terms: &Terms, local: &str, remote: &str, is_attested: bool) -> &'static str {
+        let pod = &mesh.workloads[&PodName { namespace: "default".into(), name: "server".into() }];
+        let listening = BTreeSet::from([80, 8080, 8081, 9090, OUTBOUND_PORT, HBONE_PORT]);
+        let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+        let flow = AttestedFlow { client: remote, server: local, client_netns: 1 };
+        let law = Law { mesh, pod, terms, listening };
+        law.judge(local, remote, is_attested.then_some(flow)).map_or("open", |cut| cut.reason())
+    }
+
+    // proves: POL-2
+    #[test]
+    fn a_direct_connection_stays_open_as_long_as_it_may_be_direct() {
+        let (auto, off) = (terms(DirectMode::Auto), terms(DirectMode::Off));
+        // The kernel vouches for it: STRICT has nothing against it.
+        let mesh = mesh(STRICT);
+        for (terms, local, remote, expected) in [
+            (&auto, "10.0.0.2:80", "10.0.0.1:50000", "open"),
+            (&auto, "10.0.0.2:9090", "10.0.0.1:50000", "excluded_port"),
+            (&auto, "10.0.0.2:80", "10.0.0.3:50000", "pod_disabled"),
+            (&off, "10.0.0.2:80", "10.0.0.1:50000", "mesh_off"),
+            // Those that have left the mesh keep what they have opened, and a pod may talk to itself.
+            (&auto, "10.0.0.2:80", "10.0.0.4:50000", "open"),
+            (&off, "10.0.0.2:80", "10.0.0.4:50000", "open"),
+            (&auto, "10.0.0.2:80", FAR, "open"),
+            (&off, "10.0.0.2:80", "10.0.0.2:50000", "open"),
+        ] {
+            assert_eq!(judge(&mesh, terms, local, remote, true), expected, "{remote} to {local}");
+        }
+    }
+
+    // proves: POL-2
+    #[test]
+    fn strict_ends_plaintext_that_nobody_vouches_for() {
+        let (permissive, strict, terms) = (mesh(""), mesh(STRICT), terms(DirectMode::Auto));
+        for (local, remote, expected) in [
+            ("10.0.0.2:80", FAR, "strict"),
+            ("[fd00::2]:80", "[fd00:9::9]:50000", "strict"),
+            ("10.0.0.2:80", "10.0.0.1:50000", "strict"),
+            ("10.0.0.2:80", NODE, "strict"),
+            ("10.0.0.2:8081", FAR, "strict"),
+            // The kubelet's probe, a port whose mode is another, one that is not of the mesh.
+            ("10.0.0.2:8081", NODE, "open"),
+            ("10.0.0.2:8080", FAR, "open"),
+            ("10.0.0.2:9090", FAR, "open"),
+            // What the worker carries, and what the pod has with itself.
+            ("10.0.0.2:15008", FAR, "open"),
+            ("10.0.0.2:15001", FAR, "open"),
+            ("127.0.0.1:80", "127.0.0.1:50000", "open"),
+            ("10.0.0.2:80", "10.0.0.2:50000", "open"),
+            ("10.0.0.2:80", "[fd00::2]:50000", "open"),
+            // What the pod has opened itself: nobody listens there.
+            ("10.0.0.2:50000", FAR, "open"),
+        ] {
+            assert_eq!(judge(&strict, &terms, local, remote, false), expected, "{remote} to {local}");
+            assert_eq!(judge(&permissive, &terms, local, remote, false), "open", "{remote} to {local}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What has gone over the pod's direct connections so far, read off now and then: the kernel tells of a connection's
+//! bytes by itself only when it ends.
+
+use super::context::Context;
+use super::direct::DirectPath;
+use crate::direct::{Sample, SampledSocket};
+use crate::kernel::{KernelError, OpenSocket, SockDiag, SockDiagError, Stage};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Prometheus asks every 15 s or less often. A list of 10,000 sockets takes a worker some 20 ms.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+#[derive(Debug, thiserror::Error)]
+enum SampleError {
+    #[error(transparent)]
+    Sockets(#[from] SockDiagError),
+    #[error(transparent)]
+    Flows(#[from] KernelError),
+}
+
+pub(super) async fn sample(context: Rc<Context>) {
+    let direct = &context.direct;
+    loop {
+        sleep(INTERVAL).await;
+        if context.metrics.direct_connections() == 0 {
+            continue;
+        }
+        match sockets(direct) {
+            Ok(sockets) => direct.samples.send(Sample { netns: context.netns_cookie, sockets }),
+            Err(e) => {
+                tracing::warn!(pod = %context.name, "bytes of direct connections are counted when they end only: {e}");
+                return;
+            }
+        }
+    }
+}
+
+fn sockets(direct: &DirectPath) -> Result<Vec<SampledSocket>, SampleError> {
+    let sockets = SockDiag::open()?.sockets(true)?;
+    sockets.iter().filter_map(|socket| sampled(direct, socket).transpose()).collect()
+}
+
+fn sampled(direct: &DirectPath, socket: &OpenSocket) -> Result<Option<SampledSocket>, SampleError> {
+    let (Stage::Open, Some(bytes)) = (socket.stage, socket.bytes) else { return Ok(None) };
+    let OpenSocket { local, remote, .. } = *socket;
+    // Those of the pod with itself: with its worker above all.
+    if remote.ip().is_loopback() || remote.ip() == local.ip() {
+        return Ok(None);
+    }
+    let flow = direct.flows.get(local, remote)?;
+    Ok(Some(SampledSocket { local, remote, bytes, flow }))
+}
