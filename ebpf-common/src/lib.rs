@@ -192,6 +192,10 @@ pub struct FlowKey {
 pub struct Flow {
     /// The netns cookie of the client.
     pub client: u64,
+    /// The indices of the veths, on the node, of the two ends' pods: packets come by the one and go straight into the
+    /// other. 0 and 0: the connection stays within its pod.
+    pub low_device: u32,
+    pub high_device: u32,
     /// Whether the key's lower end is the client's: 1 or 0.
     pub client_is_low: u32,
     /// Always 0: fills the value up to its alignment.
@@ -359,7 +363,7 @@ const _: () = {
     assert!(size_of::<CountKey>() == 16);
     assert!(size_of::<Verdict>() == 32);
     assert!(size_of::<FlowKey>() == 40);
-    assert!(size_of::<Flow>() == 16);
+    assert!(size_of::<Flow>() == 24);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<Endpoints>() == 8);
     assert!(size_of::<EndpointKey>() == 8);

@@ -1,6 +1,6 @@
 //! Direct connections: who opened them, and what became of them.
 
-use crate::context::Ends;
+use crate::{context::Ends, local};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::bpf_ktime_get_ns,
@@ -26,11 +26,13 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// waking it.
 const NO_WAKEUP: u64 = 1;
 
-/// Attests that the connection comes from this namespace.
+/// Attests that the connection comes from this namespace, and notes which way its packets go.
 #[inline(always)]
 pub fn attest(ends: &Ends, client: u64) {
     let (key, client_is_low) = FlowKey::new(ends.local(), ends.remote());
-    let flow = Flow { client, client_is_low: u32::from(client_is_low), zero: 0 };
+    let (low_device, high_device) =
+        if ends.is_own() { (0, 0) } else { (local::device_of(&key.low.ip), local::device_of(&key.high.ip)) };
+    let flow = Flow { client, low_device, high_device, client_is_low: u32::from(client_is_low), zero: 0 };
     // A failed insert is a connection that nobody vouches for.
     let _ = FLOWS.insert(key, flow, 0);
 }
@@ -50,6 +52,20 @@ pub fn is_member(source: Address, destination: Address) -> bool {
     let (key, _) = FlowKey::new(source, destination);
     // SAFETY: a lookup; the value is not read.
     unsafe { FLOWS.get(key) }.is_some()
+}
+
+/// Which veth a packet goes to that came from this one: the other end's, if it belongs to a direct connection and came
+/// from the pod that it claims to come from.
+#[inline(always)]
+pub fn way_of(source: Address, destination: Address, from: u32) -> Option<u32> {
+    let (key, source_is_low) = FlowKey::new(source, destination);
+    // SAFETY: a lookup; the entry is copied.
+    let flow = *unsafe { FLOWS.get(key) }?;
+    let (own, other) = match source_is_low {
+        true => (flow.low_device, flow.high_device),
+        false => (flow.high_device, flow.low_device),
+    };
+    (own == from && other != 0).then_some(other)
 }
 
 /// The client's socket is gone. Another pod may have the same addresses by now, and a connection of its own.

@@ -32,29 +32,25 @@ const PACKET_HOST: u32 = 0;
 pub fn from_pod(ctx: TcContext) -> i32 {
     // SAFETY: a field that the verifier lets this program read.
     let index = unsafe { field!(ctx.skb.skb, __sk_buff, ifindex) };
-    let Some(device) = local::device(index) else { return NEXT };
-    let packet = match Packet::read(&ctx) {
-        Read::Ip(packet) => packet,
-        Read::Other => return NEXT,
-        Read::Hidden => return foreign(&device),
-    };
-    if !is_own(&packet.source, &device) {
-        return foreign(&device);
-    }
-    let Some((source, destination)) = packet.ends(&ctx) else { return NEXT };
-    if !flows::is_member(source, destination) {
-        return NEXT;
-    }
-    match local::local_pod(&destination.ip) {
+    let packet = Packet::read(&ctx);
+    if let Read::Ip(packet) = &packet
+        && let Some((source, destination)) = packet.ends(&ctx)
+        && let Some(to) = flows::way_of(source, destination, index)
+    {
         // SAFETY: helpers, with the context.
-        Some(pod) if pod.device != 0 => unsafe {
+        return unsafe {
             // To the bridge's neighbour it was addressed; the pod's stack drops what is not for its host.
             if field!(ctx.skb.skb, __sk_buff, pkt_type) != PACKET_HOST {
                 bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
             }
-            bpf_redirect_peer(pod.device, 0) as i32
-        },
-        _ => NEXT,
+            bpf_redirect_peer(to, 0) as i32
+        };
+    }
+    let Some(device) = local::device(index) else { return NEXT };
+    match packet {
+        Read::Ip(packet) if is_own(&packet.source, &device) => NEXT,
+        Read::Other => NEXT,
+        Read::Ip(_) | Read::Hidden => foreign(&device),
     }
 }
 

@@ -159,10 +159,13 @@ unsafe fn on_direct_accept(
 unsafe fn on_state(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`; a state callback's arguments are the old and the new state.
     unsafe {
-        let Some(socket) = socket(ctx) else { return };
-        let Some(mut record) = maps::record(socket) else { return };
         let old_state = crate::context::load::<ARGUMENTS>(ctx.as_ptr());
         let new_state = crate::context::load::<{ ARGUMENTS + size_of::<u32>() }>(ctx.as_ptr());
+        if new_state != BPF_TCP_FIN_WAIT2 && new_state != BPF_TCP_CLOSE {
+            return;
+        }
+        let Some(socket) = socket(ctx) else { return };
+        let Some(mut record) = maps::record(socket) else { return };
         match (record.kind, new_state) {
             (DIRECT | DIRECT_SERVER, BPF_TCP_FIN_WAIT2) => {
                 record.received = wide_field!(ctx.ops, bpf_sock_ops, bytes_received) as u32;

@@ -2,7 +2,7 @@
 
 use super::directory::Directory;
 use super::recorder::{Recorder, WallClock};
-use super::sample::{Sample, Samples};
+use super::sample::{Message, Samples};
 use crate::kernel::{Events, FlowTable};
 use crate::telemetry::AccessLog;
 use nix::time::{ClockId, clock_gettime};
@@ -38,11 +38,6 @@ pub struct Parts {
 pub struct DirectLog {
     messages: Sender<Message>,
     thread: Option<JoinHandle<()>>,
-}
-
-pub(super) enum Message {
-    Sample(Sample),
-    Stop,
 }
 
 impl DirectLog {

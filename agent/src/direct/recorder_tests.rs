@@ -1,5 +1,6 @@
+use super::super::directory::Pod;
+use super::super::sample::SampledSocket;
 use super::*;
-use crate::direct::{Directory, Pod, SampledSocket};
 use crate::manifest::{Settings, parse, snapshot};
 use crate::mesh::{Mesh, PodName};
 use crate::telemetry::WorkerMetrics;

@@ -1,6 +1,5 @@
 //! What workers read off the direct connections that stay open.
 
-use super::log::Message;
 use crate::kernel::{AttestedFlow, Bytes};
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -20,6 +19,12 @@ pub struct SampledSocket {
     pub bytes: Bytes,
     /// The direct connection that it is an end of. A server's end is none any more once the client's socket is gone.
     pub flow: Option<AttestedFlow>,
+}
+
+/// What the recorder's thread is told.
+pub(super) enum Message {
+    Sample(Sample),
+    Stop,
 }
 
 /// The way of samples to the recorder; clones lead to the same.

@@ -1,8 +1,7 @@
 //! The TCP sockets of a network namespace, as `ss` sees them, and their end: NETLINK_SOCK_DIAG.
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-};
+use super::netlink::Netlink;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_sock_diag::constants::{
     AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_LISTEN,
     TCP_SYN_RECV, TCP_SYN_SENT,
@@ -11,12 +10,8 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 use std::io;
 use std::net::SocketAddr;
-
-/// The kernel fills no more than this at a time (`netlink_recvmsg`), so no answer is ever cut.
-const ANSWER: usize = 32 << 10;
 
 /// Where `struct tcp_info` has its byte counters, since Linux 4.1.
 const TCP_INFO_BYTES_ACKED: usize = 120;
@@ -24,8 +19,7 @@ const TCP_INFO_BYTES_RECEIVED: usize = 128;
 
 /// Lists and ends the sockets of the namespace that the calling thread was in when it was opened.
 pub struct SockDiag {
-    socket: Socket,
-    answer: Vec<u8>,
+    netlink: Netlink,
 }
 
 /// A TCP socket, as it was when it was listed.
@@ -67,8 +61,6 @@ pub enum SockDiagError {
          (modprobe tcp_diag)"
     )]
     List(io::Error),
-    #[error("the kernel's list of sockets cannot be read: {0}")]
-    Answer(String),
     #[error(
         "open connections cannot be cut, they go on until they end by themselves: the kernel is built without \
          CONFIG_INET_DIAG_DESTROY"
@@ -78,17 +70,9 @@ pub enum SockDiagError {
     Destroy { local: SocketAddr, remote: SocketAddr, source: io::Error },
 }
 
-type Payload = NetlinkPayload<SockDiagMessage>;
-
 impl SockDiag {
     pub fn open() -> Result<Self, SockDiagError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-            socket.bind_auto()?;
-            socket.connect(&NetlinkAddress::new(0, 0))?;
-            Ok(socket)
-        };
-        Ok(Self { socket: open().map_err(SockDiagError::List)?, answer: vec![0; ANSWER] })
+        Ok(Self { netlink: Netlink::open(NETLINK_SOCK_DIAG).map_err(SockDiagError::List)? })
     }
 
     /// Listening sockets and connections, of both families. What is in TIME-WAIT is over.
@@ -99,72 +83,31 @@ impl SockDiag {
             if with_bytes {
                 request.extensions = ExtensionFlags::INFO;
             }
-            self.send(SockDiagMessage::InetRequest(request), NLM_F_DUMP).map_err(SockDiagError::List)?;
-            while !self.receive_sockets(&mut sockets)? {}
+            let add = |answer| {
+                if let SockDiagMessage::InetResponse(response) = answer {
+                    sockets.push(OpenSocket::new(&response));
+                }
+            };
+            self.netlink
+                .ask(SockDiagMessage::InetRequest(request), NLM_F_DUMP, add)
+                .map_err(SockDiagError::List)?;
         }
         Ok(sockets)
     }
 
     /// Ends a connection: its program finds it aborted, the peer gets a RST. False when it was not there any more.
     pub fn destroy(&mut self, socket: &OpenSocket) -> Result<bool, SockDiagError> {
-        let (local, remote) = (socket.local, socket.remote);
-        let failed = |source| SockDiagError::Destroy { local, remote, source };
         // The id has the socket's cookie: a later connection between the same addresses is left alone.
         let request = SockDiagMessage::InetRequest(request(socket.family, socket.id.clone()));
-        self.send(SockDiagDestroy::new(request), NLM_F_ACK).map_err(failed)?;
-        let answers = self.receive().map_err(failed)?;
-        let [NetlinkPayload::Error(answer)] = &answers[..] else {
-            return Err(SockDiagError::Answer("it is no acknowledgement".to_owned()));
-        };
-        match -answer.raw_code() {
-            0 => Ok(true),
-            libc::ENOENT | libc::ESTALE => Ok(false),
-            libc::EOPNOTSUPP => Err(SockDiagError::NoDestroy),
-            _ => Err(failed(answer.to_io())),
+        let nothing = |_: SockDiagMessage| {};
+        match self.netlink.ask(SockDiagDestroy::new(request), NLM_F_ACK, nothing) {
+            Ok(()) => Ok(true),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::ENOENT | libc::ESTALE) => Ok(false),
+                Some(libc::EOPNOTSUPP) => Err(SockDiagError::NoDestroy),
+                _ => Err(SockDiagError::Destroy { local: socket.local, remote: socket.remote, source: e }),
+            },
         }
-    }
-
-    fn send<M: NetlinkSerializable>(&self, message: M, flags: u16) -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map(drop)
-    }
-
-    /// Adds a part of the list. True when it was the last.
-    fn receive_sockets(&mut self, sockets: &mut Vec<OpenSocket>) -> Result<bool, SockDiagError> {
-        for answer in self.receive().map_err(SockDiagError::List)? {
-            match answer {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    sockets.push(OpenSocket::new(&response));
-                }
-                NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
-                NetlinkPayload::Done(done) => {
-                    return Err(SockDiagError::List(io::Error::from_raw_os_error(-done.code)));
-                }
-                NetlinkPayload::Error(error) => return Err(SockDiagError::List(error.to_io())),
-                other => return Err(SockDiagError::Answer(format!("nobody has asked for {other:?}"))),
-            }
-        }
-        Ok(false)
-    }
-
-    /// What the kernel has answered; it has done so before the request's send() returned.
-    fn receive(&mut self) -> io::Result<Vec<Payload>> {
-        let length = self.socket.recv(&mut &mut self.answer[..], 0)?;
-        let mut rest = &self.answer[..length];
-        let mut answers = vec![];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
-            // Each begins at a multiple of four.
-            let next = (message.header.length as usize).next_multiple_of(4).min(rest.len());
-            rest = &rest[next..];
-            answers.push(message.payload);
-        }
-        Ok(answers)
     }
 }
 

@@ -101,9 +101,11 @@ impl Supervisor {
         Arc::new(Terms { direct: self.config.direct, node_addresses: self.node_addresses.clone() })
     }
 
-    /// Tells the recorder of direct connections who is who, once all pods that the kernel may tell of are known.
+    /// Tells the recorder of direct connections who is who: for the first time once all pods are known that an earlier
+    /// agent may have captured.
     pub(super) fn publish_directory(&self) {
-        if self.pods.values().any(|pod| pod.state == State::Starting && pod.cookie.is_none()) {
+        let is_unknown = |pod: &Pod| pod.state == State::Starting && pod.cookie.is_none();
+        if self.directory.borrow().is_none() && self.pods.values().any(is_unknown) {
             return;
         }
         let pods = self.pods.values().filter_map(|pod| {
