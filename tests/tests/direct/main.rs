@@ -6,6 +6,7 @@ mod inbound;
 mod itself;
 mod link;
 mod loss;
+mod others;
 mod path;
 mod policy;
 mod standing;

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use pillion_tests::metrics::Metrics;
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
-use pillion_tests::{SameNode, apps};
+use pillion_tests::{AgentOptions, SameNode, apps};
 use serde_json::Value;
 
-use crate::{SECONDS_10, introduce, wait_direct};
+use crate::{SECONDS_10, ask, introduce, wait_direct};
 
 // proves: CAP-4, TEL-1, TEL-2
 #[test]
@@ -124,6 +124,61 @@ print(s.makefile().read())
     wait_direct(&same_node, 2).unwrap();
 }
 
+#[test]
+fn a_service_that_prefers_the_same_node_is_direct_as_long_as_it_has_an_endpoint_there() {
+    // Endpoints as addresses with their node; the cluster IP is known to nobody but the mesh.
+    fn manifest(endpoints: &[(IpAddr, &str)]) -> String {
+        let endpoints: Vec<String> = endpoints
+            .iter()
+            .map(|(ip, node)| {
+                format!("{{addresses: ['{ip}'], nodeName: {node}, conditions: {{ready: true}}}}")
+            })
+            .collect();
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: near, namespace: default}}, spec: {{clusterIP: 10.97.0.1, \
+             trafficDistribution: PreferSameNode, ports: [{{port: 7, protocol: TCP}}]}}}}\n---\n\
+             {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, endpoints: [{}], \
+             metadata: {{name: near-1, namespace: default, labels: {{kubernetes.io/service-name: near}}}}, \
+             ports: [{{name: '', port: 7, protocol: TCP}}]}}\n",
+            endpoints.join(", ")
+        )
+    }
+    let same_node = SameNode::new("near").unwrap();
+    let SameNode { client, server, agent, bed, .. } = &same_node;
+    let elsewhere = bed.node("n2").unwrap();
+    let far = elsewhere.pod("far").captured().create().unwrap();
+    let far_agent = elsewhere.start_agent(&AgentOptions::default()).unwrap();
+    far_agent.wait_serving(&far).unwrap();
+    for pod in [server, &far] {
+        apps::echo(pod, 7).unwrap();
+    }
+    agent.wait_known(&far).unwrap();
+    introduce(&same_node, client, server).unwrap();
+    let (here, there) = ((server.ip4().into(), "n1"), (far.ip4().into(), "n2"));
+    let endpoints = |count: usize| {
+        move |dump: &Value| {
+            let endpoints = &dump["services"][0]["ports"][0]["endpoints"];
+            endpoints.as_array().is_some_and(|endpoints| endpoints.len() == count)
+        }
+    };
+    bed.write_manifest("near.yaml", &manifest(&[here, there])).unwrap();
+    agent.wait_config("both endpoints", endpoints(2)).unwrap();
+    let cluster_ip: IpAddr = [10, 97, 0, 1].into();
+    for _ in 0..8 {
+        ask(client, cluster_ip).unwrap();
+    }
+    wait_direct(&same_node, 8).unwrap();
+
+    bed.write_manifest("near.yaml", &manifest(&[there])).unwrap();
+    agent.wait_config("the endpoint that is left", endpoints(1)).unwrap();
+    ask(client, cluster_ip).unwrap();
+    agent
+        .wait_metrics("a connection to the other node", |metrics| {
+            metrics.opened("source", client, &far, MUTUAL_TLS) == 1.0
+        })
+        .unwrap();
+}
+
 // proves: TCP-2, TEL-1
 #[test]
 fn bulk_redis_and_half_closed_connections_go_directly_and_the_metrics_agree() {
@@ -145,7 +200,7 @@ fn bulk_redis_and_half_closed_connections_go_directly_and_the_metrics_agree() {
     redis(&["set", "key", "value"]);
     assert_eq!(redis(&["get", "key"]), "value\n");
     // The client closes its direction and hears the rest.
-    crate::ask(client, server.ip6().into()).unwrap();
+    ask(client, server.ip6().into()).unwrap();
     wait_direct(&same_node, 4).unwrap();
 
     // curl's headers vary; what is sent by one end is received by the other.
