@@ -27,8 +27,7 @@ impl Kernel {
             let device = self.device(cookie);
             let is_other = self.local.set_pod(cookie, pod, device)?;
             let added = self.tables.add_exclusions(cookie, pod)?;
-            if !self.tables.has_pod(cookie, pod)? || is_other {
-                self.tables.set_pod(cookie, pod)?;
+            if self.tables.set_pod(cookie, pod, device)? || is_other {
                 repaired("pod_entry");
             }
             if self.tables.remove_other_exclusions(cookie, pod)? || added {

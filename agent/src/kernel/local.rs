@@ -1,7 +1,7 @@
 //! What the hooks know of this node's captured pods beside whom they capture: addresses, inbound modes, devices, counts.
 
 use super::address::{to_ip, to_ip4, words};
-use super::tables::{PodCapture, failed, found, take};
+use super::tables::{PodCapture, failed, found, index, take};
 use super::{KernelError, PodDevice};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
@@ -252,11 +252,5 @@ fn local_pod(cookie: u64, pod: &PodCapture, device: Option<PodDevice>) -> LocalP
     if !pod.inbound.ports.is_empty() {
         flags |= local_flags::HAS_PORTS;
     }
-    LocalPod {
-        netns: cookie,
-        device: device.map_or(0, |device| device.peer),
-        inbound: pod.inbound.default.number(),
-        flags,
-        zero: 0,
-    }
+    LocalPod { netns: cookie, device: index(device), inbound: pod.inbound.default.number(), flags, zero: 0 }
 }

@@ -168,9 +168,10 @@ impl Kernel {
     /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
     /// decided by half of it.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.local.set_pod(cookie, pod, self.device(cookie))?;
+        let device = self.device(cookie);
+        self.local.set_pod(cookie, pod, device)?;
         self.tables.add_exclusions(cookie, pod)?;
-        self.tables.set_pod(cookie, pod)?;
+        self.tables.set_pod(cookie, pod, device)?;
         self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;
         self.refused.remove(&cookie);

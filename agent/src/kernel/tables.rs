@@ -1,8 +1,8 @@
 //! The maps that say which pods are captured and what they keep out of the mesh.
 
-use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
 use super::local::Inbound;
+use super::{KernelError, PodDevice};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
@@ -101,12 +101,19 @@ impl Tables {
         found(self.members.remove(&cookie), MEMBERS).map(drop)
     }
 
-    pub fn has_pod(&self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
-        found(self.pods.get(&cookie, 0), "PODS").map(|found| found == Some(entry(pod)))
-    }
-
-    pub fn set_pod(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.pods.insert(cookie, entry(pod), 0).map_err(failed("PODS", "written"))
+    /// Makes the pod's entry say this, with its device where the kernel owns its path. Says whether it said otherwise.
+    pub fn set_pod(
+        &mut self,
+        cookie: u64,
+        pod: &PodCapture,
+        device: Option<PodDevice>,
+    ) -> Result<bool, KernelError> {
+        let entry = entry(pod, device);
+        if found(self.pods.get(&cookie, 0), "PODS")? == Some(entry) {
+            return Ok(false);
+        }
+        self.pods.insert(cookie, entry, 0).map_err(failed("PODS", "written"))?;
+        Ok(true)
     }
 
     pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
@@ -199,7 +206,7 @@ pub fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(map).ok_or(KernelError::Incomplete { what: "map", name: map })
 }
 
-fn entry(pod: &PodCapture) -> PodEntry {
+fn entry(pod: &PodCapture, device: Option<PodDevice>) -> PodEntry {
     let mut flags = 0;
     if !pod.excluded_ports.is_empty() {
         flags |= HAS_EXCLUDED_PORTS;
@@ -207,13 +214,23 @@ fn entry(pod: &PodCapture) -> PodEntry {
     if !pod.excluded_cidrs.is_empty() {
         flags |= HAS_EXCLUDED_CIDRS;
     }
-    if pod.direct {
+    if pod.direct && device.is_some() {
         flags |= DIRECT;
     }
     if pod.fails_open {
         flags |= FAIL_OPEN;
     }
-    PodEntry { ip4: pod.ipv4.map_or(0, to_ip4), ip6: pod.ipv6.map_or([0; 4], words), flags }
+    PodEntry {
+        ip4: pod.ipv4.map_or(0, to_ip4),
+        ip6: pod.ipv6.map_or([0; 4], words),
+        flags,
+        device: index(device),
+    }
+}
+
+/// The index of the node's end, as the maps have it.
+pub fn index(device: Option<PodDevice>) -> u32 {
+    device.map_or(0, |device| device.peer)
 }
 
 fn wanted_ports(pod: &PodCapture) -> Ports {
