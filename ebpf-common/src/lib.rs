@@ -37,13 +37,12 @@ pub struct SocketRecord {
     /// Where the connection goes, or should go: the endpoint that the hook has chosen where `address` is a Service's.
     /// Port 0: none was chosen.
     pub target: Address,
-    /// How many bytes a direct connection had received when its own end was closed (the low 32 bits): tells whether
-    /// the peer's FIN is among those that came later.
-    pub received: u32,
 }
 
 /// The kinds of [`SocketRecord`].
 pub mod kind {
+    /// Nothing is known any more.
+    pub const NONE: u32 = 0;
     /// An app's captured client socket. The address is the destination that the app asked for.
     pub const CLIENT: u32 = 1;
     /// One of the agent's own sockets, never captured. The address is the one that the app at the other end is to
@@ -53,10 +52,9 @@ pub mod kind {
     pub const SERVER: u32 = 3;
     /// The agent's end of a captured connection. The address is the original destination.
     pub const ACCEPTED: u32 = 4;
-    /// An app's client socket on the direct path. The address is what the app asked for, the target where it goes.
+    /// An app's client socket on the direct path to a Service's endpoint. The address is what the app asked for, the
+    /// target where it goes. (A direct connection to a pod's own address needs no record.)
     pub const DIRECT: u32 = 5;
-    /// An app's accepted socket on the direct path. The address is the client's.
-    pub const DIRECT_SERVER: u32 = 6;
 }
 
 /// Names a connection on its way from connect() to accept() (the key of `HANDOFF`).
@@ -196,6 +194,10 @@ pub struct Flow {
     /// other. 0 and 0: the connection stays within its pod.
     pub low_device: u32,
     pub high_device: u32,
+    /// How many bytes each end had received when its own direction was over (the low 32 bits): tells whether the peer's
+    /// FIN is among those that came later.
+    pub client_received: u32,
+    pub server_received: u32,
     /// Whether the key's lower end is the client's: 1 or 0.
     pub client_is_low: u32,
     /// Always 0: fills the value up to its alignment.
@@ -354,7 +356,7 @@ pub const fn unmapped(ip: &Ip) -> Option<u32> {
 
 const _: () = {
     assert!(size_of::<Address>() == 20);
-    assert!(size_of::<SocketRecord>() == 48);
+    assert!(size_of::<SocketRecord>() == 44);
     assert!(size_of::<HandoffKey>() == 32);
     assert!(size_of::<PodEntry>() == 24);
     assert!(size_of::<PodPort>() == 16);
@@ -363,7 +365,7 @@ const _: () = {
     assert!(size_of::<CountKey>() == 16);
     assert!(size_of::<Verdict>() == 32);
     assert!(size_of::<FlowKey>() == 40);
-    assert!(size_of::<Flow>() == 24);
+    assert!(size_of::<Flow>() == 32);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<Endpoints>() == 8);
     assert!(size_of::<EndpointKey>() == 8);

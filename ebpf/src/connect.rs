@@ -153,7 +153,7 @@ static MPTCP: Global<u8> = Global::new(0);
 enum Decision {
     Pass,
     Refuse,
-    /// The socket has its record, and goes there itself.
+    /// The socket has its record, and goes to that endpoint itself.
     Direct(Address),
     /// The socket has its record. The pod, and the destination that the app asked for.
     Capture(PodEntry, Ip),
@@ -197,37 +197,42 @@ unsafe fn decide(
     }
     // SAFETY: as above.
     let port = port_from_network(unsafe { field!(address, bpf_sock_addr, user_port) });
-    let asked = Address { ip, port };
+    // What goes to the pod's own address stays in it; its guard lets it in.
     if is_own(&ip, &pod) {
-        // It stays in the pod, whose guard lets it in when it is attested.
-        let record = SocketRecord { kind: DIRECT, address: asked, target: asked, received: 0 };
-        // SAFETY: as above. Without memory for it STRICT refuses the connection.
-        unsafe { maps::set_record(socket, &record) };
-        return Decision::Pass;
+        // SAFETY: as above.
+        return unsafe { pass(socket) };
     }
     if refused {
         return Decision::Refuse;
     }
     if maps::is_excluded(netns, &pod, &ip, port) {
-        return Decision::Pass;
+        // SAFETY: as above.
+        return unsafe { pass(socket) };
     }
     // SAFETY: the context is the kernel's.
     if !unsafe { is_worker_there(ctx) } {
-        return if pod.flags & FAIL_OPEN != 0 { Decision::Pass } else { Decision::Refuse };
+        if pod.flags & FAIL_OPEN == 0 {
+            return Decision::Refuse;
+        }
+        // SAFETY: as above.
+        return unsafe { pass(socket) };
     }
     log_capture(ctx, &ip, port);
     let source = source(socket);
     // What is bound to another address cannot be attested.
     let is_pods = source == UNBOUND || is_own(&source, &pod);
+    let asked = Address { ip, port };
     let (record, decision) = match local::way(netns, &pod, &asked) {
+        // SAFETY: as above.
+        Way::Direct(target) if is_pods && target == asked => return unsafe { pass(socket) },
         Way::Direct(target) if is_pods => {
-            (SocketRecord { kind: DIRECT, address: asked, target, received: 0 }, Decision::Direct(target))
+            (SocketRecord { kind: DIRECT, address: asked, target }, Decision::Direct(target))
         }
         Way::Direct(target) | Way::Worker(target) => {
-            (SocketRecord { kind: CLIENT, address: asked, target, received: 0 }, Decision::Capture(pod, ip))
+            (SocketRecord { kind: CLIENT, address: asked, target }, Decision::Capture(pod, ip))
         }
     };
-    // SAFETY: as above. Without a record the worker could not tell where to, nor the kernel vouch for it.
+    // SAFETY: as above. Without a record the worker could not tell where to, nor getpeername() what was asked for.
     if !unsafe { maps::set_record(socket, &record) } {
         return Decision::Refuse;
     }
@@ -240,6 +245,17 @@ unsafe fn decide(
         unsafe { leave_device(ctx, socket) };
     }
     decision
+}
+
+/// Leaves the socket alone. It may have been captured once, and connects again now.
+///
+/// # Safety
+/// `socket` is not null, and the context's.
+#[inline(always)]
+unsafe fn pass(socket: *mut bpf_sock) -> Decision {
+    // SAFETY: the caller's promise.
+    unsafe { maps::forget_record(socket) };
+    Decision::Pass
 }
 
 /// Whether the pod's worker listens: the agent is alive.

@@ -32,7 +32,15 @@ pub fn attest(ends: &Ends, client: u64) {
     let (key, client_is_low) = FlowKey::new(ends.local(), ends.remote());
     let (low_device, high_device) =
         if ends.is_own() { (0, 0) } else { (local::device_of(&key.low.ip), local::device_of(&key.high.ip)) };
-    let flow = Flow { client, low_device, high_device, client_is_low: u32::from(client_is_low), zero: 0 };
+    let flow = Flow {
+        client,
+        low_device,
+        high_device,
+        client_received: 0,
+        server_received: 0,
+        client_is_low: u32::from(client_is_low),
+        zero: 0,
+    };
     // A failed insert is a connection that nobody vouches for.
     let _ = FLOWS.insert(key, flow, 0);
 }
@@ -66,6 +74,48 @@ pub fn way_of(source: Address, destination: Address, from: u32) -> Option<u32> {
         false => (flow.high_device, flow.low_device),
     };
     (own == from && other != 0).then_some(other)
+}
+
+/// One end's direction is over: notes what had come from the other until then.
+#[inline(always)]
+pub fn note_received(ends: &Ends, netns: u64, received: u32) {
+    let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
+    let Some(flow) = FLOWS.get_ptr_mut(key) else { return };
+    // SAFETY: the entry; each end writes its own word of it.
+    unsafe {
+        if is_client(&*flow, local_is_low, netns) {
+            (*flow).client_received = received;
+        } else {
+            (*flow).server_received = received;
+        }
+    }
+}
+
+/// An end of a connection.
+pub struct End {
+    pub is_client: bool,
+    /// What it had received when its own direction was over.
+    pub received: u32,
+}
+
+/// Which end of a direct connection this socket is. The client's takes the entry along when it goes, so without one it
+/// is the server's.
+#[inline(always)]
+pub fn end(ends: &Ends, netns: u64) -> End {
+    let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
+    // SAFETY: a lookup; the entry is copied.
+    match unsafe { FLOWS.get(key) } {
+        Some(flow) if is_client(flow, local_is_low, netns) => {
+            End { is_client: true, received: flow.client_received }
+        }
+        Some(flow) => End { is_client: false, received: flow.server_received },
+        None => End { is_client: false, received: 0 },
+    }
+}
+
+#[inline(always)]
+fn is_client(flow: &Flow, local_is_low: bool, netns: u64) -> bool {
+    flow.client_is_low == u32::from(local_is_low) && flow.client == netns
 }
 
 /// The client's socket is gone. Another pod may have the same addresses by now, and a connection of its own.

@@ -11,6 +11,7 @@ use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{
     ExcludedCidr, HandoffKey, Ip, PodEntry, PodPort, SocketRecord, cidr,
     flags::{DIRECT, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
+    kind::NONE,
     unmapped,
 };
 
@@ -68,11 +69,17 @@ pub fn membership(netns: u64) -> Membership {
 /// opened before.
 #[inline(always)]
 pub fn is_attested(netns: u64) -> bool {
-    // SAFETY: a lookup of one word.
-    unsafe { PODS.get(netns) }.is_some_and(|pod| pod.flags & DIRECT != 0)
+    attested_pod(netns).is_some()
 }
 
-/// Whether the address is the captured pod's own: its root can give its sockets any other.
+/// The pod of this namespace, if its connections are attested.
+#[inline(always)]
+pub fn attested_pod(netns: u64) -> Option<PodEntry> {
+    // SAFETY: a lookup; the entry is copied.
+    unsafe { PODS.get(netns) }.copied().filter(|pod| pod.flags & DIRECT != 0)
+}
+
+/// Whether the address is the captured pod's own.
 #[inline(always)]
 pub fn is_own_address(netns: u64, ip: &Ip) -> bool {
     // SAFETY: a lookup; what is read of the entry is compared at once.
@@ -125,6 +132,21 @@ pub unsafe fn record(socket: *mut bpf_sock) -> Option<SocketRecord> {
         bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0).cast::<SocketRecord>().as_ref()
     }
     .copied()
+}
+
+/// Makes the record of a socket that has one say nothing.
+///
+/// # Safety
+/// As [`record`].
+#[inline(always)]
+pub unsafe fn forget_record(socket: *mut bpf_sock) {
+    // SAFETY: as in `record`; a word that the programs read one at a time.
+    unsafe {
+        let stored = bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0).cast::<SocketRecord>();
+        if !stored.is_null() {
+            (*stored).kind = NONE;
+        }
+    }
 }
 
 /// Writes (or overwrites) the record of a socket. False when the kernel had no memory for it.

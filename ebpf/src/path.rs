@@ -8,6 +8,7 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
+use core::ptr;
 use pillion_ebpf_common::{Address, Device, Ip, count, mapped};
 
 /// Whatever comes next decides: another program, or the node's network. (TCX_NEXT, TC_ACT_UNSPEC.)
@@ -102,6 +103,18 @@ fn is_own(source: &Ip, device: &Device) -> bool {
     *source == device.ip6 || is_link_local || *source == [0; 4]
 }
 
+/// Reads a header: straight from the packet where the kernel has it in one piece, as it has what a pod's own stack
+/// sends, else by the helper.
+#[inline(always)]
+fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+    let (header, end) = (ctx.data() + offset, ctx.data_end());
+    if header + size_of::<T>() <= end {
+        // SAFETY: within the packet, as the verifier has seen; any bytes are a value of the headers below.
+        return Some(unsafe { ptr::read_unaligned(header as *const T) });
+    }
+    ctx.load(offset).ok()
+}
+
 /// What an IP header says.
 struct Packet {
     source: Ip,
@@ -122,6 +135,7 @@ enum Read {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Ipv4Header {
     version_and_length: u8,
     _service: u8,
@@ -136,6 +150,7 @@ struct Ipv4Header {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Ipv6Header {
     _version: u32,
     _length: u16,
@@ -160,7 +175,7 @@ impl Packet {
 
     #[inline(always)]
     fn ipv4(ctx: &TcContext) -> Option<Self> {
-        let header: Ipv4Header = ctx.load(ETHERNET_HEADER).ok()?;
+        let header: Ipv4Header = load(ctx, ETHERNET_HEADER)?;
         // Don't Fragment is no fragment's mark: offset and More Fragments are.
         let is_fragment = u16::from_be(header.fragment) & 0x3fff != 0;
         let length = usize::from(header.version_and_length & 0xf) * 4;
@@ -176,7 +191,7 @@ impl Packet {
 
     #[inline(always)]
     fn ipv6(ctx: &TcContext) -> Option<Self> {
-        let header: Ipv6Header = ctx.load(ETHERNET_HEADER).ok()?;
+        let header: Ipv6Header = load(ctx, ETHERNET_HEADER)?;
         Some(Self {
             source: header.source,
             destination: header.destination,
@@ -204,7 +219,7 @@ impl Packet {
         if self.protocol != IPPROTO_TCP || self.is_fragment {
             return None;
         }
-        let ports: [u16; 2] = ctx.load(self.transport).ok()?;
+        let ports: [u16; 2] = load(ctx, self.transport)?;
         let port = |port: u16| u32::from(u16::from_be(port));
         let source = Address { ip: self.source, port: port(ports[0]) };
         Some((source, Address { ip: self.destination, port: port(ports[1]) }))

@@ -7,7 +7,8 @@
 
 use crate::{
     context::{Ends, field, wide_field},
-    flows, maps,
+    flows::{self, End},
+    local, maps,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -21,8 +22,9 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use pillion_ebpf_common::{
-    Event, OUTBOUND_PORT, SocketRecord, event,
-    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, DIRECT_SERVER, SERVER},
+    Address, Event, OUTBOUND_PORT, SocketRecord, event,
+    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, SERVER},
+    local_flags,
 };
 
 /// The kernel ignores what these callbacks answer.
@@ -49,27 +51,29 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     DONE
 }
 
-/// A SYN is about to leave. Sockets of the rest of the node have no record and go at once.
+/// A SYN is about to leave.
 #[inline(always)]
 unsafe fn on_connect(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     unsafe {
         let Some(socket) = socket(ctx) else { return };
-        let Some(record) = maps::record(socket) else { return };
-        let ends = Ends::of(ctx);
+        let record = maps::record(socket);
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
-        let (is_handed_off, is_attested) = match record.kind {
+        let ends = Ends::of(ctx);
+        let is_handed_off = match &record {
             // Any other port: the record is that of an earlier connection of the same socket.
-            CLIENT => (ends.remote_port == u32::from(OUTBOUND_PORT), false),
-            AGENT => (record.address.port != 0, ends.is_own()),
-            DIRECT => (false, ends.remote() == record.target),
-            _ => (false, false),
+            Some(SocketRecord { kind: CLIENT, .. }) => ends.remote_port == u32::from(OUTBOUND_PORT),
+            Some(SocketRecord { kind: AGENT, address, .. }) => address.port != 0,
+            _ => false,
         };
-        if is_handed_off {
-            maps::hand_off(&ends.key_as_client(netns), &record);
+        if is_handed_off && let Some(record) = &record {
+            maps::hand_off(&ends.key_as_client(netns), record);
         }
-        // Under another pod's address it could take that pod's attestation away.
-        let is_attested = is_attested && maps::is_own_address(netns, &ends.local_ip);
+        let is_attested = match &record {
+            Some(SocketRecord { kind: CLIENT, .. }) => false,
+            Some(SocketRecord { kind: AGENT, .. }) => is_own(&ends, netns),
+            _ => is_own(&ends, netns) || is_direct(&ends, netns),
+        };
         if is_attested {
             flows::attest(&ends, netns);
             if !ends.is_own() {
@@ -83,25 +87,54 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
     }
 }
 
+/// Whether a captured pod speaks to itself, at an address of its own.
+#[inline(always)]
+fn is_own(ends: &Ends, netns: u64) -> bool {
+    ends.is_own() && maps::is_own_address(netns, &ends.local_ip)
+}
+
+/// Whether the connection is on the direct path: between two pods that have one, under a verdict, and from an address of
+/// the client's own (its root can give its sockets any other, and could take that pod's attestation away).
+#[inline(always)]
+fn is_direct(ends: &Ends, netns: u64) -> bool {
+    let Some(pod) = maps::attested_pod(netns) else { return false };
+    let Some(server) = local::local_pod(&ends.remote_ip) else { return false };
+    maps::is_own_address(netns, &ends.local_ip)
+        && server.flags & local_flags::DIRECT != 0
+        && local::has_verdict(netns, server.netns, ends.remote_port)
+        && !maps::is_excluded(netns, &pod, &ends.remote_ip, ends.remote_port)
+}
+
 /// The client's end is established.
 #[inline(always)]
 unsafe fn on_connected(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     unsafe {
-        let Some(socket) = socket(ctx) else { return };
-        let Some(record) = maps::record(socket) else { return };
         let ends = Ends::of(ctx);
-        if record.kind == DIRECT && ends.remote() == record.target && !ends.is_own() {
-            flows::tell(Event {
-                netns: bpf_get_netns_cookie(ctx.as_ptr()),
-                local: ends.local(),
-                remote: ends.remote(),
-                asked: record.address,
-                kind: event::OPENED,
-                is_client: 1,
-                ..Event::default()
-            });
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        if ends.is_own() || flows::client_of(ends.local(), ends.remote()) != Some(netns) {
+            return;
         }
+        flows::tell(Event {
+            netns,
+            local: ends.local(),
+            remote: ends.remote(),
+            asked: asked(ctx, &ends),
+            kind: event::OPENED,
+            is_client: 1,
+            ..Event::default()
+        });
+    }
+}
+
+/// What the client's app asked for: another address than the connection's where that is a Service's endpoint.
+#[inline(always)]
+unsafe fn asked(ctx: &SockOpsContext, ends: &Ends) -> Address {
+    // SAFETY: see `sock_ops`.
+    let record = unsafe { socket(ctx).and_then(|socket| maps::record(socket)) };
+    match record {
+        Some(record) if record.kind == DIRECT && record.target == ends.remote() => record.address,
+        _ => ends.remote(),
     }
 }
 
@@ -122,27 +155,16 @@ unsafe fn on_accept(ctx: &SockOpsContext) {
             return;
         }
         match flows::client_of(ends.remote(), ends.local()) {
-            Some(client) if client != netns => on_direct_accept(ctx, socket, &ends, netns, client),
+            Some(client) if client != netns => on_direct_accept(ctx, &ends, netns, client),
             _ => {}
         }
     }
 }
 
 #[inline(always)]
-unsafe fn on_direct_accept(
-    ctx: &SockOpsContext,
-    socket: *mut bpf_sock,
-    ends: &Ends,
-    netns: u64,
-    client: u64,
-) {
-    let record = SocketRecord { kind: DIRECT_SERVER, address: ends.remote(), ..SocketRecord::default() };
+unsafe fn on_direct_accept(ctx: &SockOpsContext, ends: &Ends, netns: u64, client: u64) {
     // SAFETY: see `sock_ops`.
-    unsafe {
-        // Without memory for it nobody is told of the end.
-        maps::set_record(socket, &record);
-        choose_congestion(ctx);
-    }
+    unsafe { choose_congestion(ctx) };
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
     flows::tell(Event {
         netns,
@@ -165,22 +187,22 @@ unsafe fn on_state(ctx: &SockOpsContext) {
             return;
         }
         let Some(socket) = socket(ctx) else { return };
-        let Some(mut record) = maps::record(socket) else { return };
-        match (record.kind, new_state) {
-            (DIRECT | DIRECT_SERVER, BPF_TCP_FIN_WAIT2) => {
-                record.received = wide_field!(ctx.ops, bpf_sock_ops, bytes_received) as u32;
-                maps::set_record(socket, &record);
-            }
-            (DIRECT | DIRECT_SERVER, BPF_TCP_CLOSE) => on_direct_close(ctx, &record, old_state),
-            (_, BPF_TCP_CLOSE) => {
-                let ends = Ends::of(ctx);
-                let netns = bpf_get_netns_cookie(ctx.as_ptr());
-                maps::forget_handoff(&ends.key_as_client(netns));
-                if record.kind == AGENT && ends.is_own() {
-                    flows::forget(&ends, netns);
+        let ends = Ends::of(ctx);
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        match maps::record(socket) {
+            Some(SocketRecord { kind: kind @ (CLIENT | AGENT), .. }) => {
+                if new_state == BPF_TCP_CLOSE {
+                    maps::forget_handoff(&ends.key_as_client(netns));
+                    if kind == AGENT {
+                        flows::forget(&ends, netns);
+                    }
                 }
             }
-            _ => {}
+            _ if new_state == BPF_TCP_FIN_WAIT2 => {
+                let received = wide_field!(ctx.ops, bpf_sock_ops, bytes_received) as u32;
+                flows::note_received(&ends, netns, received);
+            }
+            _ => on_direct_close(ctx, &ends, netns, old_state),
         }
     }
 }
@@ -188,28 +210,26 @@ unsafe fn on_state(ctx: &SockOpsContext) {
 const ARGUMENTS: usize = core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1);
 
 #[inline(always)]
-unsafe fn on_direct_close(ctx: &SockOpsContext, record: &SocketRecord, old_state: u32) {
+unsafe fn on_direct_close(ctx: &SockOpsContext, ends: &Ends, netns: u64, old_state: u32) {
+    let end = flows::end(ends, netns);
+    if end.is_client {
+        flows::forget(ends, netns);
+    }
+    if ends.is_own() {
+        return;
+    }
     // SAFETY: see `sock_ops`.
     unsafe {
-        let ends = Ends::of(ctx);
-        let netns = bpf_get_netns_cookie(ctx.as_ptr());
-        let is_client = record.kind == DIRECT;
-        if is_client {
-            flows::forget(&ends, netns);
-            if ends.is_own() {
-                return;
-            }
-        }
-        let Bytes { sent, received } = Bytes::of(ctx, record, old_state);
+        let Bytes { sent, received } = Bytes::of(ctx, &end, old_state);
         flows::tell(Event {
             netns,
             sent,
             received,
             local: ends.local(),
             remote: ends.remote(),
-            asked: if is_client { record.address } else { ends.local() },
+            asked: if end.is_client { asked(ctx, ends) } else { ends.local() },
             kind: event::CLOSED,
-            is_client: u32::from(is_client),
+            is_client: u32::from(end.is_client),
             // In eighths of a microsecond.
             srtt: field!(ctx.ops, bpf_sock_ops, srtt_us) >> 3,
             retransmits: field!(ctx.ops, bpf_sock_ops, total_retrans),
@@ -228,7 +248,7 @@ struct Bytes {
 impl Bytes {
     /// The kernel counts SYN and FIN as bytes, too.
     #[inline(always)]
-    unsafe fn of(ctx: &SockOpsContext, record: &SocketRecord, old_state: u32) -> Self {
+    unsafe fn of(ctx: &SockOpsContext, end: &End, old_state: u32) -> Self {
         // SAFETY: see `sock_ops`.
         let (acked, received) = unsafe {
             let acked = wide_field!(ctx.ops, bpf_sock_ops, bytes_acked);
@@ -238,10 +258,10 @@ impl Bytes {
         let is_fin_received = match old_state {
             BPF_TCP_CLOSE_WAIT | BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => true,
             // An orphan's end comes without the peer's FIN, and without anything after it was closed.
-            BPF_TCP_FIN_WAIT2 => received as u32 != record.received,
+            BPF_TCP_FIN_WAIT2 => received as u32 != end.received,
             _ => false,
         };
-        let is_syn_acked = u64::from(record.kind == DIRECT);
+        let is_syn_acked = u64::from(end.is_client);
         Self {
             sent: acked.saturating_sub(is_syn_acked + u64::from(is_fin_acked)),
             received: received.saturating_sub(u64::from(is_fin_received)),

@@ -167,7 +167,7 @@ impl Recorder {
             return;
         };
         let metrics = &relation.pod.metrics;
-        metrics.direct_closed(event.srtt, event.retransmits);
+        metrics.direct().closed(event.srtt, event.retransmits);
         let flags = ending.flags(event.is_client == 1);
         if let Some(flags) = flags {
             metrics.failed(relation.series.labels(), flags);
@@ -220,7 +220,7 @@ impl WallClock {
 impl Open {
     fn new(is_client: bool, relation: Arc<Relation>, began: u64) -> Self {
         let series = relation.series.open();
-        let counted = relation.pod.metrics.direct_opened();
+        let counted = relation.pod.metrics.direct().opened();
         Self { is_client, relation, series, _counted: counted, began, carried: Carried::default(), misses: 0 }
     }
 

@@ -8,16 +8,19 @@
 
 mod access_log;
 mod connection;
+mod direct_metrics;
 mod logging;
 mod node_metrics;
 mod parties;
 mod path_metrics;
+mod register;
 mod worker_metrics;
 
 pub use access_log::{AccessLog, AccessLogEntry, Direction};
 pub use connection::{ConnectionLabels, ConnectionSecurity, Peer, Reporter};
+pub use direct_metrics::{DirectConnection, DirectMetrics};
 pub use logging::{Logging, LoggingError};
 pub use node_metrics::NodeMetrics;
 pub use parties::{Outcome, Parties};
 pub use path_metrics::{PathCounts, PathMetrics};
-pub use worker_metrics::{ConnectionSeries, DirectConnection, HandshakeRole, OpenConnection, WorkerMetrics};
+pub use worker_metrics::{ConnectionSeries, HandshakeRole, OpenConnection, WorkerMetrics};

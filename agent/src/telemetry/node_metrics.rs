@@ -1,6 +1,6 @@
 //! What the node counts, and the scrape that gathers it with what the workers count.
 
-use super::worker_metrics::register;
+use super::register::register;
 use crate::mesh::PodName;
 use prometheus::proto::MetricFamily;
 use prometheus::{

@@ -1,6 +1,6 @@
 //! What the kernel does at a pod's borders.
 
-use super::worker_metrics::register;
+use super::register::register;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// A pod's metrics of its direct path and its guard.

@@ -1,11 +1,9 @@
 //! What is counted of one pod.
 
-use super::{ConnectionLabels, PathMetrics};
+use super::register::register;
+use super::{ConnectionLabels, DirectMetrics, PathMetrics};
 use crate::mesh::PodName;
-use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,17 +21,11 @@ pub struct WorkerMetrics {
     handshakes: IntCounterVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
-    direct_connections: IntGauge,
-    retransmits: IntCounter,
-    srtt: Histogram,
-    cut: IntCounterVec,
+    direct: DirectMetrics,
     path: PathMetrics,
     /// The worker's own thread and the one of direct connections come here, each for less than a microsecond.
     used: Mutex<Used>,
 }
-
-/// Within one kernel a round trip takes tens of microseconds; what takes longer waits for a CPU.
-const SRTT_BUCKETS: [f64; 10] = [10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 5e-3, 20e-3, 100e-3];
 
 /// The label sets in use, each with the counters it leads to.
 #[derive(Default)]
@@ -66,9 +58,6 @@ pub struct ConnectionSeries(Arc<Series>);
 
 /// A connection that is counted as open until this is dropped.
 pub struct OpenConnection(Arc<Series>);
-
-/// An end of a direct connection that is counted as open until this is dropped.
-pub struct DirectConnection(IntGauge);
 
 /// Which part a worker plays in a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,35 +116,7 @@ impl WorkerMetrics {
                 )
                 .expect("a valid name"),
             ),
-            direct_connections: register(
-                &registry,
-                IntGauge::new("pillion_direct_connections", "Ends of direct connections open now.")
-                    .expect("a valid name"),
-            ),
-            retransmits: register(
-                &registry,
-                IntCounter::new(
-                    "pillion_direct_retransmits_total",
-                    "Segments that the pod's ends of direct connections have sent again.",
-                )
-                .expect("a valid name"),
-            ),
-            srtt: register(
-                &registry,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "pillion_direct_srtt_seconds",
-                        "Smoothed round trip times of direct connections when they closed.",
-                    )
-                    .buckets(SRTT_BUCKETS.to_vec()),
-                )
-                .expect("a valid name and rising buckets"),
-            ),
-            cut: counters(
-                "pillion_connections_cut_total",
-                "Open connections that were cut because a changed mesh allows them no longer.",
-                &["reason"],
-            ),
+            direct: DirectMetrics::new(&registry),
             path: PathMetrics::new(&registry),
             used: Mutex::default(),
             registry,
@@ -195,29 +156,9 @@ impl WorkerMetrics {
         self.handshakes.with_label_values(&[role.as_str(), result]).inc();
     }
 
-    /// Counts an end of a direct connection as open, besides its series, until the answer is dropped.
-    pub fn direct_opened(&self) -> DirectConnection {
-        self.direct_connections.inc();
-        DirectConnection(self.direct_connections.clone())
-    }
-
-    /// The pod's ends of direct connections that are open.
-    pub fn direct_connections(&self) -> i64 {
-        self.direct_connections.get()
-    }
-
-    /// What the kernel says of a pod's end of a direct connection when it closes; 0 µs is a time that it has not
-    /// measured.
-    pub fn direct_closed(&self, srtt_us: u32, retransmits: u32) {
-        if srtt_us > 0 {
-            self.srtt.observe(f64::from(srtt_us) / 1e6);
-        }
-        self.retransmits.inc_by(u64::from(retransmits));
-    }
-
-    /// Counts an open connection that was cut; `reason` is from a small set.
-    pub fn cut(&self, reason: &'static str) {
-        self.cut.with_label_values(&[reason]).inc();
+    /// What the kernel tells of the connections that no worker carries.
+    pub fn direct(&self) -> &DirectMetrics {
+        &self.direct
     }
 
     /// What the kernel does at the pod's borders.
@@ -312,12 +253,6 @@ impl Drop for OpenConnection {
     }
 }
 
-impl Drop for DirectConnection {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 impl<T> Entry<T> {
     fn new(counters: T) -> Self {
         Self { counters, fresh: true, seen: None }
@@ -344,12 +279,6 @@ impl HandshakeRole {
             Self::Server => "server",
         }
     }
-}
-
-/// Registers a metric whose name is a constant, used once in its registry: it cannot fail.
-pub(super) fn register<T: Collector + Clone + 'static>(registry: &Registry, metric: T) -> T {
-    registry.register(Box::new(metric.clone())).expect("a name that is not taken");
-    metric
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A worker's part in the direct path: what it has decided once, the kernel remembers.
 
-use super::context::Context;
 use crate::decide::{DirectMode, direct};
 use crate::direct::Samples;
 use crate::kernel::{FlowTable, VerdictTable};
@@ -16,16 +15,18 @@ pub struct DirectPath {
     pub samples: Samples,
 }
 
-/// Lets the connections after this one go directly, if mesh and policies allow it.
-pub(super) fn learn(
-    context: &Context,
-    mesh: &Mesh,
-    source: &Workload,
-    destination: &Workload,
-    target: SocketAddr,
-) {
-    let path = &context.direct;
-    if path.mode == DirectMode::Auto && direct(source, destination, target.port()).is_ok() {
-        path.verdicts.borrow_mut().allow(context.netns_cookie, target, mesh.policy);
+impl DirectPath {
+    /// Lets the connections after this one go directly, if mesh and policies allow it. `netns` is the source's cookie.
+    pub(super) fn learn(
+        &self,
+        netns: u64,
+        mesh: &Mesh,
+        source: &Workload,
+        destination: &Workload,
+        target: SocketAddr,
+    ) {
+        if self.mode == DirectMode::Auto && direct(source, destination, target.port()).is_ok() {
+            self.verdicts.borrow_mut().allow(netns, target, mesh.policy);
+        }
     }
 }

@@ -49,7 +49,7 @@ fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) 
         let Some(cut) = law.judge(local, remote, flow) else { continue };
         if diag.destroy(socket)? {
             tracing::info!(pod = %context.name, %local, %remote, "cut an open connection: {cut}");
-            context.metrics.cut(cut.reason());
+            context.metrics.direct().cut(cut.reason());
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! A captured connection: from an app of the pod to wherever it meant to go.
 
 use super::context::Context;
-use super::direct::learn;
 use super::early::Early;
 use super::pool::PeerError;
 use super::record::{Began, Record};
@@ -80,7 +79,7 @@ async fn reach(
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
             parties.security = ConnectionSecurity::MutualTls;
-            learn(context, mesh, source, peer, target);
+            context.direct.learn(context.netns_cookie, mesh, source, peer, target);
             let mut early = Early::new(app);
             let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
             Ok((Far::Mesh(stream), early.len()))

@@ -204,11 +204,8 @@ fn bulk_redis_and_half_closed_connections_go_directly_and_the_metrics_agree() {
     wait_direct(&same_node, 4).unwrap();
 
     // curl's headers vary; what is sent by one end is received by the other.
-    let bytes = |metrics: &Metrics, name: &str, reporter: &str| {
-        metrics.sum(name, &[("reporter", reporter), ("connection_security_policy", DIRECT)])
-    };
     let agree = |metrics: &Metrics| {
-        ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"].iter().all(|name| {
+        BYTES.iter().all(|name| {
             let [source, destination] = ["source", "destination"].map(|end| bytes(metrics, name, end));
             source == destination && source > 0.0
         })
@@ -267,4 +264,38 @@ fn no_direct_connection_goes_uncounted_under_load() {
     };
     let metrics = agent.wait_metrics("as many closed as opened, at both ends", at_rest).unwrap();
     assert_eq!(metrics.sum("pillion_direct_events_lost_total", &[]), 0.0);
+}
+
+// proves: TEL-1
+#[test]
+fn bytes_of_a_direct_connection_are_counted_while_it_is_open() {
+    let same_node = SameNode::new("direct-open").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    apps::echo(server, 7).unwrap();
+    introduce(&same_node, client, server).unwrap();
+    let talk = apps::converse(client, server.ip4().into(), 7, "talk").unwrap();
+    let said = "a word that is long enough to be told from a handshake";
+    talk.say(said).unwrap();
+    let counted = |metrics: &Metrics| {
+        let of = |reporter: &str| BYTES.map(|name| bytes(metrics, name, reporter));
+        [of("source"), of("destination")]
+    };
+    let closed = |metrics: &Metrics| {
+        metrics.sum("istio_tcp_connections_closed_total", &[("connection_security_policy", DIRECT)])
+    };
+    // With the line's end.
+    let length = said.len() as f64 + 1.0;
+    let open = agent.wait_metrics("the bytes of both ends", |metrics| counted(metrics) == [[length; 2]; 2]);
+    assert_eq!(closed(&open.unwrap()), 0.0);
+    talk.say(said).unwrap();
+    talk.close().unwrap();
+    let over = agent.wait_metrics("both ends closed", |metrics| closed(metrics) == 2.0).unwrap();
+    assert_eq!(counted(&over), [[2.0 * length; 2]; 2]);
+}
+
+const BYTES: [&str; 2] = ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
+
+/// What one end counts of direct connections.
+fn bytes(metrics: &Metrics, name: &str, reporter: &str) -> f64 {
+    metrics.sum(name, &[("reporter", reporter), ("connection_security_policy", DIRECT)])
 }
