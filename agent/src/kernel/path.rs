@@ -104,7 +104,7 @@ impl Kernel {
             detach_filters(path.device.peer);
         }
         for side in &SIDES {
-            self.pins.remove_link(&pin(side.program, cookie))?;
+            links::remove_named(&self.pins, &pin(side.program, cookie))?;
         }
         Ok(())
     }

@@ -56,34 +56,40 @@ fn a_killed_agent_costs_direct_connections_nothing_and_new_ones_fail_closed() {
 
 // proves: LIF-1
 #[test]
-fn without_its_agent_a_pod_that_asks_for_it_fails_open_and_nobody_vouches_for_it() {
+fn without_its_agent_a_pod_that_asks_for_it_fails_open_and_is_attested_only_under_a_verdict_of_before() {
     const STRICT_FOR_GUARDED: &str = "
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
-metadata: { name: guarded, namespace: default }
-spec: { selector: { matchLabels: { app: guarded } }, mtls: { mode: STRICT } }
+metadata: { name: guarded, namespace: guarded }
+spec: { mtls: { mode: STRICT } }
 ";
     let same_node = SameNode::with("fail-open", &AgentOptions::default(), &[STRICT_FOR_GUARDED]).unwrap();
     let SameNode { client, server, agent, .. } = &same_node;
-    let guarded = same_node.captured("guarded").unwrap();
+    let pod = |name: &str| same_node.node().pod(name).captured();
+    let [known, unknown] = ["known", "unknown"].map(|name| pod(name).namespace("guarded").create().unwrap());
+    let open = pod("open").annotation("pillion.dev/on-agent-loss", "open").create().unwrap();
+    for pod in [&known, &unknown, &open] {
+        agent.wait_serving(pod).unwrap();
+    }
     let echo = apps::echo(server, 7).unwrap();
-    apps::echo(&guarded, 7).unwrap();
-    let open = same_node.node().pod("open").captured().annotation("pillion.dev/on-agent-loss", "open");
-    let open = open.create().unwrap();
-    agent.wait_serving(&open).unwrap();
-    introduce(&same_node, &open, &guarded).unwrap();
+    for pod in [&known, &unknown] {
+        apps::echo(pod, 7).unwrap();
+    }
+    introduce(&same_node, &open, &known).unwrap();
 
     agent.kill().unwrap();
     for family in [0, 1] {
         ask(&open, server.addresses()[family]).unwrap();
         assert!(echo.log().contains(&open.addresses()[family].to_string()), "plain: {}", echo.log());
-        let said = ask_from(&open, "", guarded.addresses()[family]).unwrap();
+        ask(&open, known.addresses()[family]).unwrap();
+        let said = ask_from(&open, "", unknown.addresses()[family]).unwrap();
         assert_eq!(said, "ConnectionRefusedError", "by STRICT");
         assert_eq!(ask_from(client, "", server.addresses()[family]).unwrap(), "PermissionError");
     }
     agent.restart().unwrap();
     agent.wait_serving(&open).unwrap();
-    ask(&open, guarded.ip4().into()).unwrap();
+    agent.wait_serving(&unknown).unwrap();
+    ask(&open, unknown.ip4().into()).unwrap();
 }
 
 // proves: LIF-1, ID-3
