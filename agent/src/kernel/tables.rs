@@ -1,8 +1,9 @@
 //! The maps that say which pods are captured and what they keep out of the mesh.
 
+use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
-use super::local::Inbound;
-use super::{KernelError, PodDevice};
+use super::capture::PodCapture;
+use super::device::{PodDevice, peer_index};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
@@ -12,7 +13,7 @@ use pillion_ebpf_common::{
     flags::{DIRECT, FAIL_OPEN, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
@@ -40,23 +41,6 @@ pub const MAPS: [&str; 18] = [
 /// Its layout (cookie → u8) is the same in every version: a new agent learns from it whom to refuse until it knows
 /// better.
 const MEMBERS: &str = "MEMBERS";
-
-/// How one pod is captured.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PodCapture {
-    pub ipv4: Option<Ipv4Addr>,
-    pub ipv6: Option<Ipv6Addr>,
-    /// Destination ports that are never captured.
-    pub excluded_ports: BTreeSet<u16>,
-    /// Destination networks that are never captured.
-    pub excluded_cidrs: Vec<IpNet>,
-    /// What becomes of plaintext that comes to it.
-    pub inbound: Inbound,
-    /// Its connections from and to pods of this node may be direct, as far as its path allows it.
-    pub direct: bool,
-    /// Without a worker its connections go out plain.
-    pub fails_open: bool,
-}
 
 /// The value of maps that are sets.
 const PRESENT: u8 = 1;
@@ -224,13 +208,8 @@ fn entry(pod: &PodCapture, device: Option<PodDevice>) -> PodEntry {
         ip4: pod.ipv4.map_or(0, to_ip4),
         ip6: pod.ipv6.map_or([0; 4], words),
         flags,
-        device: index(device),
+        device: peer_index(device),
     }
-}
-
-/// The index of the node's end, as the maps have it.
-pub fn index(device: Option<PodDevice>) -> u32 {
-    device.map_or(0, |device| device.peer)
 }
 
 fn wanted_ports(pod: &PodCapture) -> Ports {
