@@ -263,18 +263,25 @@ fn a_refused_pod_and_one_whose_entry_is_lost_are_refused_with_eperm() {
     });
 }
 
-// proves: CAP-5
+// proves: CAP-5, LIF-1
 #[test]
-fn a_captured_connection_without_a_worker_is_refused() {
+fn without_a_worker_connections_are_refused_or_plain_as_the_pod_asks() {
     let bed = Bed::new();
     in_pod(|pod| {
         let mut kernel = bed.open();
-        kernel.capture(pod.cookie, &pod.capture()).unwrap();
         let listener = TcpListener::bind((ELSEWHERE4, 80)).unwrap();
-        let error = TcpStream::connect((ELSEWHERE4, 80)).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
         listener.set_nonblocking(true).unwrap();
+        kernel.capture(pod.cookie, &pod.capture()).unwrap();
+        let error = TcpStream::connect((ELSEWHERE4, 80)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         assert!(listener.accept().is_err());
+
+        kernel.capture(pod.cookie, &PodCapture { fails_open: true, ..pod.capture() }).unwrap();
+        TcpStream::connect((ELSEWHERE4, 80)).unwrap();
+        assert!(listener.accept().is_ok());
+        let worker = Worker::listen(&kernel);
+        TcpStream::connect((ELSEWHERE4, 80)).unwrap();
+        assert_eq!(worker.destination(), Some((ELSEWHERE4, 80).into()));
     });
 }
 

@@ -85,6 +85,8 @@ pub struct PodEntry {
     pub ip6: Ip,
     /// Bits of [`flags`].
     pub flags: u32,
+    /// The index of the pod's veth on the node; 0 where the kernel does not own the pod's path.
+    pub device: u32,
 }
 
 /// The flags of a [`PodEntry`].
@@ -291,6 +293,20 @@ pub struct ExcludedCidr {
     pub ip: Ip,
 }
 
+impl PodEntry {
+    /// Whether the address is the pod's own.
+    #[inline(always)]
+    pub const fn has(&self, ip: &Ip) -> bool {
+        match unmapped(ip) {
+            Some(ip4) => ip4 == self.ip4,
+            None => {
+                let own = &self.ip6;
+                ip[3] == own[3] && ip[2] == own[2] && ip[1] == own[1] && ip[0] == own[0]
+            }
+        }
+    }
+}
+
 impl FlowKey {
     /// The key, and whether the first end is its lower one.
     #[inline(always)]
@@ -358,7 +374,7 @@ const _: () = {
     assert!(size_of::<Address>() == 20);
     assert!(size_of::<SocketRecord>() == 44);
     assert!(size_of::<HandoffKey>() == 32);
-    assert!(size_of::<PodEntry>() == 24);
+    assert!(size_of::<PodEntry>() == 28);
     assert!(size_of::<PodPort>() == 16);
     assert!(size_of::<ExcludedCidr>() == 24);
     assert!(size_of::<LocalPod>() == 24);

@@ -198,7 +198,7 @@ unsafe fn decide(
     // SAFETY: as above.
     let port = port_from_network(unsafe { field!(address, bpf_sock_addr, user_port) });
     // What goes to the pod's own address stays in it; its guard lets it in.
-    if is_own(&ip, &pod) {
+    if pod.has(&ip) {
         // SAFETY: as above.
         return unsafe { pass(socket) };
     }
@@ -220,7 +220,7 @@ unsafe fn decide(
     log_capture(ctx, &ip, port);
     let source = source(socket);
     // What is bound to another address cannot be attested.
-    let is_pods = source == UNBOUND || is_own(&source, &pod);
+    let is_pods = source == UNBOUND || pod.has(&source);
     let asked = Address { ip, port };
     let (record, decision) = match local::way(netns, &pod, &asked) {
         // SAFETY: as above.
@@ -314,15 +314,6 @@ fn is_local(ip: &Ip) -> bool {
     // fe80::/10
     let is_link_local = u32::from_be(ip[0]) >> 22 == 0xfe80 >> 6;
     is_unspecified_or_loopback || is_link_local
-}
-
-/// The pod's own addresses.
-#[inline(always)]
-fn is_own(ip: &Ip, pod: &PodEntry) -> bool {
-    match unmapped(ip) {
-        Some(ip4) => ip4 == pod.ip4,
-        None => *ip == pod.ip6,
-    }
 }
 
 /// A socket bound to a device cannot reach the listener on `lo`.

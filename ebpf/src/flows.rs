@@ -1,6 +1,6 @@
 //! Direct connections: who opened them, and what became of them.
 
-use crate::{context::Ends, local};
+use crate::context::Ends;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::bpf_ktime_get_ns,
@@ -26,12 +26,12 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// waking it.
 const NO_WAKEUP: u64 = 1;
 
-/// Attests that the connection comes from this namespace, and notes which way its packets go.
+/// Attests that the connection comes from this namespace, and notes which way its packets go: the veths of client and
+/// server.
 #[inline(always)]
-pub fn attest(ends: &Ends, client: u64) {
+pub fn attest(ends: &Ends, client: u64, devices: [u32; 2]) {
     let (key, client_is_low) = FlowKey::new(ends.local(), ends.remote());
-    let (low_device, high_device) =
-        if ends.is_own() { (0, 0) } else { (local::device_of(&key.low.ip), local::device_of(&key.high.ip)) };
+    let [low_device, high_device] = if client_is_low { devices } else { [devices[1], devices[0]] };
     let flow = Flow {
         client,
         low_device,
@@ -118,13 +118,12 @@ fn is_client(flow: &Flow, local_is_low: bool, netns: u64) -> bool {
     flow.client_is_low == u32::from(local_is_low) && flow.client == netns
 }
 
-/// The client's socket is gone. Another pod may have the same addresses by now, and a connection of its own.
+/// The client's socket is gone. (The caller has seen that the entry is its own: another pod may have the same addresses
+/// by now, and a connection of its own.)
 #[inline(always)]
-pub fn forget(ends: &Ends, client: u64) {
-    if client_of(ends.local(), ends.remote()) == Some(client) {
-        let (key, _) = FlowKey::new(ends.local(), ends.remote());
-        let _ = FLOWS.remove(key);
-    }
+pub fn forget(ends: &Ends) {
+    let (key, _) = FlowKey::new(ends.local(), ends.remote());
+    let _ = FLOWS.remove(key);
 }
 
 /// Tells the agent. `event` comes without its time.

@@ -54,13 +54,6 @@ pub fn local_pod(ip: &Ip) -> Option<LocalPod> {
     unsafe { LOCAL_PODS.get(ip) }.copied()
 }
 
-/// The index of the veth, on the node, of the pod that has an address; 0 where the kernel does not own its path.
-#[inline(always)]
-pub fn device_of(ip: &Ip) -> u32 {
-    // SAFETY: a lookup of one word.
-    unsafe { LOCAL_PODS.get(ip) }.map_or(0, |pod| pod.device)
-}
-
 #[inline(always)]
 pub fn device(index: u32) -> Option<Device> {
     // SAFETY: as above.

@@ -12,7 +12,6 @@ use pillion_ebpf_common::{
     ExcludedCidr, HandoffKey, Ip, PodEntry, PodPort, SocketRecord, cidr,
     flags::{DIRECT, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
     kind::NONE,
-    unmapped,
 };
 
 /// Captured pods by netns cookie. 4096 is eight times what the largest nodes run.
@@ -50,17 +49,13 @@ pub enum Membership {
 
 #[inline(always)]
 pub fn membership(netns: u64) -> Membership {
-    // SAFETY: a lookup; the entry is copied before the agent could change it under the program.
-    if let Some(pod) = unsafe { PODS.get(netns) } {
-        return Membership::Captured(*pod);
+    if let Some(pod) = pod(netns) {
+        return Membership::Captured(pod);
     }
-    // SAFETY: as above.
+    // SAFETY: a lookup; the value is not read.
     match unsafe { MEMBERS.get(netns) } {
-        // SAFETY: as above. Captured between the two lookups?
-        Some(_) => match unsafe { PODS.get(netns) } {
-            Some(pod) => Membership::Captured(*pod),
-            None => Membership::Refused,
-        },
+        // Captured between the two lookups?
+        Some(_) => pod(netns).map_or(Membership::Refused, Membership::Captured),
         None => Membership::None,
     }
 }
@@ -69,24 +64,14 @@ pub fn membership(netns: u64) -> Membership {
 /// opened before.
 #[inline(always)]
 pub fn is_attested(netns: u64) -> bool {
-    attested_pod(netns).is_some()
+    pod(netns).is_some_and(|pod| pod.flags & DIRECT != 0)
 }
 
-/// The pod of this namespace, if its connections are attested.
+/// The captured pod in this namespace.
 #[inline(always)]
-pub fn attested_pod(netns: u64) -> Option<PodEntry> {
-    // SAFETY: a lookup; the entry is copied.
-    unsafe { PODS.get(netns) }.copied().filter(|pod| pod.flags & DIRECT != 0)
-}
-
-/// Whether the address is the captured pod's own.
-#[inline(always)]
-pub fn is_own_address(netns: u64, ip: &Ip) -> bool {
-    // SAFETY: a lookup; what is read of the entry is compared at once.
-    unsafe { PODS.get(netns) }.is_some_and(|pod| match unmapped(ip) {
-        Some(ip4) => ip4 == pod.ip4,
-        None => *ip == pod.ip6,
-    })
+pub fn pod(netns: u64) -> Option<PodEntry> {
+    // SAFETY: a lookup; the entry is copied before the agent could change it under the program.
+    unsafe { PODS.get(netns) }.copied()
 }
 
 /// Whether the pod keeps that destination out of the mesh.

@@ -8,6 +8,7 @@
 use crate::{
     context::{Ends, field, wide_field},
     flows::{self, End},
+    guard::is_loopback,
     local, maps,
 };
 use aya_ebpf::{
@@ -23,6 +24,7 @@ use aya_ebpf::{
 };
 use pillion_ebpf_common::{
     Address, Event, OUTBOUND_PORT, SocketRecord, event,
+    flags::DIRECT as DIRECT_PATH,
     kind::{ACCEPTED, AGENT, CLIENT, DIRECT, SERVER},
     local_flags,
 };
@@ -69,40 +71,44 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
         if is_handed_off && let Some(record) = &record {
             maps::hand_off(&ends.key_as_client(netns), record);
         }
-        let is_attested = match &record {
-            Some(SocketRecord { kind: CLIENT, .. }) => false,
-            Some(SocketRecord { kind: AGENT, .. }) => is_own(&ends, netns),
-            _ => is_own(&ends, netns) || is_direct(&ends, netns),
+        let devices = match &record {
+            Some(SocketRecord { kind: CLIENT, .. }) => None,
+            Some(SocketRecord { kind: AGENT, .. }) if !ends.is_own() => None,
+            _ => devices_if_attested(&ends, netns),
         };
-        if is_attested {
-            flows::attest(&ends, netns);
+        if let Some(devices) = devices {
+            flows::attest(&ends, netns, devices);
             if !ends.is_own() {
                 choose_congestion(ctx);
             }
         }
-        if is_handed_off || is_attested {
+        if is_handed_off || devices.is_some() {
             // So that a connection leaves no entry behind, one that is never accepted neither.
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
     }
 }
 
-/// Whether a captured pod speaks to itself, at an address of its own.
+/// The veths of client and server, if the kernel vouches for the connection: it stays within its pod (0 and 0), or it is
+/// on the direct path, under a verdict. From an address of the client's own: its root can give its sockets any other,
+/// and could take that pod's attestation away.
 #[inline(always)]
-fn is_own(ends: &Ends, netns: u64) -> bool {
-    ends.is_own() && maps::is_own_address(netns, &ends.local_ip)
-}
-
-/// Whether the connection is on the direct path: between two pods that have one, under a verdict, and from an address of
-/// the client's own (its root can give its sockets any other, and could take that pod's attestation away).
-#[inline(always)]
-fn is_direct(ends: &Ends, netns: u64) -> bool {
-    let Some(pod) = maps::attested_pod(netns) else { return false };
-    let Some(server) = local::local_pod(&ends.remote_ip) else { return false };
-    maps::is_own_address(netns, &ends.local_ip)
-        && server.flags & local_flags::DIRECT != 0
+fn devices_if_attested(ends: &Ends, netns: u64) -> Option<[u32; 2]> {
+    let pod = maps::pod(netns)?;
+    if !pod.has(&ends.local_ip) {
+        return None;
+    }
+    if ends.is_own() {
+        return Some([0, 0]);
+    }
+    if pod.flags & DIRECT_PATH == 0 {
+        return None;
+    }
+    let server = local::local_pod(&ends.remote_ip)?;
+    let is_direct = server.flags & local_flags::DIRECT != 0
         && local::has_verdict(netns, server.netns, ends.remote_port)
-        && !maps::is_excluded(netns, &pod, &ends.remote_ip, ends.remote_port)
+        && !maps::is_excluded(netns, &pod, &ends.remote_ip, ends.remote_port);
+    is_direct.then_some([pod.device, server.device])
 }
 
 /// The client's end is established.
@@ -110,11 +116,16 @@ fn is_direct(ends: &Ends, netns: u64) -> bool {
 unsafe fn on_connected(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     unsafe {
-        let ends = Ends::of(ctx);
-        let netns = bpf_get_netns_cookie(ctx.as_ptr());
-        if ends.is_own() || flows::client_of(ends.local(), ends.remote()) != Some(netns) {
+        // Only what was handed over or attested has the callback.
+        if field!(ctx.ops, bpf_sock_ops, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
             return;
         }
+        let Some(socket) = socket(ctx) else { return };
+        let ends = Ends::of(ctx);
+        if ends.is_own() || is_carried(socket) {
+            return;
+        }
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
         flows::tell(Event {
             netns,
             local: ends.local(),
@@ -125,6 +136,13 @@ unsafe fn on_connected(ctx: &SockOpsContext) {
             ..Event::default()
         });
     }
+}
+
+/// Whether a worker carries the connection, or it is one of the worker's own.
+#[inline(always)]
+unsafe fn is_carried(socket: *mut bpf_sock) -> bool {
+    // SAFETY: the caller's socket, which is not null.
+    unsafe { maps::record(socket) }.is_some_and(|record| matches!(record.kind, CLIENT | AGENT))
 }
 
 /// What the client's app asked for: another address than the connection's where that is a Service's endpoint.
@@ -146,18 +164,19 @@ unsafe fn on_accept(ctx: &SockOpsContext) {
         let Some(socket) = socket(ctx) else { return };
         let ends = Ends::of(ctx);
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
-        let key = ends.key_as_server(netns);
-        if let Some(record) = maps::handed_off(&key) {
-            let kind = if record.kind == AGENT { SERVER } else { ACCEPTED };
-            // Without memory for it the worker has no original destination and refuses.
-            maps::set_record(socket, &SocketRecord { kind, ..record });
-            maps::forget_handoff(&key);
+        // What is handed over stays within its pod; what is direct does not.
+        if !ends.is_own() && !is_loopback(&ends.local_ip) && !is_loopback(&ends.remote_ip) {
+            if let Some(client) = flows::client_of(ends.remote(), ends.local()) {
+                on_direct_accept(ctx, &ends, netns, client);
+            }
             return;
         }
-        match flows::client_of(ends.remote(), ends.local()) {
-            Some(client) if client != netns => on_direct_accept(ctx, &ends, netns, client),
-            _ => {}
-        }
+        let key = ends.key_as_server(netns);
+        let Some(record) = maps::handed_off(&key) else { return };
+        let kind = if record.kind == AGENT { SERVER } else { ACCEPTED };
+        // Without memory for it the worker has no original destination and refuses.
+        maps::set_record(socket, &SocketRecord { kind, ..record });
+        maps::forget_handoff(&key);
     }
 }
 
@@ -193,8 +212,8 @@ unsafe fn on_state(ctx: &SockOpsContext) {
             Some(SocketRecord { kind: kind @ (CLIENT | AGENT), .. }) => {
                 if new_state == BPF_TCP_CLOSE {
                     maps::forget_handoff(&ends.key_as_client(netns));
-                    if kind == AGENT {
-                        flows::forget(&ends, netns);
+                    if kind == AGENT && flows::end(&ends, netns).is_client {
+                        flows::forget(&ends);
                     }
                 }
             }
@@ -213,7 +232,7 @@ const ARGUMENTS: usize = core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1);
 unsafe fn on_direct_close(ctx: &SockOpsContext, ends: &Ends, netns: u64, old_state: u32) {
     let end = flows::end(ends, netns);
     if end.is_client {
-        flows::forget(ends, netns);
+        flows::forget(ends);
     }
     if ends.is_own() {
         return;

@@ -1,7 +1,7 @@
 //! Compares what is wanted with what the kernel holds, and mends it: others have root on the node, too.
 
+use super::capture::PodCapture;
 use super::links::Place;
-use super::tables::PodCapture;
 use super::{Kernel, KernelError};
 use std::collections::{BTreeSet, HashMap};
 
@@ -27,8 +27,7 @@ impl Kernel {
             let device = self.device(cookie);
             let is_other = self.local.set_pod(cookie, pod, device)?;
             let added = self.tables.add_exclusions(cookie, pod)?;
-            if !self.tables.has_pod(cookie, pod)? || is_other {
-                self.tables.set_pod(cookie, pod)?;
+            if self.tables.set_pod(cookie, pod, device)? || is_other {
                 repaired("pod_entry");
             }
             if self.tables.remove_other_exclusions(cookie, pod)? || added {
@@ -61,13 +60,19 @@ impl Kernel {
         if self.leaving.is_empty() {
             return Ok(());
         }
+        let busy = self.pods_with_flows()?;
+        let idle: Vec<u64> = self.leaving.difference(&busy).copied().collect();
+        idle.into_iter().try_for_each(|cookie| self.forget(cookie))
+    }
+
+    /// The netns cookies of both ends of the direct connections that are open.
+    pub(super) fn pods_with_flows(&self) -> Result<BTreeSet<u64>, KernelError> {
         let mut busy = BTreeSet::new();
         for flow in self.flows.all()? {
             busy.insert(flow.client_netns);
             busy.extend(self.local.owner(flow.server.ip())?);
         }
-        let idle: Vec<u64> = self.leaving.difference(&busy).copied().collect();
-        idle.into_iter().try_for_each(|cookie| self.forget(cookie))
+        Ok(busy)
     }
 
     fn audit_links(&mut self) -> Result<Vec<Repair>, KernelError> {

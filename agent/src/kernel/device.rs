@@ -21,6 +21,14 @@ pub struct PodDevice {
     pub peer: u32,
 }
 
+/// By it our filters are known among others at a clsact qdisc.
+pub const FILTER_PRIORITY: u16 = 0x5049;
+
+/// The index of the node's end, as the maps have it.
+pub fn peer_index(device: Option<PodDevice>) -> u32 {
+    device.map_or(0, |device| device.peer)
+}
+
 /// Why a pod's packets cannot be led directly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPath {
@@ -160,7 +168,7 @@ fn foreign_filter(index: u32) -> io::Result<Option<String>> {
         for answer in answers {
             let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else { continue };
             // The priority is the upper half of the info.
-            if filter.header.info >> 16 == u32::from(super::path::PRIORITY) {
+            if filter.header.info >> 16 == u32::from(FILTER_PRIORITY) {
                 continue;
             }
             let kind = filter.attributes.iter().find_map(|attribute| match attribute {

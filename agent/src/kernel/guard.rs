@@ -1,6 +1,6 @@
 //! A pod's guard: the sk_lookup program in its namespace.
 
-use super::links::{Link, Place};
+use super::links::{self, Link, Place};
 use super::{Kernel, KernelError, program};
 use aya_obj::generated::bpf_attach_type;
 use std::os::fd::BorrowedFd;
@@ -49,7 +49,7 @@ impl Kernel {
                 action: "removed",
                 source,
             }),
-            None => self.pins.remove_link(&pin(cookie)),
+            None => links::remove_named(&self.pins, &pin(cookie)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::KernelError;
 use super::cgroup::Cgroup;
-use super::pins::Pins;
+use super::pins::{self, Pins};
 use super::sys::{self, LinkTarget};
 use aya_obj::generated::bpf_attach_type;
 use std::fs;
@@ -188,6 +188,15 @@ pub fn program_behind(pins: &Pins, name: &str) -> Option<u32> {
     sys::link_info(link.as_fd()).ok().map(|info| info.program_id)
 }
 
+/// Removes a link of an agent's by its name. There may be none.
+pub fn remove_named(pins: &Pins, name: &str) -> Result<(), KernelError> {
+    let pin = pins.path(&pin_name(name));
+    match remove(&pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pins::failed(&pin, "removed")(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a pinned link, detached first, also when another process holds it.
 pub fn remove(pin: &Path) -> io::Result<()> {
     if let Ok(link) = sys::open_pin(pin) {
@@ -211,6 +220,6 @@ pub fn removal_order(pin: &str) -> usize {
     }
 }
 
-pub fn pin_name(name: &str) -> String {
+fn pin_name(name: &str) -> String {
     format!("{PREFIX}{name}")
 }

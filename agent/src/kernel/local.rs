@@ -1,35 +1,15 @@
 //! What the hooks know of this node's captured pods beside whom they capture: addresses, inbound modes, devices, counts.
 
+use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
-use super::tables::{PodCapture, failed, found, take};
-use super::{KernelError, PodDevice};
+use super::capture::{Inbound, PodCapture};
+use super::device::{PodDevice, peer_index};
+use super::tables::{failed, found, take};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use pillion_ebpf_common::{CountKey, Device, Ip, LocalPod, PodPort, count, inbound, local_flags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-/// What becomes of plaintext that arrives at a pod and that nobody attests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InboundMode {
-    /// It is none of the mesh's business.
-    Ignore,
-    /// It passes, and is counted.
-    #[default]
-    Count,
-    /// It is refused.
-    Refuse,
-    /// It is refused, but for the node's own addresses.
-    RefuseAllButNode,
-}
-
-/// The inbound modes of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inbound {
-    pub default: InboundMode,
-    /// Ports that differ.
-    pub ports: BTreeMap<u16, InboundMode>,
-}
 
 /// What has been counted of a pod since it was captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,13 +97,24 @@ impl LocalTables {
             found(self.pods.remove(&ip), "LOCAL_PODS")?;
         }
         self.set_ports(cookie, &Inbound::default())?;
+        self.remove_device(cookie)?;
+        for what in 0..count::ALL {
+            found(self.counts.remove(&CountKey { netns: cookie, what, zero: 0 }), "COUNTS")?;
+        }
+        Ok(())
+    }
+
+    /// Whether packets of the pod's veth are looked at.
+    pub fn has_device(&self, cookie: u64) -> Result<bool, KernelError> {
+        Ok(self.devices()?.values().any(|device| device.netns == cookie))
+    }
+
+    /// Forgets the pod's veth.
+    pub fn remove_device(&mut self, cookie: u64) -> Result<(), KernelError> {
         for (index, device) in self.devices()? {
             if device.netns == cookie {
                 found(self.devices.remove(&index), "DEVICES")?;
             }
-        }
-        for what in 0..count::ALL {
-            found(self.counts.remove(&CountKey { netns: cookie, what, zero: 0 }), "COUNTS")?;
         }
         Ok(())
     }
@@ -229,17 +220,6 @@ impl LocalTables {
     }
 }
 
-impl InboundMode {
-    fn number(self) -> u32 {
-        match self {
-            Self::Ignore => inbound::IGNORE,
-            Self::Count => inbound::COUNT,
-            Self::Refuse => inbound::REFUSE,
-            Self::RefuseAllButNode => inbound::REFUSE_ALL_BUT_NODE,
-        }
-    }
-}
-
 fn addresses(pod: &PodCapture) -> impl Iterator<Item = IpAddr> {
     pod.ipv4.map(IpAddr::V4).into_iter().chain(pod.ipv6.map(IpAddr::V6))
 }
@@ -254,7 +234,7 @@ fn local_pod(cookie: u64, pod: &PodCapture, device: Option<PodDevice>) -> LocalP
     }
     LocalPod {
         netns: cookie,
-        device: device.map_or(0, |device| device.peer),
+        device: peer_index(device),
         inbound: pod.inbound.default.number(),
         flags,
         zero: 0,

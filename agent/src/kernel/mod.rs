@@ -6,6 +6,7 @@
 
 mod address;
 mod audit;
+mod capture;
 mod cgroup;
 mod device;
 mod error;
@@ -29,18 +30,18 @@ mod verdicts;
 
 pub use address::{from_address, to_address};
 pub use audit::Repair;
+pub use capture::{Inbound, InboundMode, PodCapture};
 pub use device::{NoPath, PodDevice, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::Events;
 pub use flows::{AttestedFlow, FlowTable};
 pub use guard::Unknown;
-pub use local::{Counts, Inbound, InboundMode};
+pub use local::Counts;
 pub use path::{PathError, TrafficControl};
 pub use services::ServiceEndpoints;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable};
 pub use sys::netns_cookie;
-pub use tables::PodCapture;
 pub use verdicts::VerdictTable;
 
 use aya::maps::Map;
@@ -168,9 +169,10 @@ impl Kernel {
     /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
     /// decided by half of it.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.local.set_pod(cookie, pod, self.device(cookie))?;
+        let device = self.device(cookie);
+        self.local.set_pod(cookie, pod, device)?;
         self.tables.add_exclusions(cookie, pod)?;
-        self.tables.set_pod(cookie, pod)?;
+        self.tables.set_pod(cookie, pod, device)?;
         self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;
         self.refused.remove(&cookie);
@@ -208,6 +210,18 @@ impl Kernel {
         self.local.remove_pod(cookie)
     }
 
+    /// Takes the programs off the veth of a pod that stays in the mesh and is not direct any more, as soon as none of its
+    /// direct connections is open: until then it does nothing, and is to be asked again.
+    pub fn give_up_path(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        // By the table: an earlier agent may have attached them.
+        if !self.local.has_device(cookie)? || self.pods_with_flows()?.contains(&cookie) {
+            return Ok(());
+        }
+        self.disown_path(cookie)?;
+        self.local.remove_device(cookie)?;
+        self.capture(cookie, pod)
+    }
+
     /// Puts the policies of this generation (`Mesh::policy`) in force: verdicts that `holds` under them (client's and
     /// server's netns cookie, server's port) stay, all others are void.
     pub fn enforce(&mut self, policy: u64, holds: impl Fn(u64, u64, u16) -> bool) -> Result<(), KernelError> {
@@ -227,11 +241,6 @@ impl Kernel {
     /// What has been counted of a pod.
     pub fn counts(&self, cookie: u64) -> Result<Counts, KernelError> {
         self.local.counts(cookie)
-    }
-
-    /// The netns cookie of the local pod that has an address.
-    pub fn owner(&self, ip: IpAddr) -> Result<Option<u64>, KernelError> {
-        self.local.owner(ip)
     }
 
     fn device(&self, cookie: u64) -> Option<PodDevice> {

@@ -1,6 +1,6 @@
 //! A pod's path: the tc programs at the node's end of its veth. Without them its connections are never direct.
 
-use super::device::{self, NoPath, PodDevice};
+use super::device::{self, FILTER_PRIORITY, NoPath, PodDevice};
 use super::links::{self, Link, Place};
 use super::{Kernel, KernelError, preflight, program};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
@@ -9,9 +9,6 @@ use aya_obj::generated::bpf_attach_type;
 use nix::net::if_::if_indextoname;
 use std::mem;
 use std::os::fd::BorrowedFd;
-
-/// By it our filters are known among others at a clsact qdisc.
-pub const PRIORITY: u16 = 0x5049;
 
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
@@ -104,7 +101,7 @@ impl Kernel {
             detach_filters(path.device.peer);
         }
         for side in &SIDES {
-            self.pins.remove_link(&pin(side.program, cookie))?;
+            links::remove_named(&self.pins, &pin(side.program, cookie))?;
         }
         Ok(())
     }
@@ -131,12 +128,12 @@ impl Kernel {
                 .ok_or(KernelError::Incomplete { what: "program", name: side.program })?
                 .try_into()
                 .map_err(failed)?;
-            let there = SchedClassifierLink::attached(&name, side.clsact, PRIORITY, HANDLE, None);
+            let there = SchedClassifierLink::attached(&name, side.clsact, FILTER_PRIORITY, HANDLE, None);
             let replaced = there.ok().map(|there| classifier.attach_to_link(there));
             let link = match replaced {
                 Some(Ok(link)) => link,
                 _ => {
-                    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+                    let options = NlOptions { priority: FILTER_PRIORITY, handle: HANDLE, classid: None };
                     let options = TcAttachOptions::Netlink(options);
                     classifier.attach_with_options(&name, side.clsact, options).map_err(failed)?
                 }
@@ -152,7 +149,7 @@ impl Kernel {
 pub fn detach_filters(index: u32) {
     let Some(name) = name(index) else { return };
     for side in &SIDES {
-        if let Ok(link) = SchedClassifierLink::attached(&name, side.clsact, PRIORITY, HANDLE, None) {
+        if let Ok(link) = SchedClassifierLink::attached(&name, side.clsact, FILTER_PRIORITY, HANDLE, None) {
             let _ = link.detach();
         }
     }

@@ -1,6 +1,6 @@
 //! Where the kernel keeps what outlives the agent: `<bpffs>/pillion/<node>/v<layout>/`.
 
-use super::{KernelError, links};
+use super::KernelError;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -36,15 +36,6 @@ impl Pins {
 
     pub fn path(&self, object: &str) -> PathBuf {
         self.current.join(object)
-    }
-
-    /// Detaches a link by its pin, and removes that. There may be none.
-    pub fn remove_link(&self, name: &str) -> Result<(), KernelError> {
-        let pin = self.path(&links::pin_name(name));
-        match links::remove(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&pin, "removed")(error)),
-            _ => Ok(()),
-        }
     }
 
     /// The directories of other layouts: those of an agent before an upgrade, or after a downgrade.

@@ -2,7 +2,8 @@
 
 use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
-use super::local::Inbound;
+use super::capture::PodCapture;
+use super::device::{PodDevice, peer_index};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
@@ -12,7 +13,7 @@ use pillion_ebpf_common::{
     flags::{DIRECT, FAIL_OPEN, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
@@ -40,23 +41,6 @@ pub const MAPS: [&str; 18] = [
 /// Its layout (cookie → u8) is the same in every version: a new agent learns from it whom to refuse until it knows
 /// better.
 const MEMBERS: &str = "MEMBERS";
-
-/// How one pod is captured.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PodCapture {
-    pub ipv4: Option<Ipv4Addr>,
-    pub ipv6: Option<Ipv6Addr>,
-    /// Destination ports that are never captured.
-    pub excluded_ports: BTreeSet<u16>,
-    /// Destination networks that are never captured.
-    pub excluded_cidrs: Vec<IpNet>,
-    /// What becomes of plaintext that comes to it.
-    pub inbound: Inbound,
-    /// Its connections from and to pods of this node may be direct, as far as its path allows it.
-    pub direct: bool,
-    /// Without a worker its connections go out plain.
-    pub fails_open: bool,
-}
 
 /// The value of maps that are sets.
 const PRESENT: u8 = 1;
@@ -101,12 +85,19 @@ impl Tables {
         found(self.members.remove(&cookie), MEMBERS).map(drop)
     }
 
-    pub fn has_pod(&self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
-        found(self.pods.get(&cookie, 0), "PODS").map(|found| found == Some(entry(pod)))
-    }
-
-    pub fn set_pod(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.pods.insert(cookie, entry(pod), 0).map_err(failed("PODS", "written"))
+    /// Makes the pod's entry say this, with its device where the kernel owns its path. Says whether it said otherwise.
+    pub fn set_pod(
+        &mut self,
+        cookie: u64,
+        pod: &PodCapture,
+        device: Option<PodDevice>,
+    ) -> Result<bool, KernelError> {
+        let entry = entry(pod, device);
+        if found(self.pods.get(&cookie, 0), "PODS")? == Some(entry) {
+            return Ok(false);
+        }
+        self.pods.insert(cookie, entry, 0).map_err(failed("PODS", "written"))?;
+        Ok(true)
     }
 
     pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
@@ -199,7 +190,7 @@ pub fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(map).ok_or(KernelError::Incomplete { what: "map", name: map })
 }
 
-fn entry(pod: &PodCapture) -> PodEntry {
+fn entry(pod: &PodCapture, device: Option<PodDevice>) -> PodEntry {
     let mut flags = 0;
     if !pod.excluded_ports.is_empty() {
         flags |= HAS_EXCLUDED_PORTS;
@@ -207,13 +198,18 @@ fn entry(pod: &PodCapture) -> PodEntry {
     if !pod.excluded_cidrs.is_empty() {
         flags |= HAS_EXCLUDED_CIDRS;
     }
-    if pod.direct {
+    if pod.direct && device.is_some() {
         flags |= DIRECT;
     }
     if pod.fails_open {
         flags |= FAIL_OPEN;
     }
-    PodEntry { ip4: pod.ipv4.map_or(0, to_ip4), ip6: pod.ipv6.map_or([0; 4], words), flags }
+    PodEntry {
+        ip4: pod.ipv4.map_or(0, to_ip4),
+        ip6: pod.ipv6.map_or([0; 4], words),
+        flags,
+        device: peer_index(device),
+    }
 }
 
 fn wanted_ports(pod: &PodCapture) -> Ports {

@@ -48,7 +48,11 @@ impl Supervisor {
             }
             pod.direct = direct;
         }
-        self.kernel.capture(cookie, &capture(&pod.workload, pod.direct.is_ok()))?;
+        let wanted = capture(&pod.workload, pod.direct.is_ok());
+        self.kernel.capture(cookie, &wanted)?;
+        if pod.direct.is_err() {
+            self.kernel.give_up_path(cookie, &wanted)?;
+        }
         pod.metrics.path().set_direct(pod.direct.as_ref().err().map(NotDirect::reason));
         let wrong = [("guard", guard), ("path", path.ok().flatten())];
         Ok(wrong.into_iter().filter_map(|(what, wrong)| Some(format!("its {what} {}", wrong?))).collect())
