@@ -166,7 +166,7 @@ unsafe fn on_accept(ctx: &SockOpsContext) {
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
         // What is handed over stays within its pod; what is direct does not.
         if !ends.is_own() && !is_loopback(&ends.local_ip) && !is_loopback(&ends.remote_ip) {
-            if let Some(client) = flows::client_of(ends.remote(), ends.local()) {
+            if let Some(client) = flows::accept(&ends) {
                 on_direct_accept(ctx, &ends, netns, client);
             }
             return;
@@ -212,8 +212,8 @@ unsafe fn on_state(ctx: &SockOpsContext) {
             Some(SocketRecord { kind: kind @ (CLIENT | AGENT), .. }) => {
                 if new_state == BPF_TCP_CLOSE {
                     maps::forget_handoff(&ends.key_as_client(netns));
-                    if kind == AGENT && flows::end(&ends, netns).is_client {
-                        flows::forget(&ends);
+                    if kind == AGENT && ends.is_own() {
+                        flows::close(&ends, netns);
                     }
                 }
             }
@@ -230,10 +230,7 @@ const ARGUMENTS: usize = core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1);
 
 #[inline(always)]
 unsafe fn on_direct_close(ctx: &SockOpsContext, ends: &Ends, netns: u64, old_state: u32) {
-    let end = flows::end(ends, netns);
-    if end.is_client {
-        flows::forget(ends);
-    }
+    let end = flows::close(ends, netns);
     if ends.is_own() {
         return;
     }
