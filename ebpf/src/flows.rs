@@ -121,9 +121,9 @@ pub struct End {
 /// An end of a direct connection is gone; which one. The entry goes with the last: the other's packets keep their way,
 /// where a firewall on the node's would not know what they belong to.
 #[inline(always)]
-pub fn close(ends: &Ends, netns: u64) -> End {
+pub fn close(ends: &Ends, netns: u64) -> Option<End> {
     let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
-    let Some(flow) = FLOWS.get_ptr_mut(key) else { return End { is_client: false, received: 0 } };
+    let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the entry; each end writes its own word and then looks at the other's, as one word each. (Were both to
     // overlook each other, an entry without any standing would stay until its addresses are used again.)
     unsafe {
@@ -133,14 +133,14 @@ pub fn close(ends: &Ends, netns: u64) -> End {
             if ptr::read_volatile(&raw const (*flow).server_open) == 0 {
                 let _ = FLOWS.remove(key);
             }
-            End { is_client: true, received }
+            Some(End { is_client: true, received })
         } else {
             let received = (*flow).server_received;
             ptr::write_volatile(&raw mut (*flow).server_open, 0);
             if ptr::read_volatile(&raw const (*flow).client_closed) != 0 {
                 let _ = FLOWS.remove(key);
             }
-            End { is_client: false, received }
+            Some(End { is_client: false, received })
         }
     }
 }
