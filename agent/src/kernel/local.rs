@@ -104,17 +104,16 @@ impl LocalTables {
         Ok(())
     }
 
-    /// Whether packets of the pod's veth are looked at.
-    pub fn has_device(&self, cookie: u64) -> Result<bool, KernelError> {
-        Ok(self.devices()?.values().any(|device| device.netns == cookie))
+    /// The indices of the pod's veth: packets that pass there are looked at.
+    pub fn devices_of(&self, cookie: u64) -> Result<Vec<u32>, KernelError> {
+        let devices = self.devices()?.into_iter().filter(|(_, device)| device.netns == cookie);
+        Ok(devices.map(|(index, _)| index).collect())
     }
 
     /// Forgets the pod's veth.
     pub fn remove_device(&mut self, cookie: u64) -> Result<(), KernelError> {
-        for (index, device) in self.devices()? {
-            if device.netns == cookie {
-                found(self.devices.remove(&index), "DEVICES")?;
-            }
+        for index in self.devices_of(cookie)? {
+            found(self.devices.remove(&index), "DEVICES")?;
         }
         Ok(())
     }

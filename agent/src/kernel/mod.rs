@@ -186,6 +186,7 @@ impl Kernel {
         self.tables.remove_pod(cookie)?;
         self.tables.remove_other_exclusions(cookie, &PodCapture::default())?;
         self.refused.insert(cookie);
+        self.leaving.remove(&cookie);
         Ok(())
     }
 
@@ -214,7 +215,7 @@ impl Kernel {
     /// direct connections is open: until then it does nothing, and is to be asked again.
     pub fn give_up_path(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
         // By the table: an earlier agent may have attached them.
-        if !self.local.has_device(cookie)? || self.pods_with_flows()?.contains(&cookie) {
+        if self.local.devices_of(cookie)?.is_empty() || self.pods_with_flows()?.contains(&cookie) {
             return Ok(());
         }
         self.disown_path(cookie)?;

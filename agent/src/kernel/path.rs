@@ -6,7 +6,7 @@ use super::{Kernel, KernelError, preflight, program};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{Link as _, SchedClassifier, TcAttachType};
 use aya_obj::generated::bpf_attach_type;
-use nix::net::if_::if_indextoname;
+use nix::net::if_::{if_indextoname, if_nameindex};
 use std::mem;
 use std::os::fd::BorrowedFd;
 
@@ -95,10 +95,11 @@ impl Kernel {
     /// Takes the programs off again. The device may be gone already.
     pub(super) fn disown_path(&mut self, cookie: u64) -> Result<(), KernelError> {
         let path = self.paths.remove(&cookie);
-        if self.traffic_control == TrafficControl::Clsact
-            && let Some(path) = &path
-        {
-            detach_filters(path.device.peer);
+        if self.traffic_control == TrafficControl::Clsact {
+            // By the table: an earlier agent may have attached them.
+            let registered = self.local.devices_of(cookie)?;
+            let attached = path.map(|path| path.device.peer);
+            registered.into_iter().chain(attached).filter_map(name).for_each(|name| detach_filters(&name));
         }
         for side in &SIDES {
             links::remove_named(&self.pins, &pin(side.program, cookie))?;
@@ -145,11 +146,17 @@ impl Kernel {
     }
 }
 
-/// Takes our filters off a device. What is not there, or went with its device, is what is wanted.
-pub fn detach_filters(index: u32) {
-    let Some(name) = name(index) else { return };
+/// Takes our filters off all devices of the calling thread's network namespace: they have no pins to be found by.
+pub fn detach_all_filters() -> Result<(), KernelError> {
+    let devices = if_nameindex().map_err(|e| KernelError::Netlink(e.into()))?;
+    devices.iter().filter_map(|device| device.name().to_str().ok()).for_each(detach_filters);
+    Ok(())
+}
+
+/// What is not there, or went with its device, is what is wanted.
+fn detach_filters(device: &str) {
     for side in &SIDES {
-        if let Ok(link) = SchedClassifierLink::attached(&name, side.clsact, FILTER_PRIORITY, HANDLE, None) {
+        if let Ok(link) = SchedClassifierLink::attached(device, side.clsact, FILTER_PRIORITY, HANDLE, None) {
             let _ = link.detach();
         }
     }

@@ -1,7 +1,7 @@
 //! Takes everything out of the kernel again.
 
 use super::pins::{failed, node_directory};
-use super::{KernelError, links};
+use super::{KernelError, links, path};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -30,6 +30,7 @@ pub fn node(bpffs: &Path, node: &str) -> Result<Vec<String>, KernelError> {
 /// Removes a layout's directory: links first, so that no hook runs without the maps it stands for. Answers the
 /// names of what was in it.
 pub fn layout(directory: &Path) -> Result<Vec<String>, KernelError> {
+    path::detach_all_filters()?;
     let entries = fs::read_dir(directory).map_err(failed(directory, "read"))?;
     let mut names: Vec<String> =
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();

@@ -5,15 +5,17 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod node;
+
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use pillion_agent::kernel::{Kernel, KernelConfig, PodCapture, SocketTable, netns_cookie};
 use socket2::{Domain, Socket, Type};
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::{env, panic, process, thread};
@@ -132,19 +134,26 @@ static ONE: Mutex<()> = Mutex::new(());
 /// Runs a test on a thread in a network namespace of its own, with the addresses above. The namespace goes with the
 /// thread and its sockets.
 pub fn in_pod(test: impl FnOnce(&Pod) + Send) {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let result = thread::scope(|scope| {
-        let pod = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            set_up_addresses();
-            let cookie = netns_cookie(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
-            test(&Pod { cookie });
-        });
-        pod.join()
+    in_new_netns(|| {
+        set_up_addresses();
+        let cookie = netns_cookie(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        test(&Pod { cookie });
     });
-    if let Err(panicked) = result {
-        panic::resume_unwind(panicked);
-    }
+}
+
+/// Runs a test on a thread in a network namespace of its own, alone.
+fn in_new_netns(test: impl FnOnce() + Send) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    on_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        test();
+    });
+}
+
+/// Runs `work` on a thread of its own, which may go to another network namespace.
+fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let result = thread::scope(|scope| scope.spawn(work).join());
+    result.unwrap_or_else(|panicked| panic::resume_unwind(panicked))
 }
 
 fn set_up_addresses() {
@@ -163,6 +172,19 @@ fn set_up_addresses() {
 pub fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// As many lines as one wants, each as for [`ip`].
+pub fn ip_batch(lines: &str) {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("iproute2 is installed");
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The network namespace of the test's thread.
@@ -191,22 +213,24 @@ pub struct Worker {
 
 impl Worker {
     pub fn listen(kernel: &Kernel) -> Self {
+        Self::with(kernel.sockets().unwrap())
+    }
+
+    pub fn with(sockets: SocketTable) -> Self {
         let listen = |address: &str| {
             let address: SocketAddr = address.parse().unwrap();
             let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
             if address.is_ipv6() {
                 listener.set_only_v6(true).unwrap();
             }
+            // Connections that an earlier worker has accepted may be open.
+            listener.set_reuse_address(true).unwrap();
             listener.bind(&address.into()).unwrap();
             listener.listen(128).unwrap();
             listener.set_nonblocking(true).unwrap();
             listener.into()
         };
-        Self {
-            ipv4: listen("127.0.0.1:15001"),
-            ipv6: listen("[::]:15001"),
-            sockets: kernel.sockets().unwrap(),
-        }
+        Self { ipv4: listen("127.0.0.1:15001"), ipv6: listen("[::]:15001"), sockets }
     }
 
     /// The next captured connection and where it wanted to go. None when no connection has come: one that an app's

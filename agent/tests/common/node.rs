@@ -1,0 +1,175 @@
+//! A node and its pods: network namespaces joined by veths on a bridge, as a simple CNI plugin joins them.
+
+use super::{Worker, in_new_netns, ip, ip_batch, on_thread};
+use nix::sched::{CloneFlags, setns, unshare};
+use pillion_agent::kernel::{Kernel, NoPath, PodCapture, PodDevice, Unknown, netns_cookie, pod_device};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::process;
+use std::time::Duration;
+
+pub const NODE4: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 1);
+
+/// Long enough for whatever comes at all, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The network namespace of the test's thread, which plays the node.
+pub struct Node {
+    veths: Cell<u32>,
+}
+
+/// A network namespace at the node's bridge.
+pub struct Pod {
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
+    pub cookie: u64,
+    /// The name of its veth on the node.
+    pub veth: String,
+    netns: File,
+}
+
+/// Runs a test on a thread in a network namespace of its own: the node's.
+pub fn on_node(test: impl FnOnce(&Node) + Send) {
+    in_new_netns(|| {
+        ip_batch(&format!(
+            "link set lo up\n\
+             link add br0 type bridge mcast_snooping 0\n\
+             addr add {NODE4}/24 dev br0\naddr add {NODE6}/64 dev br0 nodad\n\
+             link set br0 up\n"
+        ));
+        test(&Node { veths: Cell::new(0) });
+    });
+}
+
+impl Node {
+    /// A new pod at the addresses that end with `host`. Its link-layer address is `host`'s, so that neighbours need not
+    /// learn another when an address is used again.
+    pub fn pod(&self, host: u8) -> Pod {
+        let number = self.veths.replace(self.veths.get() + 1);
+        let veth = format!("veth{number}");
+        let netns = on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let path = format!("/proc/{}/fd/{}", process::id(), netns.as_raw_fd());
+        ip_batch(&format!(
+            "link add {veth} type veth peer name eth0 address 02:00:00:00:00:{host:02x} netns {path}\n\
+             link set {veth} master br0 up\n"
+        ));
+        let ipv4 = Ipv4Addr::new(10, 79, 0, host);
+        let ipv6 = Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, host.into());
+        let cookie = visit(&netns, || {
+            ip_batch(&format!(
+                "link set lo up\nlink set eth0 up\naddr add {ipv4}/24 dev eth0\naddr add {ipv6}/64 dev eth0 nodad\n"
+            ));
+            netns_cookie(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
+        });
+        Pod { ipv4, ipv6, cookie, veth, netns }
+    }
+}
+
+impl Pod {
+    /// Runs `work` in the pod: sockets that it makes are the pod's.
+    pub fn visit<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        visit(&self.netns, work)
+    }
+
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
+    }
+
+    /// What the pod's namespace says of the veth.
+    pub fn device(&self) -> Result<PodDevice, NoPath> {
+        self.visit(|| pod_device(&[self.ipv4.into(), self.ipv6.into()]))
+    }
+
+    pub fn capture(&self) -> PodCapture {
+        PodCapture { ipv4: Some(self.ipv4), ipv6: Some(self.ipv6), direct: true, ..PodCapture::default() }
+    }
+
+    /// Guards the pod, owns its path and captures it, as the supervisor does.
+    pub fn captured(&self, kernel: &mut Kernel, capture: &PodCapture) {
+        kernel.guard(self.cookie, self.netns(), Unknown::Pass).unwrap();
+        kernel.own_path(self.cookie, self.netns(), self.device().unwrap()).unwrap();
+        kernel.capture(self.cookie, capture).unwrap();
+    }
+
+    pub fn worker(&self, kernel: &Kernel) -> Worker {
+        let sockets = kernel.sockets().unwrap();
+        self.visit(|| Worker::with(sockets))
+    }
+
+    /// An app that listens at all of the pod's addresses.
+    pub fn listen(&self, port: u16) -> Listener {
+        self.visit(|| Listener::at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)))
+    }
+
+    pub fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.visit(|| TcpStream::connect_timeout(&to, PATIENCE))
+    }
+
+    /// The pod dies: its veth goes, the namespace once its last socket is closed.
+    pub fn delete(self) {
+        ip(&format!("link del {}", self.veth));
+    }
+}
+
+fn visit<T: Send>(netns: &File, work: impl FnOnce() -> T + Send) -> T {
+    on_thread(|| {
+        setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
+
+/// A listening socket of an app.
+pub struct Listener(TcpListener);
+
+impl Listener {
+    /// At `::` it takes IPv4, too.
+    fn at(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(128).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket.into())
+    }
+
+    /// The next connection. None when none comes.
+    pub fn accept(&self) -> Option<TcpStream> {
+        self.0.accept().map(|(stream, _)| stream).map_err(nothing).ok()
+    }
+
+    /// The connection that is waiting, if there is one.
+    pub fn accept_now(&self) -> Option<TcpStream> {
+        self.0.set_nonblocking(true).unwrap();
+        let accepted = self.accept();
+        self.0.set_nonblocking(false).unwrap();
+        let stream = accepted?;
+        stream.set_nonblocking(false).unwrap();
+        Some(stream)
+    }
+}
+
+fn nothing(error: io::Error) {
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+}
+
+/// Closes without a word about it: the other end finds the connection reset.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// An end's address, IPv4 also where the socket is of IPv6.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The pod's address of the other's family.
+pub fn same_family(pod: &Pod, other: IpAddr) -> IpAddr {
+    if other.is_ipv4() { pod.ipv4.into() } else { pod.ipv6.into() }
+}

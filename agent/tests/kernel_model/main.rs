@@ -1,0 +1,319 @@
+//! Verdicts never outlive their generation, nor attestations their pods: random sequences of what agents, workers and
+//! apps do, against a plain reference model that says for each connection what must become of it.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod reference;
+mod world;
+
+use common::Bed;
+use common::node::on_node;
+use pillion_agent::kernel::InboundMode;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use reference::{Generation, How, Party, Pod, Reference, Standing};
+use std::collections::BTreeMap;
+use std::env;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use world::{Connection, End, Family, PODS, PORTS, World};
+
+/// Set to the number that a failed run has told, it repeats that run.
+const SEED: &str = "PILLION_MODEL_SEED";
+/// Set, it makes runs longer or shorter.
+const STEPS: &str = "PILLION_MODEL_STEPS";
+const STEPS_BY_DEFAULT: u64 = 600;
+/// More are closed again.
+const CONNECTIONS: usize = 12;
+
+// proves: ID-1, ID-3, LIF-1
+#[test]
+fn verdicts_never_outlive_their_generation() {
+    let seed = number(SEED).unwrap_or_else(rand::random);
+    // Shown when the test fails.
+    println!("{SEED}={seed} repeats this run");
+    let bed = Bed::new();
+    on_node(|node| {
+        let world = World::new(&bed, node);
+        let pods = (0..PODS).map(|place| Pod::stranger(world.cookie(place))).collect();
+        let reference = Reference { pods, verdicts: [].into(), in_force: None };
+        let rng = StdRng::seed_from_u64(seed);
+        let mut run = Run { world, reference, rng, agents: vec![None], unnoticed: 0, outcomes: [].into() };
+        for step in 0..number(STEPS).unwrap_or(STEPS_BY_DEFAULT) {
+            print!("{step}: ");
+            run.step();
+            run.check();
+        }
+        println!("{:?}", run.outcomes);
+    });
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is to be a number, not {text:?}")))
+}
+
+struct Run<'a> {
+    world: World<'a>,
+    reference: Reference,
+    rng: StdRng,
+    /// Each agent's policies in force, as long as it ran; the last one runs. None: it has not said yet.
+    agents: Vec<Option<u64>>,
+    /// How many captured pods have died and still have their entries.
+    unnoticed: usize,
+    outcomes: BTreeMap<String, u32>,
+}
+
+impl Run<'_> {
+    fn step(&mut self) {
+        let place = self.rng.random_range(0..PODS);
+        match self.rng.random_range(0..100) {
+            0..45 => self.connect(),
+            45..60 => self.allow(),
+            60..70 => self.capture(place),
+            70..76 => self.enforce(),
+            76..82 => self.close_one(),
+            82..87 => self.set_worker(place),
+            87..90 => self.release(place),
+            90..92 => self.forget(place),
+            92..94 => self.refuse(place),
+            94..96 => self.replace(place),
+            96..99 => self.audit(),
+            _ => self.restart(),
+        }
+        while self.world.connections.len() > CONNECTIONS {
+            self.close_one();
+        }
+    }
+
+    fn check(&mut self) {
+        self.world.check_flows();
+        self.world.check_quiet();
+        self.world.check_open();
+        let counts: Vec<_> = self.reference.pods.iter().map(|pod| (pod.passed, pod.refused)).collect();
+        self.world.check_counts(&counts);
+    }
+
+    fn connect(&mut self) {
+        let pod = |place| Party::Pod(place);
+        let pods = (0..PODS).map(pod);
+        let clients: Vec<Party> =
+            pods.clone().chain(pods.clone()).chain([Party::Outsider, Party::Node]).collect();
+        let servers: Vec<Party> = pods.clone().chain(pods).chain([Party::Outsider]).collect();
+        let (client, server) = (self.pick(&clients), self.pick(&servers));
+        let port = self.pick(&PORTS);
+        let family = self.pick(&[Family::Ipv4, Family::Ipv6, Family::Mapped]);
+        print!("{client:?} connects to {server:?}, port {port}, {family:?}");
+        let expected = self.reference.connect(client, server, port);
+        println!(": {expected:?}");
+        let found = self.world.connect(client, server, port, family);
+        // What is counted is compared later.
+        let uncounted = |outcome| match outcome {
+            reference::Outcome::Plain { .. } => reference::Outcome::Plain { counted: false },
+            outcome => outcome,
+        };
+        assert_eq!(found, uncounted(expected));
+        *self.outcomes.entry(format!("{expected:?}")).or_default() += 1;
+    }
+
+    /// A worker decides, by the present snapshot or an older one, of this agent or one before.
+    fn allow(&mut self) {
+        let enforced: Vec<(usize, u64)> =
+            (0..).zip(&self.agents).filter_map(|(agent, policy)| Some((agent, (*policy)?))).collect();
+        let Some((mut agent, mut policy)) = enforced.last().copied() else {
+            return println!("no policy yet");
+        };
+        if self.rng.random_ratio(1, 8) {
+            (agent, policy) = self.pick(&enforced);
+        }
+        if self.rng.random_ratio(1, 4) {
+            policy = self.rng.random_range(0..=policy);
+        }
+        let (source, server) = (self.rng.random_range(0..PODS), self.rng.random_range(0..PODS));
+        let (port, family) = (self.pick(&PORTS), self.pick(&[Family::Ipv4, Family::Ipv6]));
+        let generation = Generation { agent, policy };
+        println!("pod {source} may connect to pod {server}, port {port}: under {generation:?}");
+        let source = self.reference.pods[source].cookie;
+        self.reference.allow(source, server, port, generation);
+        self.world.allow(generation, source, server, port, family);
+    }
+
+    fn enforce(&mut self) {
+        let agent = self.agents.len() - 1;
+        let policy = match self.agents[agent] {
+            // Sometimes nothing has changed.
+            Some(policy) => policy + self.rng.random_range(0..3),
+            None => self.rng.random_range(0..3),
+        };
+        self.agents[agent] = Some(policy);
+        let generation = Generation { agent, policy };
+        println!("{generation:?} is in force");
+        let some: u64 = self.rng.random();
+        let holds = |source: u64, destination: u64, port: u16| {
+            let mut hasher = DefaultHasher::new();
+            (some, source, destination, port).hash(&mut hasher);
+            !hasher.finish().is_multiple_of(3)
+        };
+        self.reference.enforce(generation, holds);
+        self.world.kernel.enforce(policy, holds).unwrap();
+    }
+
+    fn capture(&mut self, place: usize) {
+        let how = self.any_how();
+        println!("pod {place} is captured: {how:?}");
+        let gives_up = !how.direct && self.rng.random_bool(0.5);
+        let is_busy = self.is_busy(place);
+        let owns_path = self.rng.random_bool(0.9);
+        let pod = &mut self.reference.pods[place];
+        pod.has_path |= owns_path;
+        pod.standing = Standing::Captured(how.clone());
+        self.world.capture(place, &how, pod.has_path);
+        if gives_up {
+            self.world.give_up_path(place, &how);
+            pod.has_path &= is_busy;
+        }
+    }
+
+    fn set_worker(&mut self, place: usize) {
+        let there = self.rng.random_bool(0.7);
+        println!("pod {place} {} a worker", if there { "has" } else { "is without" });
+        self.reference.pods[place].has_worker = there;
+        self.world.set_worker(place, there);
+    }
+
+    fn release(&mut self, place: usize) {
+        let pod = &mut self.reference.pods[place];
+        if !pod.is_in_mesh() {
+            return println!("pod {place} is not in the mesh");
+        }
+        println!("pod {place} is released");
+        pod.standing = Standing::Leaving;
+        self.world.kernel.release(pod.cookie).unwrap();
+    }
+
+    fn forget(&mut self, place: usize) {
+        println!("pod {place} is forgotten");
+        let pod = &mut self.reference.pods[place];
+        pod.forget();
+        self.world.kernel.forget(pod.cookie).unwrap();
+    }
+
+    fn refuse(&mut self, place: usize) {
+        println!("pod {place} is refused");
+        let pod = &mut self.reference.pods[place];
+        pod.standing = match &pod.standing {
+            Standing::Captured(how) => Standing::Refused(Some(how.clone())),
+            Standing::Refused(how) => Standing::Refused(how.clone()),
+            Standing::Stranger | Standing::Leaving => Standing::Refused(None),
+        };
+        self.world.kernel.refuse(pod.cookie).unwrap();
+    }
+
+    /// A pod dies, and another one is at its addresses before the agent has noticed, or later.
+    fn replace(&mut self, place: usize) {
+        let is_noticed = self.rng.random_bool(0.5);
+        println!("pod {place} dies, and {}", if is_noticed { "is forgotten" } else { "nobody notices" });
+        let died = self.reference.pods[place].clone();
+        let own = |party| party == Party::Pod(place);
+        let (its_own, others): (Vec<_>, Vec<_>) =
+            self.world.connections.drain(..).partition(|connection| own(connection.client));
+        self.world.connections = others;
+        its_own.into_iter().for_each(|connection| self.close(connection));
+        if is_noticed {
+            self.world.kernel.forget(died.cookie).unwrap();
+        } else if matches!(died.standing, Standing::Captured(_)) {
+            // (Whom the agent refuses it goes on to refuse.)
+            self.unnoticed += 1;
+        }
+        let cookie = self.world.replace(place);
+        self.reference.pods[place] = Pod::stranger(cookie);
+        if !is_noticed {
+            // Until then the address is the dead pod's, and leads nowhere.
+            self.capture(place);
+        }
+    }
+
+    fn audit(&mut self) {
+        println!("audit");
+        self.forget_those_that_left();
+        let repairs = self.world.audit(&self.standings());
+        assert_eq!(repairs, vec!["stale_entry"; self.unnoticed]);
+        self.unnoticed = 0;
+    }
+
+    /// The next agent knows nobody but those that it captures, or refuses.
+    fn restart(&mut self) {
+        println!("another agent takes over");
+        self.agents.push(None);
+        self.world.restart();
+        for (place, pod) in self.reference.pods.iter_mut().enumerate() {
+            match &pod.standing {
+                Standing::Captured(how) => self.world.capture(place, how, pod.has_path),
+                Standing::Refused(_) => self.world.kernel.refuse(pod.cookie).unwrap(),
+                Standing::Stranger | Standing::Leaving => {
+                    pod.forget();
+                }
+            }
+        }
+        self.world.audit(&self.standings());
+        self.unnoticed = 0;
+    }
+
+    fn forget_those_that_left(&mut self) {
+        let is_idle: Vec<bool> = (0..PODS).map(|place| !self.is_busy(place)).collect();
+        for (pod, is_idle) in self.reference.pods.iter_mut().zip(is_idle) {
+            if is_idle && matches!(pod.standing, Standing::Leaving) {
+                pod.forget();
+            }
+        }
+    }
+
+    /// Whether the pod has direct connections, or those of one that was at its addresses before lead to it.
+    fn is_busy(&self, place: usize) -> bool {
+        let mut attested = self.world.connections.iter().filter(|connection| connection.is_attested);
+        let pod = Party::Pod(place);
+        attested.any(|connection| connection.client == pod || connection.server == pod)
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        self.reference.pods.iter().map(|pod| pod.standing.clone()).collect()
+    }
+
+    fn close_one(&mut self) {
+        if self.world.connections.is_empty() {
+            return println!("nothing is open");
+        }
+        let index = self.rng.random_range(0..self.world.connections.len());
+        let connection = self.world.connections.remove(index);
+        self.close(connection);
+    }
+
+    fn close(&mut self, connection: Connection) {
+        let end = self.pick(&[End::ByReset, End::ClientFirst, End::ServerFirst]);
+        let Connection { client, server, .. } = connection;
+        println!("{client:?} to {server:?} ends: {end:?}");
+        if connection.is_lost() {
+            println!("(the server was gone: its successor finds a segment of no connection)");
+            self.reference.stray(client, server, connection.port());
+        }
+        connection.close(end);
+    }
+
+    fn any_how(&mut self) -> How {
+        const MODES: [InboundMode; 4] =
+            [InboundMode::Ignore, InboundMode::Count, InboundMode::Refuse, InboundMode::RefuseAllButNode];
+        let default = self.pick(&MODES);
+        let (another, differing, excluded) = (self.pick(&MODES), self.pick(&PORTS), self.pick(&PORTS));
+        How {
+            default,
+            ports: self.rng.random_bool(0.3).then_some((differing, another)).into_iter().collect(),
+            excluded: self.rng.random_bool(0.15).then_some(excluded).into_iter().collect(),
+            direct: self.rng.random_ratio(5, 6),
+            fails_open: self.rng.random_ratio(1, 4),
+        }
+    }
+
+    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
+        *among.choose(&mut self.rng).expect("something to choose from")
+    }
+}

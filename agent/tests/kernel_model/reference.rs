@@ -1,0 +1,191 @@
+//! What is promised of verdicts, inbound modes and workers, said plainly: no kernel, no sockets.
+
+use pillion_agent::kernel::InboundMode;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How a captured pod is captured.
+#[derive(Clone, Debug)]
+pub struct How {
+    pub direct: bool,
+    pub fails_open: bool,
+    pub default: InboundMode,
+    /// Its own ports that differ.
+    pub ports: BTreeMap<u16, InboundMode>,
+    /// Destination ports that it keeps out of the mesh.
+    pub excluded: BTreeSet<u16>,
+}
+
+/// What a pod is to the mesh.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Nobody knows it.
+    Stranger,
+    Captured(How),
+    /// It belongs to the mesh and cannot be served; as a server it is what it was before.
+    Refused(Option<How>),
+    /// It has left the mesh, and its veth still has the programs that its open connections may need.
+    Leaving,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub cookie: u64,
+    pub standing: Standing,
+    /// The kernel owns its path.
+    pub has_path: bool,
+    pub has_worker: bool,
+    pub passed: u64,
+    pub refused: u64,
+}
+
+/// One agent's generation of policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation {
+    pub agent: usize,
+    pub policy: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Verdict {
+    pub source: u64,
+    pub destination: u64,
+    pub port: u16,
+    pub generation: Generation,
+}
+
+/// Who connects, or is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// By its place among the pods.
+    Pod(usize),
+    /// A namespace that is never captured.
+    Outsider,
+    Node,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server's app has it, and the kernel vouches for it.
+    Attested,
+    /// The server's app has it, and nobody vouches for it.
+    Plain { counted: bool },
+    /// The client's own worker has it.
+    Worker,
+    /// connect() fails with EPERM.
+    Forbidden,
+    /// connect() fails with ECONNREFUSED, and the server counts it.
+    Refused,
+}
+
+pub struct Reference {
+    pub pods: Vec<Pod>,
+    pub verdicts: BTreeSet<Verdict>,
+    /// None: none has ever been.
+    pub in_force: Option<Generation>,
+}
+
+impl Pod {
+    pub fn stranger(cookie: u64) -> Self {
+        let standing = Standing::Stranger;
+        Self { cookie, standing, has_path: false, has_worker: false, passed: 0, refused: 0 }
+    }
+
+    pub fn is_in_mesh(&self) -> bool {
+        matches!(self.standing, Standing::Captured(_) | Standing::Refused(_))
+    }
+
+    /// How it stands as a server.
+    fn guarded(&self) -> Option<&How> {
+        match &self.standing {
+            Standing::Captured(how) | Standing::Refused(Some(how)) => Some(how),
+            _ => None,
+        }
+    }
+
+    fn is_direct(&self) -> bool {
+        self.has_path && self.guarded().is_some_and(|how| how.direct)
+    }
+
+    /// The pod is let go without a trace.
+    pub fn forget(&mut self) {
+        *self = Self { has_worker: self.has_worker, ..Self::stranger(self.cookie) };
+    }
+}
+
+impl Reference {
+    /// A worker has decided.
+    pub fn allow(&mut self, source: u64, server: usize, port: u16, generation: Generation) {
+        let server = &self.pods[server];
+        if server.is_direct() {
+            self.verdicts.insert(Verdict { source, destination: server.cookie, port, generation });
+        }
+    }
+
+    pub fn enforce(&mut self, generation: Generation, holds: impl Fn(u64, u64, u16) -> bool) {
+        if self.in_force == Some(generation) {
+            return;
+        }
+        self.in_force = Some(generation);
+        self.verdicts.retain(|verdict| holds(verdict.source, verdict.destination, verdict.port));
+        self.verdicts =
+            self.verdicts.iter().map(|verdict| Verdict { generation, ..verdict.clone() }).collect();
+    }
+
+    /// What becomes of a connection, and what the server counts.
+    pub fn connect(&mut self, client: Party, server: Party, port: u16) -> Outcome {
+        let outcome = self.outcome(client, server, port);
+        self.count(server, outcome);
+        outcome
+    }
+
+    /// A segment of a connection that the server knows nothing of: plaintext that nobody vouches for, too.
+    pub fn stray(&mut self, client: Party, server: Party, port: u16) {
+        self.count(server, self.plain(client, server, port));
+    }
+
+    fn count(&mut self, server: Party, outcome: Outcome) {
+        let Party::Pod(server) = server else { return };
+        match outcome {
+            Outcome::Plain { counted: true } => self.pods[server].passed += 1,
+            Outcome::Refused => self.pods[server].refused += 1,
+            _ => {}
+        }
+    }
+
+    fn outcome(&self, client: Party, server: Party, port: u16) -> Outcome {
+        let Party::Pod(place) = client else { return self.plain(client, server, port) };
+        let pod = &self.pods[place];
+        match &pod.standing {
+            Standing::Captured(_) if server == client => Outcome::Attested,
+            // At its own addresses, too: without an entry the hook does not know them.
+            Standing::Refused(_) => Outcome::Forbidden,
+            Standing::Captured(how) if how.excluded.contains(&port) => self.plain(client, server, port),
+            Standing::Captured(how) if !pod.has_worker && !how.fails_open => Outcome::Forbidden,
+            Standing::Captured(_) if self.has_verdict(pod, server, port) => Outcome::Attested,
+            Standing::Captured(_) if pod.has_worker => Outcome::Worker,
+            Standing::Captured(_) | Standing::Stranger | Standing::Leaving => {
+                self.plain(client, server, port)
+            }
+        }
+    }
+
+    fn plain(&self, client: Party, server: Party, port: u16) -> Outcome {
+        let Party::Pod(place) = server else { return Outcome::Plain { counted: false } };
+        let Some(how) = self.pods[place].guarded() else { return Outcome::Plain { counted: false } };
+        match how.ports.get(&port).unwrap_or(&how.default) {
+            InboundMode::Ignore => Outcome::Plain { counted: false },
+            InboundMode::Count => Outcome::Plain { counted: true },
+            InboundMode::RefuseAllButNode if client == Party::Node => Outcome::Plain { counted: false },
+            InboundMode::Refuse | InboundMode::RefuseAllButNode => Outcome::Refused,
+        }
+    }
+
+    /// Whether the connection may be direct, both pods being so, under the policies in force.
+    fn has_verdict(&self, client: &Pod, server: Party, port: u16) -> bool {
+        let (Party::Pod(place), Some(generation)) = (server, self.in_force) else { return false };
+        let server = &self.pods[place];
+        let verdict = Verdict { source: client.cookie, destination: server.cookie, port, generation };
+        client.is_direct() && server.is_direct() && self.verdicts.contains(&verdict)
+    }
+}

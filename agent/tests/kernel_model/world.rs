@@ -1,0 +1,338 @@
+//! The same pods for real: namespaces, sockets, and the agent's kernel side.
+
+use crate::common::node::{Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset};
+use crate::common::{Bed, Worker};
+use crate::reference::{Generation, How, Outcome, Party, Standing};
+use pillion_agent::kernel::{AttestedFlow, Inbound, InboundMode, Kernel, PodCapture, Unknown, VerdictTable};
+use socket2::SockRef;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::time::Instant;
+use std::{io, thread};
+
+/// The app's ports.
+pub const PORTS: [u16; 2] = [80, 81];
+pub const PODS: usize = 3;
+const OUTSIDER: u8 = 99;
+
+/// How a client's socket and its destination are written.
+#[derive(Clone, Copy, Debug)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+    Mapped,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    ByReset,
+    ClientFirst,
+    ServerFirst,
+}
+
+pub struct World<'a> {
+    bed: &'a Bed,
+    node: &'a Node,
+    pub kernel: Kernel,
+    places: Vec<Place>,
+    outsider: Place,
+    /// A worker's handle of each agent so far.
+    tables: Vec<VerdictTable>,
+    pub connections: Vec<Connection>,
+}
+
+/// A pod and what runs in it.
+struct Place {
+    pod: Pod,
+    apps: Vec<(u16, Listener)>,
+    worker: Option<Worker>,
+}
+
+pub struct Connection {
+    pub client: Party,
+    pub server: Party,
+    pub client_netns: u64,
+    pub is_attested: bool,
+    client_end: TcpStream,
+    /// None: its pod is gone, and nobody answers.
+    server_end: Option<TcpStream>,
+    asked: SocketAddr,
+}
+
+impl<'a> World<'a> {
+    pub fn new(bed: &'a Bed, node: &'a Node) -> Self {
+        let mut kernel = bed.open();
+        kernel.set_node_addresses(&[NODE4.into(), NODE6.into()].into()).unwrap();
+        let tables = vec![kernel.verdicts().unwrap()];
+        let places = (0..PODS).map(|place| Place::new(node, host(place))).collect();
+        let outsider = Place::new(node, OUTSIDER);
+        Self { bed, node, kernel, places, outsider, tables, connections: vec![] }
+    }
+
+    pub fn cookie(&self, place: usize) -> u64 {
+        self.places[place].pod.cookie
+    }
+
+    /// Guards a pod, and captures it; owns its path where it is said to be there.
+    pub fn capture(&mut self, place: usize, how: &How, has_path: bool) {
+        let pod = &self.places[place].pod;
+        let unknown = match how.default {
+            InboundMode::Refuse => Unknown::Refuse,
+            _ => Unknown::Pass,
+        };
+        self.kernel.guard(pod.cookie, pod.netns(), unknown).unwrap();
+        if has_path {
+            self.kernel.own_path(pod.cookie, pod.netns(), pod.device().unwrap()).unwrap();
+        }
+        self.kernel.capture(pod.cookie, &capture(pod, how)).unwrap();
+    }
+
+    pub fn give_up_path(&mut self, place: usize, how: &How) {
+        let pod = &self.places[place].pod;
+        self.kernel.give_up_path(pod.cookie, &capture(pod, how)).unwrap();
+    }
+
+    pub fn set_worker(&mut self, place: usize, there: bool) {
+        let place = &mut self.places[place];
+        place.worker = None;
+        place.worker = there.then(|| place.pod.worker(&self.kernel));
+    }
+
+    /// Says what was mended.
+    pub fn audit(&mut self, standings: &[Standing]) -> Vec<&'static str> {
+        let captured = self.places.iter().zip(standings).filter_map(|(place, standing)| match standing {
+            Standing::Captured(how) => Some((place.pod.cookie, capture(&place.pod, how))),
+            _ => None,
+        });
+        let wanted: HashMap<u64, PodCapture> = captured.collect();
+        self.kernel.audit(&wanted).unwrap().into_iter().map(|repair| repair.what).collect()
+    }
+
+    /// Another agent takes over.
+    pub fn restart(&mut self) {
+        self.kernel = self.bed.open();
+        self.tables.push(self.kernel.verdicts().unwrap());
+    }
+
+    /// A worker decides under a generation of its agent's.
+    pub fn allow(&mut self, generation: Generation, source: u64, server: usize, port: u16, family: Family) {
+        let destination = self.address(Party::Pod(server), port, family);
+        self.tables[generation.agent].allow(source, canonical(destination), generation.policy);
+    }
+
+    /// The pod dies, and another one comes to have its addresses.
+    pub fn replace(&mut self, place: usize) -> u64 {
+        let old = self.places.remove(place);
+        let is_lost = |open: &&mut Connection| open.server == Party::Pod(place);
+        for connection in self.connections.iter_mut().filter(is_lost) {
+            // Sends at once what is still to be acknowledged: the new pod is not to get it.
+            SockRef::from(&connection.client_end).set_tcp_quickack(true).unwrap();
+        }
+        old.pod.delete();
+        for connection in self.connections.iter_mut().filter(is_lost) {
+            connection.server_end.take().into_iter().for_each(reset);
+        }
+        self.places.insert(place, Place::new(self.node, host(place)));
+        self.cookie(place)
+    }
+
+    /// Connects, and says what became of it; what has been made is kept.
+    pub fn connect(&mut self, client: Party, server: Party, port: u16, family: Family) -> Outcome {
+        let to = self.address(server, port, family);
+        let (connected, client_netns) = match client {
+            Party::Node => (TcpStream::connect_timeout(&to, PATIENCE), 0),
+            _ => (self.place(client).pod.connect(to), self.place(client).pod.cookie),
+        };
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => return failed(&error, client, to),
+        };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), to, "the app sees where it wanted to go");
+        let worker = self.place_of(client).and_then(|place| place.worker.as_ref()?.accept());
+        let (server_end, is_workers) = match worker {
+            Some((accepted, destination)) => {
+                assert_eq!(destination, Some(canonical(to)));
+                (accepted, true)
+            }
+            None => {
+                let (_, app) = &self.place(server).apps.iter().find(|(listens, _)| *listens == port).unwrap();
+                let accepted = app.accept().unwrap_or_else(|| panic!("nothing arrived at {to}"));
+                (accepted, false)
+            }
+        };
+        let from = canonical(stream.local_addr().unwrap());
+        assert_eq!(canonical(server_end.peer_addr().unwrap()), from, "it is that very connection");
+        server_end.set_read_timeout(Some(PATIENCE)).unwrap();
+        let is_attested = self.kernel.flows().get(from, canonical(to)).unwrap().is_some();
+        self.connections.push(Connection {
+            client,
+            server: if is_workers { client } else { server },
+            client_netns,
+            is_attested,
+            client_end: stream,
+            server_end: Some(server_end),
+            asked: canonical(to),
+        });
+        match (is_workers, is_attested) {
+            (true, false) => Outcome::Worker,
+            (false, true) => Outcome::Attested,
+            (false, false) => Outcome::Plain { counted: false },
+            (true, true) => panic!("{to} went to the worker, and is attested"),
+        }
+    }
+
+    /// Nothing has arrived that nobody has accepted.
+    pub fn check_quiet(&self) {
+        for place in self.places.iter().chain([&self.outsider]) {
+            let arrived = place.apps.iter().find(|(_, app)| app.accept_now().is_some());
+            assert!(arrived.is_none(), "a stray connection arrived at {}", place.pod.ipv4);
+            let captured = place.worker.as_ref().and_then(Worker::accept);
+            assert!(captured.is_none(), "a stray connection was captured in {}", place.pod.ipv4);
+        }
+    }
+
+    /// All open connections carry bytes, both ways.
+    pub fn check_open(&mut self) {
+        for connection in &mut self.connections {
+            let said = connection.speak();
+            assert!(said.is_ok(), "{:?} to {}: {said:?}", connection.client, connection.asked);
+        }
+    }
+
+    /// The kernel vouches for the attested connections that are open, and for no others.
+    pub fn check_flows(&self) {
+        let attested = self.connections.iter().filter(|connection| connection.is_attested);
+        let expected: BTreeSet<_> = attested.map(Connection::flow).collect();
+        wait_for(&expected, || {
+            let flow = |flow: AttestedFlow| (flow.client, flow.server, flow.client_netns);
+            self.kernel.flows().all().unwrap().into_iter().map(flow).collect()
+        });
+    }
+
+    /// What each pod has counted: plain connections that passed, and those that were refused.
+    pub fn check_counts(&self, expected: &[(u64, u64)]) {
+        wait_for(&expected.to_vec(), || {
+            let counts = self.places.iter().map(|place| self.kernel.counts(place.pod.cookie).unwrap());
+            counts.map(|counts| (counts.passed, counts.refused)).collect()
+        });
+    }
+
+    fn place(&self, party: Party) -> &Place {
+        self.place_of(party).expect("a pod or the outsider")
+    }
+
+    fn place_of(&self, party: Party) -> Option<&Place> {
+        match party {
+            Party::Pod(place) => Some(&self.places[place]),
+            Party::Outsider => Some(&self.outsider),
+            Party::Node => None,
+        }
+    }
+
+    fn address(&self, party: Party, port: u16, family: Family) -> SocketAddr {
+        let pod = &self.place(party).pod;
+        let ip: IpAddr = match family {
+            Family::Ipv4 => pod.ipv4.into(),
+            Family::Ipv6 => pod.ipv6.into(),
+            Family::Mapped => pod.ipv4.to_ipv6_mapped().into(),
+        };
+        SocketAddr::new(ip, port)
+    }
+}
+
+impl Place {
+    fn new(node: &Node, host: u8) -> Self {
+        let pod = node.pod(host);
+        let apps = PORTS.iter().map(|port| (*port, pod.listen(*port))).collect();
+        Self { pod, apps, worker: None }
+    }
+}
+
+impl Connection {
+    fn flow(&self) -> (SocketAddr, SocketAddr, u64) {
+        (canonical(self.client_end.local_addr().unwrap()), self.asked, self.client_netns)
+    }
+
+    fn speak(&mut self) -> io::Result<()> {
+        let Some(server_end) = &mut self.server_end else { return Ok(()) };
+        let mut heard = [0];
+        self.client_end.write_all(b"?")?;
+        server_end.read_exact(&mut heard)?;
+        server_end.write_all(b"!")?;
+        self.client_end.read_exact(&mut heard)
+    }
+
+    /// Whether the server's pod is gone, and its sockets with it.
+    pub fn is_lost(&self) -> bool {
+        self.server_end.is_none()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.asked.port()
+    }
+
+    /// One that is lost ends by reset.
+    pub fn close(mut self, end: End) {
+        let Some(mut server_end) = self.server_end else { return reset(self.client_end) };
+        let mut nothing = [0];
+        match end {
+            End::ByReset => {
+                reset(self.client_end);
+                reset(server_end);
+            }
+            End::ClientFirst => {
+                self.client_end.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(server_end.read(&mut nothing).unwrap(), 0);
+                drop(server_end);
+                assert_eq!(self.client_end.read(&mut nothing).unwrap(), 0);
+            }
+            End::ServerFirst => {
+                server_end.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(self.client_end.read(&mut nothing).unwrap(), 0);
+                drop(self.client_end);
+                assert_eq!(server_end.read(&mut nothing).unwrap(), 0);
+            }
+        }
+    }
+}
+
+/// The last segments of a connection may still be on their way.
+fn wait_for<T: PartialEq + Debug>(expected: &T, found: impl Fn() -> T) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = found();
+        if found == *expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "found {found:?}, expected {expected:?}");
+        thread::yield_now();
+    }
+}
+
+fn host(place: usize) -> u8 {
+    place as u8 + 2
+}
+
+fn capture(pod: &Pod, how: &How) -> PodCapture {
+    PodCapture {
+        ipv4: Some(pod.ipv4),
+        ipv6: Some(pod.ipv6),
+        excluded_ports: how.excluded.clone(),
+        excluded_cidrs: vec![],
+        inbound: Inbound { default: how.default, ports: how.ports.clone() },
+        direct: how.direct,
+        fails_open: how.fails_open,
+    }
+}
+
+fn failed(error: &io::Error, client: Party, to: SocketAddr) -> Outcome {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => Outcome::Forbidden,
+        Some(libc::ECONNREFUSED) => Outcome::Refused,
+        _ => panic!("{client:?} cannot connect to {to}: {error}"),
+    }
+}
