@@ -64,7 +64,7 @@ pub enum Party {
 }
 
 /// What becomes of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// The server's app has it, and the kernel vouches for it.
     Attested,
@@ -85,10 +85,24 @@ pub struct Reference {
     pub in_force: Option<Generation>,
 }
 
+impl Outcome {
+    /// What is counted cannot be seen there.
+    pub fn as_seen_by_sockets(self) -> Self {
+        match self {
+            Self::Plain { .. } => Self::Plain { counted: false },
+            outcome => outcome,
+        }
+    }
+}
+
 impl Pod {
     pub fn stranger(cookie: u64) -> Self {
         let standing = Standing::Stranger;
         Self { cookie, standing, has_path: false, has_worker: false, passed: 0, refused: 0 }
+    }
+
+    pub fn is_captured(&self) -> bool {
+        matches!(self.standing, Standing::Captured(_))
     }
 
     pub fn is_in_mesh(&self) -> bool {
@@ -187,5 +201,14 @@ impl Reference {
         let server = &self.pods[place];
         let verdict = Verdict { source: client.cookie, destination: server.cookie, port, generation };
         client.is_direct() && server.is_direct() && self.verdicts.contains(&verdict)
+    }
+    /// Whether there is a verdict for it that was made under other policies than those in force.
+    pub fn has_outdated_verdict(&self, client: Party, server: Party, port: u16) -> bool {
+        let (Party::Pod(client), Party::Pod(server)) = (client, server) else { return false };
+        let (client, server) = (self.pods[client].cookie, self.pods[server].cookie);
+        self.verdicts.iter().any(|verdict| {
+            (verdict.source, verdict.destination, verdict.port) == (client, server, port)
+                && Some(verdict.generation) != self.in_force
+        })
     }
 }
