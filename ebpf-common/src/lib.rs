@@ -202,6 +202,10 @@ pub struct Flow {
     pub server_received: u32,
     /// Whether the key's lower end is the client's: 1 or 0.
     pub client_is_low: u32,
+    /// 1 once the client's socket is gone: then it attests nothing any more, and only leads the server's last packets.
+    pub client_closed: u32,
+    /// 1 while the server's socket is there.
+    pub server_open: u32,
     /// Always 0: fills the value up to its alignment.
     pub zero: u32,
 }
@@ -381,7 +385,7 @@ const _: () = {
     assert!(size_of::<CountKey>() == 16);
     assert!(size_of::<Verdict>() == 32);
     assert!(size_of::<FlowKey>() == 40);
-    assert!(size_of::<Flow>() == 32);
+    assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<Endpoints>() == 8);
     assert!(size_of::<EndpointKey>() == 8);

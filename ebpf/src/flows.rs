@@ -7,10 +7,11 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray, RingBuf},
 };
+use core::ptr;
 use pillion_ebpf_common::{Address, Event, Flow, FlowKey};
 
-/// Open connections on the direct path, each with the namespace that it came from. An entry lives as long as the
-/// client's socket. Where the table is full a connection is not attested, and STRICT refuses it.
+/// Open connections on the direct path, each with the namespace that it came from. An entry attests as long as the
+/// client's socket lives, and leads packets as long as the other's does. Where the table is full a connection is not attested, and STRICT refuses it.
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
@@ -39,19 +40,38 @@ pub fn attest(ends: &Ends, client: u64, devices: [u32; 2]) {
         client_received: 0,
         server_received: 0,
         client_is_low: u32::from(client_is_low),
+        client_closed: 0,
+        server_open: 0,
         zero: 0,
     };
     // A failed insert is a connection that nobody vouches for.
     let _ = FLOWS.insert(key, flow, 0);
 }
 
-/// Who opened the connection between a client and a server, if it is attested.
+/// Who opens the connection between a client and a server, if it is attested.
 #[inline(always)]
 pub fn client_of(client: Address, server: Address) -> Option<u64> {
     let (key, client_is_low) = FlowKey::new(client, server);
     // SAFETY: a lookup; the entry is copied.
     let flow = *unsafe { FLOWS.get(key) }?;
-    (flow.client_is_low == u32::from(client_is_low)).then_some(flow.client)
+    let is_attested = flow.client_is_low == u32::from(client_is_low) && flow.client_closed == 0;
+    is_attested.then_some(flow.client)
+}
+
+/// The server has accepted the connection: who opened it, if it is a direct one. From now on the entry waits for the
+/// server's end, too.
+#[inline(always)]
+pub fn accept(ends: &Ends) -> Option<u64> {
+    let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
+    let flow = FLOWS.get_ptr_mut(key)?;
+    // SAFETY: the entry; this word is the server's.
+    unsafe {
+        if (*flow).client_is_low == u32::from(local_is_low) {
+            return None;
+        }
+        (*flow).server_open = 1;
+        Some((*flow).client)
+    }
 }
 
 /// Whether a packet between the two is one of a direct connection, whichever way it goes.
@@ -98,32 +118,37 @@ pub struct End {
     pub received: u32,
 }
 
-/// Which end of a direct connection this socket is. The client's takes the entry along when it goes, so without one it
-/// is the server's.
+/// An end of a direct connection is gone; which one. The entry goes with the last: the other's packets keep their way,
+/// where a firewall on the node's would not know what they belong to.
 #[inline(always)]
-pub fn end(ends: &Ends, netns: u64) -> End {
+pub fn close(ends: &Ends, netns: u64) -> Option<End> {
     let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
-    // SAFETY: a lookup; the entry is copied.
-    match unsafe { FLOWS.get(key) } {
-        Some(flow) if is_client(flow, local_is_low, netns) => {
-            End { is_client: true, received: flow.client_received }
+    let flow = FLOWS.get_ptr_mut(key)?;
+    // SAFETY: the entry; each end writes its own word and then looks at the other's, as one word each. (Were both to
+    // overlook each other, an entry without any standing would stay until its addresses are used again.)
+    unsafe {
+        if is_client(&*flow, local_is_low, netns) {
+            let received = (*flow).client_received;
+            ptr::write_volatile(&raw mut (*flow).client_closed, 1);
+            if ptr::read_volatile(&raw const (*flow).server_open) == 0 {
+                let _ = FLOWS.remove(key);
+            }
+            Some(End { is_client: true, received })
+        } else {
+            let received = (*flow).server_received;
+            ptr::write_volatile(&raw mut (*flow).server_open, 0);
+            if ptr::read_volatile(&raw const (*flow).client_closed) != 0 {
+                let _ = FLOWS.remove(key);
+            }
+            Some(End { is_client: false, received })
         }
-        Some(flow) => End { is_client: false, received: flow.server_received },
-        None => End { is_client: false, received: 0 },
     }
 }
 
+/// Whether the local end is the client's: another pod may have the same addresses by now, and a connection of its own.
 #[inline(always)]
 fn is_client(flow: &Flow, local_is_low: bool, netns: u64) -> bool {
     flow.client_is_low == u32::from(local_is_low) && flow.client == netns
-}
-
-/// The client's socket is gone. (The caller has seen that the entry is its own: another pod may have the same addresses
-/// by now, and a connection of its own.)
-#[inline(always)]
-pub fn forget(ends: &Ends) {
-    let (key, _) = FlowKey::new(ends.local(), ends.remote());
-    let _ = FLOWS.remove(key);
 }
 
 /// Tells the agent. `event` comes without its time.

@@ -116,16 +116,15 @@ fn devices_if_attested(ends: &Ends, netns: u64) -> Option<[u32; 2]> {
 unsafe fn on_connected(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     unsafe {
-        // Only what was handed over or attested has the callback.
+        // What was handed over or attested has the callback, and what another project's program wants to hear of.
         if field!(ctx.ops, bpf_sock_ops, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
             return;
         }
-        let Some(socket) = socket(ctx) else { return };
         let ends = Ends::of(ctx);
-        if ends.is_own() || is_carried(socket) {
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        if ends.is_own() || flows::client_of(ends.local(), ends.remote()) != Some(netns) {
             return;
         }
-        let netns = bpf_get_netns_cookie(ctx.as_ptr());
         flows::tell(Event {
             netns,
             local: ends.local(),
@@ -136,13 +135,6 @@ unsafe fn on_connected(ctx: &SockOpsContext) {
             ..Event::default()
         });
     }
-}
-
-/// Whether a worker carries the connection, or it is one of the worker's own.
-#[inline(always)]
-unsafe fn is_carried(socket: *mut bpf_sock) -> bool {
-    // SAFETY: the caller's socket, which is not null.
-    unsafe { maps::record(socket) }.is_some_and(|record| matches!(record.kind, CLIENT | AGENT))
 }
 
 /// What the client's app asked for: another address than the connection's where that is a Service's endpoint.
@@ -166,7 +158,7 @@ unsafe fn on_accept(ctx: &SockOpsContext) {
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
         // What is handed over stays within its pod; what is direct does not.
         if !ends.is_own() && !is_loopback(&ends.local_ip) && !is_loopback(&ends.remote_ip) {
-            if let Some(client) = flows::client_of(ends.remote(), ends.local()) {
+            if let Some(client) = flows::accept(&ends) {
                 on_direct_accept(ctx, &ends, netns, client);
             }
             return;
@@ -212,8 +204,8 @@ unsafe fn on_state(ctx: &SockOpsContext) {
             Some(SocketRecord { kind: kind @ (CLIENT | AGENT), .. }) => {
                 if new_state == BPF_TCP_CLOSE {
                     maps::forget_handoff(&ends.key_as_client(netns));
-                    if kind == AGENT && flows::end(&ends, netns).is_client {
-                        flows::forget(&ends);
+                    if kind == AGENT && ends.is_own() {
+                        flows::close(&ends, netns);
                     }
                 }
             }
@@ -230,10 +222,7 @@ const ARGUMENTS: usize = core::mem::offset_of!(bpf_sock_ops, __bindgen_anon_1);
 
 #[inline(always)]
 unsafe fn on_direct_close(ctx: &SockOpsContext, ends: &Ends, netns: u64, old_state: u32) {
-    let end = flows::end(ends, netns);
-    if end.is_client {
-        flows::forget(ends);
-    }
+    let Some(end) = flows::close(ends, netns) else { return };
     if ends.is_own() {
         return;
     }

@@ -38,10 +38,11 @@ impl FlowTable {
         }
     }
 
-    /// All of them; those that open or close meanwhile may be among them or not.
+    /// All whose client is still there; those that open or close meanwhile may be among them or not.
     pub fn all(&self) -> Result<Vec<AttestedFlow>, KernelError> {
-        let flows = self.flows.iter().map(|entry| entry.map(|(key, flow)| attested(&key, &flow)));
-        flows.collect::<Result<_, _>>().map_err(failed("read"))
+        let entries: Vec<_> = self.flows.iter().collect::<Result<_, _>>().map_err(failed("read"))?;
+        let open = entries.iter().filter(|(_, flow)| flow.client_closed == 0);
+        Ok(open.map(|(key, flow)| attested(key, flow)).collect())
     }
 }
 

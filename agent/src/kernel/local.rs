@@ -4,9 +4,9 @@ use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
 use super::capture::{Inbound, PodCapture};
 use super::device::{PodDevice, peer_index};
-use super::tables::{failed, found, take};
+use super::tables::{failed, found, typed};
 use aya::Ebpf;
-use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuHashMap, PerCpuValues};
 use pillion_ebpf_common::{CountKey, Device, Ip, LocalPod, PodPort, count, inbound, local_flags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -36,12 +36,6 @@ pub struct LocalTables {
 
 impl LocalTables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        fn typed<T: TryFrom<Map, Error = MapError>>(
-            ebpf: &mut Ebpf,
-            map: &'static str,
-        ) -> Result<T, KernelError> {
-            take(ebpf, map)?.try_into().map_err(failed(map, "opened"))
-        }
         Ok(Self {
             pods: typed(ebpf, "LOCAL_PODS")?,
             ports: typed(ebpf, "INBOUND_PORTS")?,

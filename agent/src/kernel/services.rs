@@ -2,7 +2,7 @@
 
 use super::KernelError;
 use super::address::{from_address, to_address};
-use super::tables::{failed, found, take};
+use super::tables::{failed, found, typed};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use pillion_ebpf_common::{Address, EndpointKey, Endpoints};
@@ -25,9 +25,8 @@ pub struct ServiceTables {
 impl ServiceTables {
     /// What an earlier agent has left is in force until the first `set`.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let services: BpfHashMap<_, Address, Endpoints> =
-            take(ebpf, "SERVICES")?.try_into().map_err(failed("SERVICES", "opened"))?;
-        let endpoints = take(ebpf, "ENDPOINTS")?.try_into().map_err(failed("ENDPOINTS", "opened"))?;
+        let services: BpfHashMap<_, Address, Endpoints> = typed(ebpf, "SERVICES")?;
+        let endpoints = typed(ebpf, "ENDPOINTS")?;
         let mut next_list = 0;
         for service in services.iter() {
             let (_, Endpoints { list, .. }) = service.map_err(failed("SERVICES", "read"))?;

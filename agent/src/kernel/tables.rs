@@ -59,12 +59,6 @@ type Cidrs = HashMap<(u32, ExcludedCidr), u8>;
 
 impl Tables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        fn typed<T: TryFrom<Map, Error = MapError>>(
-            ebpf: &mut Ebpf,
-            map: &'static str,
-        ) -> Result<T, KernelError> {
-            take(ebpf, map)?.try_into().map_err(failed(map, "opened"))
-        }
         Ok(Self {
             pods: typed(ebpf, "PODS")?,
             members: typed(ebpf, MEMBERS)?,
@@ -184,6 +178,14 @@ pub fn members_of(directory: &Path) -> Result<Vec<u64>, KernelError> {
     let map = MapData::from_pin(path).map_err(failed(MEMBERS, "opened"))?;
     let members: BpfHashMap<_, u64, u8> = Map::HashMap(map).try_into().map_err(failed(MEMBERS, "opened"))?;
     members.keys().collect::<Result<_, _>>().map_err(failed(MEMBERS, "read"))
+}
+
+/// A map of the object, as what its keys and values are.
+pub fn typed<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<T, KernelError> {
+    take(ebpf, map)?.try_into().map_err(failed(map, "opened"))
 }
 
 pub fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, KernelError> {

@@ -2,7 +2,7 @@
 //! generation of policies that it was made under.
 
 use super::address::to_ip;
-use super::tables::{failed, found, take};
+use super::tables::{failed, found, typed};
 use super::{KernelError, Pins};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
@@ -28,9 +28,8 @@ pub struct VerdictTable {
 
 impl Verdicts {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let generation: Array<_, u64> =
-            take(ebpf, "GENERATION")?.try_into().map_err(failed("GENERATION", "opened"))?;
-        let verdicts = take(ebpf, "VERDICTS")?.try_into().map_err(failed("VERDICTS", "opened"))?;
+        let generation: Array<_, u64> = typed(ebpf, "GENERATION")?;
+        let verdicts = typed(ebpf, "VERDICTS")?;
         let base = generation.get(&0, 0).map_err(failed("GENERATION", "read"))? + 1;
         Ok(Self { generation, verdicts, base })
     }

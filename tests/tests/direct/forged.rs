@@ -5,17 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use pillion_tests::attack::{Disguise, Impostor, Segment};
 use pillion_tests::pcap::{ACK, Packets, SYN};
 use pillion_tests::security::DIRECT;
-use pillion_tests::{AgentOptions, Pod, SameNode, apps};
+use pillion_tests::{Pod, SameNode, apps};
 
-use crate::{STRICT, ask, ask_from, introduce, wait_direct};
-
-/// Client and server under STRICT, with an echo server on port 7 and a verdict that lets the client in.
-fn introduced(name: &str) -> SameNode {
-    let same_node = SameNode::with(name, &AgentOptions::default().access_log(), &[STRICT]).unwrap();
-    apps::echo(&same_node.server, 7).unwrap();
-    introduce(&same_node, &same_node.client, &same_node.server).unwrap();
-    same_node
-}
+use crate::{ask, ask_from, introduce, introduced, wait_direct};
 
 /// Addresses that are nobody's, in the node's networks.
 const NOBODY: [IpAddr; 2] =

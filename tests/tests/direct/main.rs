@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
-use pillion_tests::{Pod, SameNode, apps};
+use pillion_tests::{AgentOptions, Pod, SameNode, apps};
 
 const SECONDS_10: Duration = Duration::from_secs(10);
 
@@ -29,6 +29,14 @@ kind: PeerAuthentication
 metadata: { name: default, namespace: default }
 spec: { mtls: { mode: STRICT } }
 ";
+
+/// Client and server under STRICT, with an echo server on port 7 and a verdict that lets the client in.
+fn introduced(name: &str) -> SameNode {
+    let same_node = SameNode::with(name, &AgentOptions::default().access_log(), &[STRICT]).unwrap();
+    apps::echo(&same_node.server, 7).unwrap();
+    introduce(&same_node, &same_node.client, &same_node.server).unwrap();
+    same_node
+}
 
 /// One connection, one word, and the word back: from an echo server on port 7.
 fn ask(client: &Pod, server: IpAddr) -> Result<()> {

@@ -62,6 +62,38 @@ fn the_first_connection_goes_by_mutual_tls_and_the_next_are_direct() {
     }
 }
 
+// proves: TCP-2
+#[test]
+fn no_packet_of_a_direct_connection_passes_the_bridge_not_even_the_last() {
+    // The client closes both directions at once, and is gone before the server has said its last.
+    const CLIENT: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 9)); s.sendall(b'word'); assert s.recv(4) == b'WORD'; s.close()
+";
+    const SERVER: &str = "
+import socket, time
+l = socket.create_server(('::', 9), family=socket.AF_INET6, dualstack_ipv6=True); print('listening')
+while True:
+    s = l.accept()[0]; s.sendall(s.recv(4).upper()); assert s.recv(1) == b''; time.sleep(0.2); s.close()
+";
+    let same_node = SameNode::new("last-packets").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    let serving = apps::python(server, SERVER, [""; 0]).start().unwrap();
+    serving.wait_log("listening", SECONDS_10).unwrap();
+    let connect = |ip: IpAddr| apps::python(client, CLIENT, [ip.to_string()]).run().unwrap();
+    // By mutual TLS, the first time.
+    connect(server.ip4().into());
+    let recording = same_node.node().record("br0", "tcp port 9").unwrap();
+    server.addresses().iter().for_each(|ip| drop(connect(*ip)));
+    agent
+        .wait_metrics("the end of both connections at the server's end", |metrics| {
+            let labels = [("pod", server.name()), ("connection_security_policy", DIRECT)];
+            metrics.sum("istio_tcp_connections_closed_total", &labels) == 2.0
+        })
+        .unwrap();
+    assert_eq!(recording.stop().unwrap().tcp().count(), 0);
+}
+
 // proves: CAP-4
 #[test]
 fn a_direct_ipv4_connection_of_an_ipv6_socket_sees_mapped_addresses() {

@@ -3,16 +3,9 @@
 use std::net::IpAddr;
 
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
-use pillion_tests::{AgentOptions, Pod, SameNode, apps, wait};
+use pillion_tests::{Pod, SameNode, apps, wait};
 
-use crate::{SECONDS_10, STRICT, ask, ask_from, introduce, wait_direct};
-
-fn introduced(name: &str) -> SameNode {
-    let same_node = SameNode::with(name, &AgentOptions::default().access_log(), &[STRICT]).unwrap();
-    apps::echo(&same_node.server, 7).unwrap();
-    introduce(&same_node, &same_node.client, &same_node.server).unwrap();
-    same_node
-}
+use crate::{SECONDS_10, ask, ask_from, introduced, wait_direct};
 
 /// As [`ask_from`], from this very port of the pod's.
 fn ask_from_port(client: &Pod, port: u16, server: IpAddr) -> String {

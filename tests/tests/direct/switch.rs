@@ -1,9 +1,9 @@
 //! When a pair is not direct, and who says why.
 
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
-use pillion_tests::{Agent, AgentOptions, Pod, SameNode, apps};
+use pillion_tests::{Agent, AgentOptions, Pod, SameNode, apps, wait};
 
-use crate::ask;
+use crate::{SECONDS_10, ask, introduce};
 
 /// Three connections, by mutual TLS each.
 fn stays_on_mutual_tls(same_node: &SameNode) {
@@ -76,4 +76,29 @@ fn pods_that_are_direct_say_so() {
     for pod in [&same_node.client, &same_node.server] {
         assert_eq!(reason(&same_node.agent, pod), (String::new(), 1.0));
     }
+}
+
+#[test]
+fn an_agent_that_starts_with_the_direct_path_off_ends_what_an_earlier_one_has_left() {
+    let same_node = SameNode::new("switched-off").unwrap();
+    let SameNode { client, server, agent, .. } = &same_node;
+    apps::echo(server, 7).unwrap();
+    introduce(&same_node, client, server).unwrap();
+    let talk = apps::converse(client, server.ip4().into(), 7, "talk").unwrap();
+    talk.say("hello").unwrap();
+    agent.stop().unwrap();
+    talk.say("an agent's end changes nothing").unwrap();
+    let agent = same_node.node().start_agent(&AgentOptions::default().arg("--direct=off")).unwrap();
+    talk.wait_end().unwrap();
+    let cut = [("reason", "mesh_off")];
+    agent
+        .wait_metrics("the cut at one end at least", |metrics| {
+            metrics.sum("pillion_connections_cut_total", &cut) >= 1.0
+        })
+        .unwrap();
+    for pod in [client, server] {
+        let bare = || Ok(pod.programs_on_veth()?.is_empty().then_some(()));
+        wait::until("the veth to be as it was", SECONDS_10, bare).unwrap();
+    }
+    ask(client, server.ip6().into()).unwrap();
 }

@@ -63,7 +63,7 @@ pub const VICTIM: Load = Load::Http(Http { rate: Some(1_000), ..keep_alive(8, "/
 pub const CASES: &[Case] = &[
     http("http1-c1", Quick::All, keep_alive(1, "/hello"), &[LatencyP50, LatencyP99, LatencyP999, Rate]),
     http("http1-c16", Quick::Together, keep_alive(16, "/1k"), BUSY),
-    http("http1-c32", Quick::All, keep_alive(32, "/1k"), BUSY),
+    http("http1-c32", Quick::Apart, keep_alive(32, "/1k"), BUSY),
     http("http1-c64", Quick::Together, keep_alive(64, "/1k"), BUSY),
     http("http1-c256", Quick::No, keep_alive(256, "/1k"), BUSY),
     http("http2-c1", Quick::No, http2(1, "/hello"), &[LatencyP50, LatencyP99, LatencyP999, Rate]),

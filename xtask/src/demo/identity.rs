@@ -48,7 +48,7 @@ fn both_ends(stage: &Stage) -> Saw {
 }
 
 /// The access log's line of the pod's worker for the connection that came from `source`.
-fn access_line(stage: &Stage, pod: &Pod, reporter: &str, source: &str) -> Result<Value> {
+pub fn access_line(stage: &Stage, pod: &Pod, reporter: &str, source: &str) -> Result<Value> {
     let name = format!("{}/{}", pod.namespace(), pod.name());
     stage.agent_of(pod).wait_access(&format!("{reporter}'s line for {source}"), |line| {
         line["reporter"] == reporter && line["source_address"] == source && line["pod"] == name.as_str()

@@ -8,6 +8,7 @@ mod capture;
 mod check;
 mod clients;
 mod cost;
+mod direct;
 mod identity;
 mod keep;
 mod lifecycle;
@@ -35,10 +36,12 @@ const PACKAGES: &[&str] =
     &["iproute2", "tcpdump", "curl", "dropbear-bin", "nginx-light", "python3", "redis-server", "redis-tools"];
 
 /// In the order of the story that they tell; the wire comes first, because it begins outside the mesh.
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 15] = [
     wire::CHECK,
     identity::CERTIFICATES,
     identity::BOTH_ENDS,
+    direct::CHECK,
+    direct::STRICT,
     addresses::CHECK,
     capture::LABEL,
     capture::UNTOUCHED,
