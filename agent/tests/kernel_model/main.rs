@@ -79,7 +79,7 @@ impl Run<'_> {
     fn step(&mut self) {
         let place = self.rng.random_range(0..PODS);
         match self.rng.random_range(0..100) {
-            0..55 => self.connect(),
+            0..55 => self.connect_any(),
             55..64 => {
                 let (client, port) = (self.rng.random_range(0..PODS), self.pick(&PORTS));
                 self.decide(client, place, port);
@@ -109,11 +109,15 @@ impl Run<'_> {
         self.world.check_counts(&counts);
     }
 
-    fn connect(&mut self) {
+    fn connect_any(&mut self) {
         let pods = (0..PODS).map(Party::Pod);
         let all: Vec<Party> = pods.clone().chain(pods.clone()).chain([Party::Outsider]).chain(pods).collect();
         let (client, server) = (self.pick(&[&all[..], &[Party::Node]].concat()), self.pick(&all));
         let port = self.pick(&PORTS);
+        self.connect(client, server, port);
+    }
+
+    fn connect(&mut self, client: Party, server: Party, port: u16) {
         let family = self.pick(&[Family::Ipv4, Family::Ipv6, Family::Mapped]);
         print!("{client:?} connects to {server:?}, port {port}, {family:?}");
         let is_outdated = self.reference.has_outdated_verdict(client, server, port);
@@ -168,8 +172,15 @@ impl Run<'_> {
             (some, source, destination, port).hash(&mut hasher);
             !hasher.finish().is_multiple_of(3)
         };
+        let before: Vec<_> = self.reference.verdicts.iter().copied().collect();
         self.reference.enforce(generation, holds);
         self.world.kernel.enforce(policy, holds).unwrap();
+        for verdict in before {
+            let place = |cookie| self.reference.pods.iter().position(|pod| pod.cookie == cookie);
+            if let (Some(client), Some(server)) = (place(verdict.source), place(verdict.destination)) {
+                self.connect(Party::Pod(client), Party::Pod(server), verdict.port);
+            }
+        }
     }
 
     /// Captures a pod that is not, if there is one.
