@@ -4,6 +4,7 @@ mod common;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
+use common::node::on_node;
 use common::{Bed, NODE, Worker, exists, in_pod};
 use pillion_agent::kernel::{Kernel, KernelConfig, KernelError, PodCapture};
 use pillion_ebpf_common::PodEntry;
@@ -126,24 +127,35 @@ fn the_audit_mends_links() {
 #[test]
 fn uninstall_leaves_nothing() {
     let bed = Bed::new();
-    in_pod(|pod| {
+    on_node(|node| {
         let mut kernel = bed.open();
-        kernel.capture(pod.cookie, &pod.capture()).unwrap();
-        let links: Vec<_> = LINKS.iter().map(|link| link_and_program(&bed, link).0).collect();
-        drop(kernel);
+        let pod = node.pod(2);
+        pod.captured(&mut kernel, &pod.capture());
+        let pods_links = ["from_pod", "guard", "to_pod"].map(|name| format!("link_{name}_{}", pod.cookie));
         let mut pinned: Vec<String> = fs::read_dir(bed.pin(""))
             .unwrap()
             .map(|pin| pin.unwrap().file_name().into_string().unwrap())
             .collect();
-        let mut removed = Kernel::uninstall(&bed.bpffs, NODE).unwrap();
-        assert_eq!(removed[..2], ["link_connect6", "link_connect4"], "what redirects goes first");
         pinned.sort();
+        let links: Vec<&str> =
+            pinned.iter().filter(|pin| pin.starts_with("link_")).map(String::as_str).collect();
+        assert_eq!(links.len(), LINKS.len() + pods_links.len(), "{links:?}");
+        let ids: Vec<u32> = links.iter().map(|link| link_and_program(&bed, link).0).collect();
+        drop(kernel);
+
+        let mut removed = Kernel::uninstall(&bed.bpffs, NODE).unwrap();
+        removed[..3].sort();
+        assert_eq!(removed[..3], pods_links);
+        assert_eq!(
+            removed[3..5],
+            ["link_connect6", "link_connect4"],
+            "what redirects goes before the other hooks"
+        );
         removed.sort();
-        assert!(LINKS.iter().all(|link| removed.iter().any(|name| name == link)));
-        assert_eq!(removed, pinned, "all that was pinned, and it is said");
+        assert_eq!(removed, pinned);
         assert!(!exists(&bed.bpffs.join("pillion")));
-        let alive: Vec<_> = aya::programs::loaded_links().flatten().map(|link| link.id()).collect();
-        assert!(links.iter().all(|link| !alive.contains(link)));
+        let alive: Vec<u32> = aya::programs::loaded_links().flatten().map(|link| link.id()).collect();
+        assert!(ids.iter().all(|link| !alive.contains(link)));
         assert!(Kernel::uninstall(&bed.bpffs, NODE).unwrap().is_empty(), "nothing is left for a second one");
     });
 }

@@ -26,6 +26,11 @@ const IPV6_HEADER: usize = 40;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ICMPV6: u8 = 58;
+/// The headers of IPv6 that others may follow.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
 const PACKET_HOST: u32 = 0;
 
 /// What leaves a pod (ingress of the node's end).
@@ -74,7 +79,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     if !is_of_local_pod {
         return NEXT;
     }
-    if packet.hides_tcp() {
+    if packet.hides_tcp(&ctx) {
         return forged(&device);
     }
     match packet.ends(&ctx) {
@@ -160,6 +165,25 @@ struct Ipv6Header {
     destination: Ip,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FragmentHeader {
+    next_header: u8,
+    _reserved: u8,
+    offset_and_more: u16,
+    _id: u32,
+}
+
+impl FragmentHeader {
+    /// The first fragment says what the packet is (`ip6_frag_reasm`), and without it the others are nothing: large
+    /// datagrams and pings go in fragments, too.
+    #[inline(always)]
+    fn hides_tcp(&self) -> bool {
+        let is_first = u16::from_be(self.offset_and_more) & 0xfff8 == 0;
+        is_first && !matches!(self.next_header, IPPROTO_UDP | IPPROTO_ICMPV6)
+    }
+}
+
 impl Packet {
     #[inline(always)]
     fn read(ctx: &TcContext) -> Read {
@@ -205,11 +229,14 @@ impl Packet {
     /// Whether there may be TCP in it that cannot be told apart: fragments, and IPv6 with further headers. A pod's own
     /// kernel sends neither.
     #[inline(always)]
-    fn hides_tcp(&self) -> bool {
-        if self.is_ipv6 {
-            !matches!(self.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_ICMPV6)
-        } else {
-            self.protocol == IPPROTO_TCP && self.is_fragment
+    fn hides_tcp(&self, ctx: &TcContext) -> bool {
+        if !self.is_ipv6 {
+            return self.protocol == IPPROTO_TCP && self.is_fragment;
+        }
+        match self.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => true,
+            FRAGMENT => load(ctx, self.transport).is_none_or(|header: FragmentHeader| header.hides_tcp()),
+            _ => false,
         }
     }
 

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod foreign;
+pub mod frame;
 pub mod node;
 
 use nix::mount::{MntFlags, umount2};

@@ -7,7 +7,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process;
 use std::time::Duration;
@@ -58,8 +58,9 @@ impl Node {
         });
         let path = format!("/proc/{}/fd/{}", process::id(), netns.as_raw_fd());
         ip_batch(&format!(
-            "link add {veth} type veth peer name eth0 address 02:00:00:00:00:{host:02x} netns {path}\n\
-             link set {veth} master br0 up\n"
+            "link add {veth} type veth peer name eth0 address {} netns {path}\n\
+             link set {veth} master br0 up\n",
+            mac(host).map(|byte| format!("{byte:02x}")).join(":")
         ));
         let ipv4 = Ipv4Addr::new(10, 79, 0, host);
         let ipv6 = Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, host.into());
@@ -77,6 +78,11 @@ impl Pod {
     /// Runs `work` in the pod: sockets that it makes are the pod's.
     pub fn visit<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         visit(&self.netns, work)
+    }
+
+    /// The link-layer address of its eth0.
+    pub fn mac(&self) -> [u8; 6] {
+        mac(self.ipv4.octets()[3])
     }
 
     pub fn netns(&self) -> BorrowedFd<'_> {
@@ -117,6 +123,10 @@ impl Pod {
     pub fn delete(self) {
         ip(&format!("link del {}", self.veth));
     }
+}
+
+fn mac(host: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, host]
 }
 
 fn visit<T: Send>(netns: &File, work: impl FnOnce() -> T + Send) -> T {
@@ -167,9 +177,4 @@ pub fn reset(stream: TcpStream) {
 /// An end's address, IPv4 also where the socket is of IPv6.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// The pod's address of the other's family.
-pub fn same_family(pod: &Pod, other: IpAddr) -> IpAddr {
-    if other.is_ipv4() { pod.ipv4.into() } else { pod.ipv6.into() }
 }
