@@ -143,7 +143,7 @@ impl Reference {
         self.in_force = Some(generation);
         self.verdicts.retain(|verdict| holds(verdict.source, verdict.destination, verdict.port));
         self.verdicts =
-            self.verdicts.iter().map(|verdict| Verdict { generation, ..verdict.clone() }).collect();
+            self.verdicts.iter().map(|verdict| Verdict { generation, ..*verdict }).collect();
     }
 
     /// What becomes of a connection, and what the server counts.
