@@ -142,8 +142,7 @@ impl Reference {
         }
         self.in_force = Some(generation);
         self.verdicts.retain(|verdict| holds(verdict.source, verdict.destination, verdict.port));
-        self.verdicts =
-            self.verdicts.iter().map(|verdict| Verdict { generation, ..*verdict }).collect();
+        self.verdicts = self.verdicts.iter().map(|verdict| Verdict { generation, ..*verdict }).collect();
     }
 
     /// What becomes of a connection, and what the server counts.
