@@ -142,7 +142,6 @@ fn uninstall_leaves_nothing() {
         assert_eq!(links.len(), LINKS.len() + pods_links.len(), "{links:?}");
         let ids: Vec<u32> = links.iter().map(|link| link_and_program(&bed, link).0).collect();
         drop(kernel);
-
         let mut removed = Kernel::uninstall(&bed.bpffs, NODE).unwrap();
         removed[..3].sort();
         assert_eq!(removed[..3], pods_links);

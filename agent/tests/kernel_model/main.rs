@@ -46,6 +46,7 @@ fn verdicts_never_outlive_their_generation() {
             run.step();
             run.check();
         }
+        run.close_all();
         let seen = format!("{:?}, {} of them under an outdated verdict", run.seen, run.outdated);
         println!("{seen}");
         assert!(
@@ -308,6 +309,13 @@ impl Run<'_> {
         let index = self.rng.random_range(0..self.world.connections.len());
         let connection = self.world.connections.remove(index);
         self.close(connection);
+    }
+
+    fn close_all(&mut self) {
+        while !self.world.connections.is_empty() {
+            self.close_one();
+        }
+        self.world.check_no_flows();
     }
 
     fn close(&mut self, connection: Connection) {

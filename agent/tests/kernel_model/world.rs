@@ -3,7 +3,9 @@
 use crate::common::node::{Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset};
 use crate::common::{Bed, Worker};
 use crate::reference::{Generation, How, Outcome, Party, Standing};
+use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use pillion_agent::kernel::{AttestedFlow, Inbound, InboundMode, Kernel, PodCapture, Unknown, VerdictTable};
+use pillion_ebpf_common::{Flow, FlowKey};
 use socket2::SockRef;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -211,6 +213,13 @@ impl<'a> World<'a> {
             let flow = |flow: AttestedFlow| (flow.client, flow.server, flow.client_netns);
             self.kernel.flows().all().unwrap().into_iter().map(flow).collect()
         });
+    }
+
+    /// Nothing is left of connections that are over, not even what vouches for none any more.
+    pub fn check_no_flows(&self) {
+        let flows = Map::HashMap(MapData::from_pin(self.bed.pin("FLOWS")).unwrap());
+        let flows: BpfHashMap<_, FlowKey, Flow> = flows.try_into().unwrap();
+        wait_for(&0, || flows.keys().count());
     }
 
     /// What each pod has counted: plain connections that passed, and those that were refused.
