@@ -18,6 +18,7 @@ impl Kernel {
     /// over. Refused pods stay refused.
     pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, KernelError> {
         let mut repairs = self.audit_links()?;
+        let had_others = self.local.remove_others(|cookie| wanted.get(&cookie))?;
         for (&cookie, pod) in wanted {
             let mut repaired = |what| repairs.push(Repair { what, detail: format!("netns cookie {cookie}") });
             if !self.tables.has_member(cookie)? {
@@ -25,7 +26,7 @@ impl Kernel {
                 repaired("member");
             }
             let device = self.device(cookie);
-            let is_other = self.local.set_pod(cookie, pod, device)?;
+            let is_other = self.local.set_pod(cookie, pod, device)? || had_others.contains(&cookie);
             let added = self.tables.add_exclusions(cookie, pod)?;
             if self.tables.set_pod(cookie, pod, device)? || is_other {
                 repaired("pod_entry");

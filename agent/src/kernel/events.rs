@@ -3,8 +3,10 @@
 //! Nobody is woken for an event: a reader that sleeps until there is one would be woken for every connection, and
 //! that costs more than the event does.
 
+use super::tables::{failed, typed};
 use super::{KernelError, sys};
-use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use pillion_ebpf_common::Event;
 
 /// The reading end of the events. There is one: what it has read is gone.
@@ -14,12 +16,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// `events` is the ring buffer `EVENTS`, `lost` the array `LOST`.
-    pub fn new(events: Map, lost: Map) -> Result<Self, KernelError> {
-        Ok(Self {
-            events: events.try_into().map_err(failed("EVENTS", "opened"))?,
-            lost: lost.try_into().map_err(failed("LOST", "opened"))?,
-        })
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self { events: typed(ebpf, "EVENTS")?, lost: typed(ebpf, "LOST")? })
     }
 
     /// Reads what is there, in the order in which it happened.
@@ -37,8 +35,4 @@ impl Events {
         let lost = self.lost.get(&0, 0).map_err(failed("LOST", "read"))?;
         Ok(lost.iter().sum())
     }
-}
-
-fn failed(map: &'static str, action: &'static str) -> impl Fn(MapError) -> KernelError {
-    move |source| KernelError::Map { map, action, source }
 }

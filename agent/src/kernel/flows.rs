@@ -2,7 +2,9 @@
 
 use super::KernelError;
 use super::address::{from_address, to_address};
-use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use super::tables::{failed, found, typed};
+use aya::Ebpf;
+use aya::maps::{HashMap as BpfHashMap, MapData};
 use pillion_ebpf_common::{Flow, FlowKey};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,24 +25,19 @@ pub struct AttestedFlow {
 }
 
 impl FlowTable {
-    /// `flows` is the map `FLOWS`.
-    pub fn new(flows: Map) -> Result<Self, KernelError> {
-        Ok(Self { flows: Arc::new(flows.try_into().map_err(failed("opened"))?) })
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self { flows: Arc::new(typed(ebpf, "FLOWS")?) })
     }
 
     /// The connection between these two, whichever of them is the client.
     pub fn get(&self, one: SocketAddr, other: SocketAddr) -> Result<Option<AttestedFlow>, KernelError> {
         let (key, _) = FlowKey::new(to_address(one), to_address(other));
-        match self.flows.get(&key, 0) {
-            Ok(flow) => Ok(Some(attested(&key, &flow))),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed("read")(error)),
-        }
+        Ok(found(self.flows.get(&key, 0), "FLOWS")?.map(|flow| attested(&key, &flow)))
     }
 
     /// All whose client is still there; those that open or close meanwhile may be among them or not.
     pub fn all(&self) -> Result<Vec<AttestedFlow>, KernelError> {
-        let entries: Vec<_> = self.flows.iter().collect::<Result<_, _>>().map_err(failed("read"))?;
+        let entries: Vec<_> = self.flows.iter().collect::<Result<_, _>>().map_err(failed("FLOWS", "read"))?;
         let open = entries.iter().filter(|(_, flow)| flow.client_closed == 0);
         Ok(open.map(|(key, flow)| attested(key, flow)).collect())
     }
@@ -49,8 +46,4 @@ impl FlowTable {
 fn attested(key: &FlowKey, flow: &Flow) -> AttestedFlow {
     let (client, server) = if flow.client_is_low == 1 { (key.low, key.high) } else { (key.high, key.low) };
     AttestedFlow { client: from_address(&client), server: from_address(&server), client_netns: flow.client }
-}
-
-fn failed(action: &'static str) -> impl Fn(MapError) -> KernelError {
-    move |source| KernelError::Map { map: "FLOWS", action, source }
 }

@@ -45,7 +45,8 @@ impl LocalTables {
         })
     }
 
-    /// Writes a pod down, with its device where the kernel owns its path. Says whether anything was not so before.
+    /// Writes a pod down, with its device where the kernel owns its path. Says whether anything was not so before. What
+    /// the pod has no more stays, see [`LocalTables::remove_others`].
     pub fn set_pod(
         &mut self,
         cookie: u64,
@@ -60,37 +61,47 @@ impl LocalTables {
             changed |= self.set_device(cookie, pod, device.peer)?;
         }
         let entry = local_pod(cookie, pod, device);
-        let wanted: BTreeSet<Ip> = addresses(pod).map(to_ip).collect();
-        for ip in &wanted {
-            if found(self.pods.get(ip, 0), "LOCAL_PODS")? != Some(entry) {
+        for ip in addresses(pod).map(to_ip) {
+            if found(self.pods.get(&ip, 0), "LOCAL_PODS")? != Some(entry) {
                 self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
                 changed = true;
             }
         }
-        for ip in self.addresses_of(cookie)?.difference(&wanted) {
-            found(self.pods.remove(ip), "LOCAL_PODS")?;
-            changed = true;
-        }
         Ok(changed)
+    }
+
+    /// Removes the addresses and ports that these pods have no more, in one look at the tables. Says whose there were.
+    /// Pods of which `wanted` says nothing are left alone.
+    pub fn remove_others<'a>(
+        &mut self,
+        wanted: impl Fn(u64) -> Option<&'a PodCapture>,
+    ) -> Result<BTreeSet<u64>, KernelError> {
+        let mut had = self.remove_other_ports(&wanted)?;
+        for (ip, netns) in self.owners()? {
+            if wanted(netns).is_some_and(|pod| addresses(pod).all(|own| to_ip(own) != ip)) {
+                found(self.pods.remove(&ip), "LOCAL_PODS")?;
+                had.insert(netns);
+            }
+        }
+        Ok(had)
     }
 
     /// The pod has left the mesh and lives on: nobody connects to it directly any more, its plaintext is its own
     /// business, and what is open goes on.
     pub fn release_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
-        for ip in self.addresses_of(cookie)? {
+        for (ip, _) in self.owners()?.into_iter().filter(|(_, netns)| *netns == cookie) {
             let Some(entry) = found(self.pods.get(&ip, 0), "LOCAL_PODS")? else { continue };
             let entry = LocalPod { flags: 0, inbound: inbound::IGNORE, ..entry };
             self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
         }
-        self.set_ports(cookie, &Inbound::default()).map(drop)
+        let none = PodCapture::default();
+        self.remove_other_ports(&|netns| (netns == cookie).then_some(&none)).map(drop)
     }
 
     /// Removes all that is known of a pod.
     pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
-        for ip in self.addresses_of(cookie)? {
-            found(self.pods.remove(&ip), "LOCAL_PODS")?;
-        }
-        self.set_ports(cookie, &Inbound::default())?;
+        let none = PodCapture::default();
+        self.remove_others(|netns| (netns == cookie).then_some(&none))?;
         self.remove_device(cookie)?;
         for what in 0..count::ALL {
             found(self.counts.remove(&CountKey { netns: cookie, what, zero: 0 }), "COUNTS")?;
@@ -114,10 +125,7 @@ impl LocalTables {
 
     /// Every pod that any entry speaks of.
     pub fn known(&self) -> Result<BTreeSet<u64>, KernelError> {
-        let mut known = BTreeSet::new();
-        for entry in self.pods.iter() {
-            known.insert(entry.map_err(failed("LOCAL_PODS", "read"))?.1.netns);
-        }
+        let mut known: BTreeSet<u64> = self.owners()?.into_iter().map(|(_, netns)| netns).collect();
         known.extend(self.devices()?.values().map(|device| device.netns));
         for port in self.ports.keys() {
             known.insert(port.map_err(failed("INBOUND_PORTS", "read"))?.netns);
@@ -156,10 +164,10 @@ impl LocalTables {
         })
     }
 
-    fn addresses_of(&self, cookie: u64) -> Result<BTreeSet<Ip>, KernelError> {
-        let entries: Result<Vec<_>, _> = self.pods.iter().collect();
-        let entries = entries.map_err(failed("LOCAL_PODS", "read"))?;
-        Ok(entries.into_iter().filter(|(_, pod)| pod.netns == cookie).map(|(ip, _)| ip).collect())
+    /// Every address, with the netns cookie of its pod.
+    fn owners(&self) -> Result<Vec<(Ip, u64)>, KernelError> {
+        let owners = self.pods.iter().map(|entry| entry.map(|(ip, pod)| (ip, pod.netns)));
+        owners.collect::<Result<_, _>>().map_err(failed("LOCAL_PODS", "read"))
     }
 
     fn devices(&self) -> Result<BTreeMap<u32, Device>, KernelError> {
@@ -182,15 +190,6 @@ impl LocalTables {
 
     fn set_ports(&mut self, cookie: u64, inbound: &Inbound) -> Result<bool, KernelError> {
         let mut changed = false;
-        let keys: Result<Vec<PodPort>, _> = self.ports.keys().collect();
-        let keys = keys.map_err(failed("INBOUND_PORTS", "read"))?;
-        for key in keys.into_iter().filter(|key| key.netns == cookie) {
-            // The port was made from 16 bits.
-            if !inbound.ports.contains_key(&(key.port as u16)) {
-                found(self.ports.remove(&key), "INBOUND_PORTS")?;
-                changed = true;
-            }
-        }
         for (port, mode) in &inbound.ports {
             let key = PodPort { netns: cookie, port: u32::from(*port), zero: 0 };
             if found(self.ports.get(&key, 0), "INBOUND_PORTS")? != Some(mode.number()) {
@@ -199,6 +198,22 @@ impl LocalTables {
             }
         }
         Ok(changed)
+    }
+
+    fn remove_other_ports<'a>(
+        &mut self,
+        wanted: &impl Fn(u64) -> Option<&'a PodCapture>,
+    ) -> Result<BTreeSet<u64>, KernelError> {
+        let keys: Result<Vec<PodPort>, _> = self.ports.keys().collect();
+        let mut had = BTreeSet::new();
+        for key in keys.map_err(failed("INBOUND_PORTS", "read"))? {
+            // The port was made from 16 bits.
+            if wanted(key.netns).is_some_and(|pod| !pod.inbound.ports.contains_key(&(key.port as u16))) {
+                found(self.ports.remove(&key), "INBOUND_PORTS")?;
+                had.insert(key.netns);
+            }
+        }
+        Ok(had)
     }
 
     /// The hooks add to what is there only.

@@ -127,7 +127,7 @@ impl Kernel {
         let local = LocalTables::take(&mut ebpf)?;
         let verdicts = Verdicts::take(&mut ebpf)?;
         let services = ServiceTables::take(&mut ebpf)?;
-        let flows = FlowTable::new(tables::take(&mut ebpf, "FLOWS")?)?;
+        let flows = FlowTable::take(&mut ebpf)?;
         let storage = storage(&mut ebpf)?;
 
         // Whoever was in the mesh under another layout is refused from the moment these hooks are attached: between
@@ -171,6 +171,7 @@ impl Kernel {
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
         let device = self.device(cookie);
         self.local.set_pod(cookie, pod, device)?;
+        self.local.remove_others(|netns| (netns == cookie).then_some(pod))?;
         self.tables.add_exclusions(cookie, pod)?;
         self.tables.set_pod(cookie, pod, device)?;
         self.tables.add_member(cookie)?;
@@ -275,7 +276,7 @@ impl Kernel {
 
     /// The reading end of what the hooks tell of direct connections. There is one: what it has read is gone.
     pub fn events(&mut self) -> Result<Events, KernelError> {
-        Events::new(tables::take(&mut self.ebpf, "EVENTS")?, tables::take(&mut self.ebpf, "LOST")?)
+        Events::take(&mut self.ebpf)
     }
 
     /// The hooks that are attached.

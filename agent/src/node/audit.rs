@@ -70,7 +70,7 @@ impl Supervisor {
         }
         let names: Vec<PodName> = self.pods.keys().cloned().collect();
         for name in names {
-            match self.establish(&name) {
+            match self.mend(&name) {
                 Ok(repairs) => findings.repairs.extend(
                     repairs
                         .into_iter()

@@ -24,8 +24,18 @@ pub enum CaptureError {
 
 impl Supervisor {
     /// Guards a serving pod, sees to its path, and captures it: in this order, so that nothing gets in or goes directly
-    /// before it is guarded. Says what of it was there and wrong. Does nothing to a pod that does not serve.
-    pub(super) fn establish(&mut self, name: &PodName) -> Result<Vec<String>, CaptureError> {
+    /// before it is guarded. Does nothing to a pod that does not serve.
+    pub(super) fn establish(&mut self, name: &PodName) -> Result<(), CaptureError> {
+        self.see_to(name, true).map(drop)
+    }
+
+    /// Looks after a pod's guard and path, and says what of them was there and wrong. What the tables say of the pod is
+    /// the kernel side's to audit, unless it is direct now and was not, or the other way round.
+    pub(super) fn mend(&mut self, name: &PodName) -> Result<Vec<String>, CaptureError> {
+        self.see_to(name, false)
+    }
+
+    fn see_to(&mut self, name: &PodName, is_changed: bool) -> Result<Vec<String>, CaptureError> {
         let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.state == State::Serving) else {
             return Ok(vec![]);
         };
@@ -39,6 +49,7 @@ impl Supervisor {
         let guard = self.kernel.guard(cookie, netns.as_fd(), unknown)?;
         let path = own_path(&mut self.kernel, self.config.direct, pod, cookie, netns.as_fd());
         let direct = path.as_ref().map(|_| ()).map_err(Clone::clone);
+        let is_changed = is_changed || direct != pod.direct;
         if direct != pod.direct {
             match &direct {
                 Ok(()) => tracing::info!(pod = %name, "its connections within the node are direct"),
@@ -49,7 +60,9 @@ impl Supervisor {
             pod.direct = direct;
         }
         let wanted = capture(&pod.workload, pod.direct.is_ok());
-        self.kernel.capture(cookie, &wanted)?;
+        if is_changed {
+            self.kernel.capture(cookie, &wanted)?;
+        }
         if pod.direct.is_err() {
             self.kernel.give_up_path(cookie, &wanted)?;
         }

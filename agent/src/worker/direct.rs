@@ -2,7 +2,7 @@
 
 use crate::decide::{DirectMode, direct};
 use crate::direct::Samples;
-use crate::kernel::{FlowTable, VerdictTable};
+use crate::kernel::{FlowTable, KernelError, SockDiagError, VerdictTable};
 use crate::mesh::{Mesh, Workload};
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -13,6 +13,15 @@ pub struct DirectPath {
     pub flows: FlowTable,
     pub verdicts: RefCell<VerdictTable>,
     pub samples: Samples,
+}
+
+/// Why the pod's sockets cannot be compared with the direct connections.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookError {
+    #[error(transparent)]
+    Sockets(#[from] SockDiagError),
+    #[error(transparent)]
+    Flows(#[from] KernelError),
 }
 
 impl DirectPath {

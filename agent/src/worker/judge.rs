@@ -2,10 +2,11 @@
 //! carries it decides on itself.
 
 use super::context::Context;
+use super::direct::LookError;
 use super::{OUTBOUND_PORT, Terms};
 use crate::decide::{DirectMode, NotDirect, direct};
 use crate::hbone::HBONE_PORT;
-use crate::kernel::{AttestedFlow, KernelError, OpenSocket, SockDiag, SockDiagError, Stage};
+use crate::kernel::{AttestedFlow, OpenSocket, SockDiag, Stage};
 use crate::mesh::{Mesh, MtlsMode, Workload};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,14 +20,6 @@ enum Cut {
     Strict,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum JudgeError {
-    #[error(transparent)]
-    Sockets(#[from] SockDiagError),
-    #[error(transparent)]
-    Flows(#[from] KernelError),
-}
-
 /// Judges every open connection of the pod by the mesh as it is now.
 pub(super) fn judge(context: &Context, terms: &Terms) {
     let mesh = context.mesh();
@@ -37,7 +30,7 @@ pub(super) fn judge(context: &Context, terms: &Terms) {
     }
 }
 
-fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) -> Result<(), JudgeError> {
+fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) -> Result<(), LookError> {
     let mut diag = SockDiag::open()?;
     let sockets = diag.sockets(false)?;
     let is_listening = |socket: &&OpenSocket| socket.stage == Stage::Listening;
