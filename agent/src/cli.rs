@@ -3,7 +3,7 @@
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
-use crate::mesh::TrustDomain;
+use crate::mesh::{TrustDomain, TrustDomains};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -58,6 +58,10 @@ pub struct Run {
     /// The authority that this mesh's identities belong to.
     #[arg(long, value_name = "NAME", env = "PILLION_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
+
+    /// Other names of the trust domain, former or future: peers and policies may use any of them.
+    #[arg(long, value_name = "NAME,…", env = "PILLION_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
+    pub trust_domain_aliases: Vec<TrustDomain>,
 
     /// The namespace whose PeerAuthentication is the whole mesh's (Istio's root namespace).
     #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
@@ -117,6 +121,12 @@ pub struct Uninstall {
     /// The agent's --state-dir.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
     pub state_dir: PathBuf,
+}
+
+impl Run {
+    pub fn trust_domains(&self) -> TrustDomains {
+        TrustDomains::new(self.trust_domain.clone(), self.trust_domain_aliases.iter().cloned())
+    }
 }
 
 fn namespace(text: &str) -> Result<String, String> {

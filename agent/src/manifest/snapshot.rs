@@ -5,7 +5,7 @@ use super::objects::{
 };
 use super::policies::{self, Policies};
 use super::{ManifestError, Place, Sourced, services, workloads};
-use crate::mesh::{Mesh, TrustDomain};
+use crate::mesh::{Mesh, TrustDomains};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Settings {
     /// The node that this agent serves.
     pub node: String,
-    pub trust_domain: TrustDomain,
+    pub trust_domains: TrustDomains,
     /// The namespace whose policies are the whole mesh's.
     pub root_namespace: String,
 }
@@ -25,7 +25,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             node: "n1".into(),
-            trust_domain: "cluster.local".parse().unwrap(),
+            trust_domains: TrustDomains::new("cluster.local".parse().unwrap(), []),
             root_namespace: policies::ROOT_NAMESPACE.into(),
         }
     }
@@ -58,7 +58,7 @@ pub fn build<'a>(
 
     for (key, (place, pod)) in &objects.pods {
         let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
-        match workloads::workload(pod, namespace, &settings.trust_domain, &policies) {
+        match workloads::workload(pod, namespace, settings.trust_domains.own(), &policies) {
             Ok(workload) => {
                 let workload = Arc::new(workload);
                 for address in &workload.addresses {

@@ -8,6 +8,14 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TrustDomain(Arc<str>);
 
+/// The trust domain of this mesh, and the names that it had or will have: an identity of any of them is an identity of
+/// this mesh (Istio's `trustDomain` and `trustDomainAliases`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustDomains {
+    own: TrustDomain,
+    aliases: Arc<[TrustDomain]>,
+}
+
 /// A workload's identity. Two pods with the same service account have the same one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SpiffeId {
@@ -28,6 +36,40 @@ pub enum SpiffeIdError {
          for example cluster.local"
     )]
     TrustDomain(String),
+}
+
+impl TrustDomains {
+    /// An alias that is the own domain, or given twice, says nothing new.
+    pub fn new(own: TrustDomain, aliases: impl IntoIterator<Item = TrustDomain>) -> Self {
+        let mut distinct: Vec<TrustDomain> = Vec::new();
+        for alias in aliases {
+            if alias != own && !distinct.contains(&alias) {
+                distinct.push(alias);
+            }
+        }
+        Self { own, aliases: distinct.into() }
+    }
+
+    /// The one that this mesh's certificates are for.
+    pub fn own(&self) -> &TrustDomain {
+        &self.own
+    }
+
+    /// All of them, the own one first.
+    pub fn iter(&self) -> impl Iterator<Item = &TrustDomain> {
+        std::iter::once(&self.own).chain(self.aliases.iter())
+    }
+
+    pub fn contains(&self, domain: &TrustDomain) -> bool {
+        self.iter().any(|own| own == domain)
+    }
+
+    /// Whether both name the same workload of this mesh, each under any of its names.
+    pub fn same_workload(&self, one: &SpiffeId, other: &SpiffeId) -> bool {
+        let same_domain = one.trust_domain == other.trust_domain
+            || self.contains(&one.trust_domain) && self.contains(&other.trust_domain);
+        same_domain && one.namespace == other.namespace && one.service_account == other.service_account
+    }
 }
 
 impl SpiffeId {
@@ -87,6 +129,12 @@ impl serde::Serialize for SpiffeId {
     }
 }
 
+impl AsRef<str> for TrustDomain {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for TrustDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -121,6 +169,23 @@ mod tests {
         assert_eq!((id.namespace(), id.service_account()), ("shop", "cart"));
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/shop/sa/cart");
         assert_eq!(id.principal(), "cluster.local/ns/shop/sa/cart");
+    }
+
+    #[test]
+    fn an_alias_names_the_same_workloads() {
+        let domain = |name: &str| name.parse::<TrustDomain>().unwrap();
+        let id = |text: &str| text.parse::<SpiffeId>().unwrap();
+        let mesh = TrustDomains::new(domain("new"), ["old", "new", "old"].map(domain));
+        assert_eq!(mesh.iter().map(ToString::to_string).collect::<Vec<_>>(), ["new", "old"]);
+        for (one, other, expected) in [
+            ("spiffe://new/ns/a/sa/b", "spiffe://old/ns/a/sa/b", true),
+            ("spiffe://old/ns/a/sa/b", "spiffe://old/ns/a/sa/c", false),
+            ("spiffe://old/ns/a/sa/b", "spiffe://old/ns/c/sa/b", false),
+            ("spiffe://new/ns/a/sa/b", "spiffe://other/ns/a/sa/b", false),
+            ("spiffe://other/ns/a/sa/b", "spiffe://other/ns/a/sa/b", true),
+        ] {
+            assert_eq!(mesh.same_workload(&id(one), &id(other)), expected, "{one} {other}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use identity::{SpiffeId, SpiffeIdError, TrustDomain, TrustDomains};
 pub use mtls::{InboundMtls, MtlsMode};
 pub use service::{Endpoint, Locality, Service, ServicePort};
 pub use workload::{Exclusions, OnAgentLoss, PodName, PortSet, Workload};

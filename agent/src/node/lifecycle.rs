@@ -37,7 +37,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust_domain)?);
     let settings = Settings {
         node: config.node.clone(),
-        trust_domain: config.trust_domain.clone(),
+        trust_domains: config.trust_domains(),
         root_namespace: config.root_namespace.clone(),
     };
     let manifests = ManifestSource::start(config.manifests.clone(), settings)
