@@ -61,10 +61,12 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (directory, who_is_who) = watch::channel(None);
     let direct_log = DirectLog::start(direct::Parts {
         events: kernel.events()?,
+        denials: kernel.denials()?,
         flows: kernel.flows(),
         directory: who_is_who,
         access_log: access_log.clone(),
         lost: metrics.direct_events_lost(),
+        denials_lost: metrics.denials_lost(),
     });
     let direct_log = direct_log.context("the thread that records direct connections")?;
     let (signer, calls) = mpsc::channel(certifier::QUEUE);

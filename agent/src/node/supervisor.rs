@@ -179,7 +179,7 @@ impl Supervisor {
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
-        captured.map(|pod| Some((pod.cookie?, capture(&pod.workload, pod.direct.is_ok())))).collect()
+        captured.map(|pod| Some((pod.cookie?, capture(pod, pod.direct.is_ok())))).collect()
     }
 
     /// The pod should be captured: see to it, whatever it is now.
@@ -188,7 +188,9 @@ impl Supervisor {
             return self.start(workload);
         };
         let changed = pod.workload != *workload;
-        pod.workload = workload.clone();
+        if changed {
+            pod.set_workload(workload);
+        }
         match (&pod.state, &pod.worker) {
             (State::Retiring, Some(worker)) => {
                 worker.serve();
@@ -204,13 +206,13 @@ impl Supervisor {
         let before = self.pods.remove(&workload.name);
         self.incarnations += 1;
         let mut pod = match before {
-            Some(before) => Pod {
-                workload: workload.clone(),
-                incarnation: self.incarnations,
-                state: State::Starting,
-                worker: None,
-                ..before
-            },
+            Some(mut before) => {
+                before.set_workload(workload);
+                before.incarnation = self.incarnations;
+                before.state = State::Starting;
+                before.worker = None;
+                before
+            }
             None => self.new_pod(workload),
         };
         match self.spawn(&pod) {
@@ -223,17 +225,7 @@ impl Supervisor {
     fn new_pod(&self, workload: &Arc<Workload>) -> Pod {
         let metrics = Arc::new(WorkerMetrics::new(&workload.name));
         self.metrics.register(&workload.name, metrics.registry());
-        Pod {
-            workload: workload.clone(),
-            incarnation: self.incarnations,
-            state: State::Starting,
-            worker: None,
-            cookie: None,
-            ready: None,
-            direct: Err(NotDirect::NotCaptured),
-            metrics,
-            failures: 0,
-        }
+        Pod::new(workload, self.incarnations, metrics)
     }
 
     fn spawn(&self, pod: &Pod) -> Result<Worker, String> {

@@ -21,6 +21,7 @@ pub struct NodeMetrics {
     policies_refused: IntGaugeVec,
     access_log_dropped: IntCounter,
     direct_events_lost: IntCounter,
+    denials_lost: IntCounter,
     workers: Mutex<BTreeMap<PodName, Registry>>,
 }
 
@@ -62,6 +63,10 @@ impl NodeMetrics {
             direct_events_lost: counter(
                 "pillion_direct_events_lost_total",
                 "Openings and ends of direct connections that the kernel had no room to tell of.",
+            ),
+            denials_lost: counter(
+                "pillion_denials_lost_total",
+                "Denied plain connections that the kernel had no room to tell of; they are counted as denied.",
             ),
             workers: Mutex::default(),
             registry,
@@ -121,6 +126,11 @@ impl NodeMetrics {
     /// The counter that whoever reads the kernel's events keeps.
     pub fn direct_events_lost(&self) -> IntCounter {
         self.direct_events_lost.clone()
+    }
+
+    /// The counter that whoever reads the kernel's denials keeps.
+    pub fn denials_lost(&self) -> IntCounter {
+        self.denials_lost.clone()
     }
 
     /// Everything in Prometheus' text format.
