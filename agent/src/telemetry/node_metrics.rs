@@ -18,6 +18,7 @@ pub struct NodeMetrics {
     captured_pods: IntGauge,
     mesh_generation: IntGauge,
     manifest_errors: IntGauge,
+    policies_refused: IntGaugeVec,
     access_log_dropped: IntCounter,
     direct_events_lost: IntCounter,
     workers: Mutex<BTreeMap<PodName, Registry>>,
@@ -35,6 +36,10 @@ impl NodeMetrics {
         let build_info =
             register(&registry, IntGaugeVec::new(build_info, &["version"]).expect("a valid name"));
         build_info.with_label_values(&[version]).set(1);
+        let refused = Opts::new(
+            "pillion_policies_refused",
+            "Policies that cannot be read now; what is in force instead, /config_dump says.",
+        );
         let cpu = Opts::new("pillion_worker_cpu_seconds_total", "CPU time that a pod's worker has used.");
         let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
         Self {
@@ -46,6 +51,10 @@ impl NodeMetrics {
             captured_pods: gauge("pillion_captured_pods", "Pods of this node that are in the mesh."),
             mesh_generation: gauge("pillion_mesh_generation", "The generation of the mesh in use."),
             manifest_errors: gauge("pillion_manifest_errors", "What is wrong with the manifests now."),
+            policies_refused: register(
+                &registry,
+                IntGaugeVec::new(refused, &["kind", "policy_namespace", "policy"]).expect("a valid name"),
+            ),
             access_log_dropped: counter(
                 "pillion_access_log_dropped_total",
                 "Access log lines that could not be written.",
@@ -96,6 +105,12 @@ impl NodeMetrics {
     pub fn set_manifests(&self, generation: u64, errors: usize) {
         self.mesh_generation.set(generation.try_into().unwrap_or(i64::MAX));
         self.manifest_errors.set(errors.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// The policies that are refused now, each by kind, namespace and name.
+    pub fn set_policies_refused(&self, refused: impl Iterator<Item = [String; 3]>) {
+        self.policies_refused.reset();
+        refused.for_each(|policy| self.policies_refused.with_label_values(&policy).set(1));
     }
 
     /// The counter that the access log adds to.

@@ -1,7 +1,7 @@
 //! What is counted of one pod.
 
 use super::register::register;
-use super::{ConnectionLabels, DirectMetrics, PathMetrics};
+use super::{AuthorizationMetrics, ConnectionLabels, DirectMetrics, PathMetrics};
 use crate::mesh::PodName;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::HashMap;
@@ -21,6 +21,7 @@ pub struct WorkerMetrics {
     handshakes: IntCounterVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
+    authorization: AuthorizationMetrics,
     direct: DirectMetrics,
     path: PathMetrics,
     /// The worker's own thread and the one of direct connections come here, each for less than a microsecond.
@@ -116,6 +117,7 @@ impl WorkerMetrics {
                 )
                 .expect("a valid name"),
             ),
+            authorization: AuthorizationMetrics::new(&registry),
             direct: DirectMetrics::new(&registry),
             path: PathMetrics::new(&registry),
             used: Mutex::default(),
@@ -154,6 +156,11 @@ impl WorkerMetrics {
     /// Counts a handshake; `result` is `ok` or a reason from a small set.
     pub fn handshake(&self, role: HandshakeRole, result: &'static str) {
         self.handshakes.with_label_values(&[role.as_str(), result]).inc();
+    }
+
+    /// What policies decide.
+    pub fn authorization(&self) -> &AuthorizationMetrics {
+        &self.authorization
     }
 
     /// What the kernel tells of the connections that no worker carries.
