@@ -9,6 +9,9 @@ use std::thread;
 /// What becomes of connections to a pod; an error where the policies are refused.
 pub type Judge = fn(&World, &[Connection]) -> Result<Vec<Verdict>, String>;
 
+/// Without these an object is none, and nobody can be asked about it.
+const NEEDED: [&str; 5] = ["apiVersion", "kind", "metadata", "name", "key"];
+
 /// How many connections had which end: allowed or not, and whether by a rule or for the lack of one.
 pub type Seen = BTreeMap<(bool, bool), usize>;
 
@@ -90,7 +93,8 @@ fn parts(value: &Value, at: String) -> Vec<String> {
         Value::Array(list) => list.iter().enumerate().map(|(i, item)| (format!("{at}/{i}"), item)).collect(),
         Value::Object(fields) => {
             let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
-            fields.iter().map(|(key, item)| (format!("{at}/{}", escaped(key)), item)).collect()
+            let kept = fields.iter().filter(|(key, _)| !NEEDED.contains(&key.as_str()));
+            kept.map(|(key, item)| (format!("{at}/{}", escaped(key)), item)).collect()
         }
         _ => return Vec::new(),
     };
@@ -118,11 +122,11 @@ fn what_two_evaluators_differ_about_is_made_small() {
     let whole: Judge =
         |world, asked| all(asked, !world.policies.iter().any(|policy| policy["spec"]["action"] == "DENY"));
     let broken: Judge = |_, asked| all(asked, true);
-    let found = (0..100).map(|seed| Maker::new(seed)).find_map(|mut maker| {
+    let found = (0..100).map(Maker::new).find_map(|mut maker| {
         let world = maker.world();
         let asked = [maker.connection(&world)];
         (whole(&world, &asked) != broken(&world, &asked)).then(|| explain(world, &asked, whole, broken))
     });
     let told: String = found.unwrap().split_whitespace().collect();
-    assert!(told.contains(r#""policies":[{"spec":{"action":"DENY"}}]"#), "{told}");
+    assert!(told.contains(r#""spec":{"action":"DENY"}}],"root"#), "{told}");
 }

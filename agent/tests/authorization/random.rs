@@ -67,7 +67,12 @@ impl Maker {
         let mut names = ["a", "b", "c", "d", "e", "f"];
         names.shuffle(&mut self.0);
         let policies = self.0.random_range(0..=5);
-        let policies = names[..policies].iter().map(|name| self.policy(name, &pod)).collect();
+        let mut policies: Vec<_> = names[..policies].iter().map(|name| self.policy(name, &pod)).collect();
+        for name in ["x", "y", "z"] {
+            if self.chance(0.15) {
+                policies.push(self.peer_authentication(name, &pod));
+            }
+        }
         World { root_namespace: ROOT.to_owned(), trust_domains: domains, pod, policies }
     }
 
@@ -128,6 +133,26 @@ impl Maker {
         }
         let version = self.pick(&["security.istio.io/v1", "security.istio.io/v1beta1"]);
         json!({"apiVersion": version, "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec})
+    }
+
+    fn peer_authentication(&mut self, name: &str, pod: &Pod) -> Value {
+        let namespace = if self.chance(0.6) { pod.namespace.clone() } else { ROOT.to_owned() };
+        let made = format!("2026-01-0{}T00:00:00Z", self.0.random_range(1..=3));
+        let mut spec = json!({"mtls": {"mode": self.mode()}});
+        if self.chance(0.6) {
+            spec["selector"] = json!({"matchLabels": self.labels()});
+            spec["portLevelMtls"] = json!({self.pick(&PORTS).to_string(): {"mode": self.mode()}});
+        }
+        json!({
+            "apiVersion": "security.istio.io/v1",
+            "kind": "PeerAuthentication",
+            "metadata": {"name": name, "namespace": namespace, "creationTimestamp": made},
+            "spec": spec,
+        })
+    }
+
+    fn mode(&mut self) -> &'static str {
+        self.pick(&["STRICT", "STRICT", "PERMISSIVE", "DISABLE", "UNSET"])
     }
 
     fn labels(&mut self) -> BTreeMap<String, String> {
@@ -193,6 +218,10 @@ impl Maker {
         if !http || self.chance(0.5) {
             let ports = self.values(|maker| maker.pick(&PORTS).to_string());
             fields.insert(self.negated("ports"), ports);
+            if self.chance(0.1) {
+                // An empty list says nothing.
+                fields.entry("methods").or_insert(json!([]));
+            }
         }
         fields.into()
     }

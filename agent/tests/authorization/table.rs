@@ -106,7 +106,7 @@ impl Case {
                 Pod { namespace: to.namespace.clone(), labels: to.labels.clone(), addresses: vec![to.ip] };
             let world = World {
                 root_namespace: self.root_namespace.clone(),
-                trust_domains: [&[self.trust_domain.clone()], &self.trust_domain_aliases[..]].concat(),
+                trust_domains: self.trust_domains(),
                 pod,
                 policies: self.policies.iter().cloned().map(with_version).collect(),
             };
@@ -114,6 +114,10 @@ impl Case {
             let expected = Verdict { allowed: line.expect == Expect::Allow, by };
             Asked { world, connection: self.connection(line, to), expected }
         })
+    }
+
+    fn trust_domains(&self) -> Vec<String> {
+        [&self.trust_domain].into_iter().chain(&self.trust_domain_aliases).cloned().collect()
     }
 
     fn connection(&self, line: &Line, to: &Destination) -> Connection {

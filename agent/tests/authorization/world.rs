@@ -45,3 +45,10 @@ pub struct Verdict {
     /// The rule that decided, if one did: its policy's namespace and name, and its place among the policy's rules.
     pub by: Option<(String, usize)>,
 }
+
+impl Verdict {
+    /// Before any rule was asked.
+    pub fn refused() -> Self {
+        Self { allowed: false, by: None }
+    }
+}
