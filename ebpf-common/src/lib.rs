@@ -5,7 +5,7 @@
 //! asserted. A change here is a new layout: raise [`LAYOUT_VERSION`].
 
 /// The version of the maps' layout. It is part of the pin path, so an agent never reads another layout's maps.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The port of the worker's outbound listener, on 127.0.0.1 and every IPv6 address of a captured pod (Istio's
 /// number).
@@ -109,12 +109,13 @@ pub struct LocalPod {
     /// The index of the pod's veth on the node, as long as packets of direct connections go straight there; 0 where
     /// the kernel does not own the pod's path.
     pub device: u32,
-    /// What becomes of plaintext that nobody attests: one of [`inbound`]'s modes.
+    /// What becomes of plaintext that nobody attests, on ports without an entry of their own: one of [`inbound`]'s
+    /// modes.
     pub inbound: u32,
     /// Bits of [`local_flags`].
     pub flags: u32,
-    /// Always 0: fills the value up to its alignment.
-    pub zero: u32,
+    /// Who may connect in plain, on the same ports: a list in `SOURCES`, or [`list::NONE`].
+    pub sources: u32,
 }
 
 /// The flags of a [`LocalPod`].
@@ -125,16 +126,51 @@ pub mod local_flags {
     pub const HAS_PORTS: u32 = 2;
 }
 
+/// What becomes of plaintext on one port of a pod (the value of `INBOUND_PORTS`). It says all there is to say of the
+/// port: what the pod's own entry says holds for the others only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InboundPort {
+    /// One of [`inbound`]'s modes.
+    pub mode: u32,
+    /// Who may connect: a list in `SOURCES`, or [`list::NONE`].
+    pub sources: u32,
+    /// 1 where the kubelet probes: the node's own addresses pass, whatever mode and list say.
+    pub probed: u32,
+}
+
 /// What becomes of plaintext that arrives at a captured pod and that nobody attests.
 pub mod inbound {
-    /// It is none of the mesh's business (PeerAuthentication DISABLE, an excluded port).
+    /// It passes (PeerAuthentication DISABLE, an excluded port).
     pub const IGNORE: u32 = 0;
     /// It passes, and is counted (PERMISSIVE).
     pub const COUNT: u32 = 1;
     /// It is refused with a RST, and counted (STRICT).
     pub const REFUSE: u32 = 2;
-    /// As `REFUSE`, but for the node's own addresses: the kubelet probes this port.
-    pub const REFUSE_ALL_BUT_NODE: u32 = 3;
+}
+
+/// One network in a list of who may connect in plain (the data of a key of the trie `SOURCES`). The longest prefix
+/// decides; nobody may who is in no network of the list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Names the list. A list never changes: another one has another name.
+    pub list: u32,
+    pub ip: Ip,
+}
+
+/// Names of lists that are never written.
+pub mod list {
+    /// Policies say nothing: everybody may connect.
+    pub const NONE: u32 = 0;
+    /// Nobody may.
+    pub const NOBODY: u32 = 1;
+}
+
+/// The values of `SOURCES`.
+pub mod source {
+    pub const DENIED: u8 = 0;
+    pub const ALLOWED: u8 = 1;
 }
 
 /// What the kernel counts of a pod (the key of `COUNTS`).
@@ -158,8 +194,10 @@ pub mod count {
     pub const FOREIGN_SOURCE: u32 = 2;
     /// Packets of a direct connection that came to the pod by another way, and were dropped.
     pub const FORGED: u32 = 3;
+    /// Plain connections that the mode lets pass, and that were refused because policies do not allow their source.
+    pub const DENIED: u32 = 4;
     /// How many there are.
-    pub const ALL: u32 = 4;
+    pub const ALL: u32 = 5;
 }
 
 /// "Connections from this pod to that pod's port may go directly" (a key of `VERDICTS`).
@@ -277,6 +315,18 @@ pub mod event {
     pub const CLOSED: u32 = 2;
 }
 
+/// A plain connection that policies do not allow (a record of the ring buffer `DENIALS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Denial {
+    /// CLOCK_MONOTONIC, in nanoseconds.
+    pub time: u64,
+    /// The netns cookie of the pod that was connected to.
+    pub netns: u64,
+    pub client: Address,
+    pub server: Address,
+}
+
 /// A port that has to do with a pod: a destination that it keeps out of the mesh (a key of `EXCLUDED_PORTS`), or one of
 /// its own that differs from the rest (a key of `INBOUND_PORTS`).
 #[repr(C)]
@@ -348,6 +398,13 @@ impl ExcludedCidr {
     pub const ALL_BITS: u32 = Self::NETNS_BITS + 128;
 }
 
+impl Source {
+    /// The bits of a key that name the list; a network's own prefix length is added to them.
+    pub const LIST_BITS: u32 = 32;
+    /// The bits of a key that names one address.
+    pub const ALL_BITS: u32 = Self::LIST_BITS + 128;
+}
+
 /// The values of `EXCLUDED_CIDRS`: the longest prefix decides.
 pub mod cidr {
     pub const EXCLUDED: u8 = 1;
@@ -382,6 +439,8 @@ const _: () = {
     assert!(size_of::<PodPort>() == 16);
     assert!(size_of::<ExcludedCidr>() == 24);
     assert!(size_of::<LocalPod>() == 24);
+    assert!(size_of::<InboundPort>() == 12);
+    assert!(size_of::<Source>() == 20);
     assert!(size_of::<CountKey>() == 16);
     assert!(size_of::<Verdict>() == 32);
     assert!(size_of::<FlowKey>() == 40);
@@ -390,6 +449,7 @@ const _: () = {
     assert!(size_of::<Endpoints>() == 8);
     assert!(size_of::<EndpointKey>() == 8);
     assert!(size_of::<Event>() == 120);
+    assert!(size_of::<Denial>() == 56);
 };
 
 #[cfg(feature = "user")]
@@ -404,6 +464,8 @@ mod user {
     unsafe impl aya::Pod for ExcludedCidr {}
     unsafe impl aya::Pod for Address {}
     unsafe impl aya::Pod for LocalPod {}
+    unsafe impl aya::Pod for InboundPort {}
+    unsafe impl aya::Pod for Source {}
     unsafe impl aya::Pod for CountKey {}
     unsafe impl aya::Pod for Verdict {}
     unsafe impl aya::Pod for FlowKey {}
@@ -412,4 +474,5 @@ mod user {
     unsafe impl aya::Pod for Endpoints {}
     unsafe impl aya::Pod for EndpointKey {}
     unsafe impl aya::Pod for Event {}
+    unsafe impl aya::Pod for Denial {}
 }

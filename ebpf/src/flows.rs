@@ -25,7 +25,7 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Not linux/bpf.h's name: aya's bindings leave it out. The agent comes round by itself, so that no connection pays for
 /// waking it.
-const NO_WAKEUP: u64 = 1;
+pub const NO_WAKEUP: u64 = 1;
 
 /// Attests that the connection comes from this namespace, and notes which way its packets go: the veths of client and
 /// server.

@@ -3,11 +3,12 @@
 
 use crate::{
     context::{field, ip6_field, port_from_network},
-    flows, local, maps,
+    denials, flows, local, maps,
 };
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use pillion_ebpf_common::{
-    Address, HBONE_PORT, Ip, LocalPod, OUTBOUND_PORT, count, inbound, local_flags, mapped, unmapped,
+    Address, HBONE_PORT, InboundPort, Ip, LocalPod, OUTBOUND_PORT, count, inbound, list, local_flags, mapped,
+    unmapped,
 };
 
 const PASS: u32 = 1;
@@ -26,7 +27,7 @@ pub fn guard_open(ctx: SkLookupContext) -> u32 {
     unsafe { verdict(&ctx, PASS) }
 }
 
-/// For pods whose mode is STRICT: there, too, nothing comes in that nobody vouches for.
+/// For pods whose mode is STRICT, or that policies speak of: there, too, nothing comes in that nobody vouches for.
 #[sk_lookup]
 pub fn guard_closed(ctx: SkLookupContext) -> u32 {
     // SAFETY: as above.
@@ -66,15 +67,30 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
     if is_vouched_for(client, server, &pod) {
         return PASS;
     }
-    match local::inbound_mode(&pod, server.port) {
-        inbound::REFUSE => refuse(&pod),
-        inbound::REFUSE_ALL_BUT_NODE if !local::is_node_address(&client.ip) => refuse(&pod),
-        inbound::COUNT => {
-            local::count(pod.netns, count::PLAIN);
-            PASS
-        }
-        _ => PASS,
+    match local::inbound_port(&pod, &server) {
+        Some(port) => plain(client, server, &pod, &port),
+        None => unknown,
     }
+}
+
+/// What becomes of a connection that nobody vouches for.
+#[inline(always)]
+fn plain(client: Address, server: Address, pod: &LocalPod, port: &InboundPort) -> u32 {
+    if port.probed == 0 || !local::is_node_address(&client.ip) {
+        if port.mode == inbound::REFUSE {
+            local::count(pod.netns, count::REFUSED);
+            return DROP;
+        }
+        if port.sources != list::NONE && !local::is_allowed(port.sources, &client.ip) {
+            local::count(pod.netns, count::DENIED);
+            denials::tell(pod.netns, client, server);
+            return DROP;
+        }
+    }
+    if port.mode == inbound::COUNT {
+        local::count(pod.netns, count::PLAIN);
+    }
+    PASS
 }
 
 /// Whether this very kernel has seen who opens the connection: the pod itself, or one that may.
@@ -88,12 +104,6 @@ fn is_vouched_for(client: Address, server: Address, pod: &LocalPod) -> bool {
         || pod.flags & local_flags::DIRECT != 0
             && maps::is_attested(netns)
             && local::has_verdict(netns, pod.netns, server.port)
-}
-
-#[inline(always)]
-fn refuse(pod: &LocalPod) -> u32 {
-    local::count(pod.netns, count::REFUSED);
-    DROP
 }
 
 #[inline(always)]

@@ -5,12 +5,12 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::bpf_get_prandom_u32,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, lpm_trie::Key},
 };
 use core::ptr;
 use pillion_ebpf_common::{
-    Address, CountKey, Device, EndpointKey, Endpoints, Ip, LocalPod, PodEntry, PodPort, Verdict, flags,
-    local_flags,
+    Address, CountKey, Device, EndpointKey, Endpoints, InboundPort, Ip, LocalPod, PodEntry, PodPort, Source,
+    Verdict, count, flags, local_flags, source,
 };
 
 /// This node's captured pods by each of their addresses.
@@ -19,7 +19,12 @@ static LOCAL_PODS: HashMap<Ip, LocalPod> = HashMap::with_max_entries(8192, BPF_F
 
 /// What becomes of plaintext on ports of a pod that differ from its others.
 #[map]
-static INBOUND_PORTS: HashMap<PodPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+static INBOUND_PORTS: HashMap<PodPort, InboundPort> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Who may connect in plain: lists of networks, one for all pods and ports that policies say the same of. 262144 are 64
+/// networks of its own for each of 4096 pods. A list that finds no room is written as nobody's.
+#[map]
+static SOURCES: LpmTrie<Source, u8> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
 /// The node's own addresses: the kubelet probes from one of them.
 #[map]
@@ -46,7 +51,8 @@ static ENDPOINTS: HashMap<EndpointKey, Address> = HashMap::with_max_entries(262_
 
 /// What is counted of each pod; the agent makes the entries.
 #[map]
-static COUNTS: PerCpuHashMap<CountKey, u64> = PerCpuHashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+static COUNTS: PerCpuHashMap<CountKey, u64> =
+    PerCpuHashMap::with_max_entries(4096 * count::ALL, BPF_F_NO_PREALLOC);
 
 #[inline(always)]
 pub fn local_pod(ip: &Ip) -> Option<LocalPod> {
@@ -60,16 +66,31 @@ pub fn device(index: u32) -> Option<Device> {
     unsafe { DEVICES.get(index) }.copied()
 }
 
-/// What becomes of plaintext on this port of the pod.
+/// What becomes of plaintext at this address, which is the pod's. None: it was, just now.
 #[inline(always)]
-pub fn inbound_mode(pod: &LocalPod, port: u32) -> u32 {
-    if pod.flags & local_flags::HAS_PORTS != 0 {
-        // SAFETY: as above.
-        if let Some(mode) = unsafe { INBOUND_PORTS.get(PodPort { netns: pod.netns, port, zero: 0 }) } {
-            return *mode;
-        }
+pub fn inbound_port(pod: &LocalPod, at: &Address) -> Option<InboundPort> {
+    if pod.flags & local_flags::HAS_PORTS == 0 {
+        return Some(of_other_ports(pod));
     }
-    pod.inbound
+    // SAFETY: as above.
+    if let Some(port) = unsafe { INBOUND_PORTS.get(PodPort { netns: pod.netns, port: at.port, zero: 0 }) } {
+        return Some(*port);
+    }
+    // Perhaps the port had an entry when the pod was read, and what the pod said was never meant for it. The pod
+    // changes before a port's entry goes.
+    local_pod(&at.ip).map(|pod| of_other_ports(&pod))
+}
+
+#[inline(always)]
+fn of_other_ports(pod: &LocalPod) -> InboundPort {
+    InboundPort { mode: pod.inbound, sources: pod.sources, probed: 0 }
+}
+
+/// Whether the list lets connections from there in.
+#[inline(always)]
+pub fn is_allowed(list: u32, ip: &Ip) -> bool {
+    let allowed = SOURCES.get(Key::new(Source::ALL_BITS, Source { list, ip: *ip }));
+    allowed.is_some_and(|verdict| *verdict == source::ALLOWED)
 }
 
 #[inline(always)]

@@ -8,7 +8,8 @@
 //! 2. `sockops` (cgroup root): the record travels from the connecting socket to the accepted one; a direct connection
 //!    is attested before its SYN leaves, and the agent is told of its opening and its end.
 //! 3. `path` (tc, at the node's end of a pod's veth): packets of direct connections go straight into the other pod.
-//! 4. `guard` (sk_lookup, in the pod): plaintext that nobody vouches for is passed, counted or refused.
+//! 4. `guard` (sk_lookup, in the pod): plaintext that nobody vouches for is passed, counted or refused; where policies
+//!    say which networks it may come from, the agent is told of what they do not allow (`denials`).
 //! 5. `getpeername` (cgroup root): either app sees the address that it would see without a mesh.
 //!
 //! Programs decide nothing else: which pods are captured, what they exclude and who may speak to whom is the agent's
@@ -19,6 +20,7 @@
 
 mod connect;
 mod context;
+mod denials;
 mod flows;
 mod getpeername;
 mod guard;

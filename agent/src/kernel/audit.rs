@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 /// Something that was not as it should be, and is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// `link`, `pod_entry`, `member`, `exclusion` or `stale_entry` (the label of the metric).
+    /// `link`, `pod_entry`, `source_list`, `member`, `exclusion` or `stale_entry` (the label of the metric).
     pub what: &'static str,
     pub detail: String,
 }
@@ -18,7 +18,17 @@ impl Kernel {
     /// over. Refused pods stay refused.
     pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, KernelError> {
         let mut repairs = self.audit_links()?;
-        let had_others = self.local.remove_others(|cookie| wanted.get(&cookie))?;
+        for list in self.local.mend_lists()? {
+            let detail = format!("the list {list} of who may connect in plain");
+            repairs.push(Repair { what: "source_list", detail });
+        }
+        let mut others = BTreeSet::new();
+        for (&cookie, pod) in wanted {
+            if self.local.set_pod(cookie, pod, self.device(cookie))? {
+                others.insert(cookie);
+            }
+        }
+        others.append(&mut self.local.remove_others(|cookie| wanted.get(&cookie))?);
         for (&cookie, pod) in wanted {
             let mut repaired = |what| repairs.push(Repair { what, detail: format!("netns cookie {cookie}") });
             if !self.tables.has_member(cookie)? {
@@ -26,9 +36,8 @@ impl Kernel {
                 repaired("member");
             }
             let device = self.device(cookie);
-            let is_other = self.local.set_pod(cookie, pod, device)? || had_others.contains(&cookie);
             let added = self.tables.add_exclusions(cookie, pod)?;
-            if self.tables.set_pod(cookie, pod, device)? || is_other {
+            if self.tables.set_pod(cookie, pod, device)? || others.contains(&cookie) {
                 repaired("pod_entry");
             }
             if self.tables.remove_other_exclusions(cookie, pod)? || added {

@@ -2,12 +2,15 @@
 
 use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
-use super::capture::{Inbound, PodCapture};
+use super::capture::{Inbound, PodCapture, PortRules};
 use super::device::{PodDevice, peer_index};
+use super::sources::SourceTable;
 use super::tables::{failed, found, typed};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuHashMap, PerCpuValues};
-use pillion_ebpf_common::{CountKey, Device, Ip, LocalPod, PodPort, count, inbound, local_flags};
+use pillion_ebpf_common::{
+    CountKey, Device, InboundPort, Ip, LocalPod, PodPort, count, inbound, list, local_flags,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,6 +21,8 @@ pub struct Counts {
     pub passed: u64,
     /// Plain connections that were refused.
     pub refused: u64,
+    /// Plain connections that policies do not allow.
+    pub denied: u64,
     /// Packets that left the pod under an address that is not its own, and were dropped.
     pub foreign_source: u64,
     /// Packets of a direct connection that came by another way, and were dropped.
@@ -28,7 +33,10 @@ const PRESENT: u8 = 1;
 
 pub struct LocalTables {
     pods: BpfHashMap<MapData, Ip, LocalPod>,
-    ports: BpfHashMap<MapData, PodPort, u32>,
+    ports: BpfHashMap<MapData, PodPort, InboundPort>,
+    sources: SourceTable,
+    /// Lists of sources may be there that nothing names any more.
+    has_stale_lists: bool,
     node: BpfHashMap<MapData, Ip, u8>,
     devices: BpfHashMap<MapData, u32, Device>,
     counts: PerCpuHashMap<MapData, CountKey, u64>,
@@ -36,9 +44,13 @@ pub struct LocalTables {
 
 impl LocalTables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let (pods, ports) = (typed(ebpf, "LOCAL_PODS")?, typed(ebpf, "INBOUND_PORTS")?);
+        let sources = SourceTable::take(ebpf, named_lists(&pods, &ports)?)?;
         Ok(Self {
-            pods: typed(ebpf, "LOCAL_PODS")?,
-            ports: typed(ebpf, "INBOUND_PORTS")?,
+            pods,
+            ports,
+            sources,
+            has_stale_lists: true,
             node: typed(ebpf, "NODE_ADDRESSES")?,
             devices: typed(ebpf, "DEVICES")?,
             counts: typed(ebpf, "COUNTS")?,
@@ -47,43 +59,60 @@ impl LocalTables {
 
     /// Writes a pod down, with its device where the kernel owns its path. Says whether anything was not so before. What
     /// the pod has no more stays, see [`LocalTables::remove_others`].
+    ///
+    /// Nothing falls open meanwhile: a hook decides by all that held of a port before, or by all that holds now. For a
+    /// port's entry says all there is to say of it, and the pod's says it of all other ports; each is replaced as one,
+    /// and what lists of sources they name is written before. A port that differs gets its entry before the pod's
+    /// changes, and one that differs no more loses it after.
     pub fn set_pod(
         &mut self,
         cookie: u64,
         pod: &PodCapture,
         device: Option<PodDevice>,
     ) -> Result<bool, KernelError> {
-        let mut changed = self.set_ports(cookie, &pod.inbound)?;
+        let mut full = Ok(());
+        let ports = self.inbound_ports(&pod.inbound, &mut full);
+        let others = self.inbound_port(pod.inbound.of_others(), &mut full);
+        let mut changed = self.set_ports(cookie, &ports)?;
         for what in 0..count::ALL {
             self.start_count(CountKey { netns: cookie, what, zero: 0 })?;
         }
         if let Some(device) = device {
             changed |= self.set_device(cookie, pod, device.peer)?;
         }
-        let entry = local_pod(cookie, pod, device);
+        let entry = local_pod(cookie, pod, device, others, !ports.is_empty());
         for ip in addresses(pod).map(to_ip) {
             if found(self.pods.get(&ip, 0), "LOCAL_PODS")? != Some(entry) {
                 self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
                 changed = true;
             }
         }
-        Ok(changed)
+        self.has_stale_lists |= changed;
+        full.map(|()| changed)
     }
 
-    /// Removes the addresses and ports that these pods have no more, in one look at the tables. Says whose there were.
-    /// Pods of which `wanted` says nothing are left alone.
+    /// Removes the addresses and ports that these pods have no more, in one look at the tables, and then the lists of
+    /// sources that nobody names any more. Says whose there were. Pods of which `wanted` says nothing are left alone.
     pub fn remove_others<'a>(
         &mut self,
         wanted: impl Fn(u64) -> Option<&'a PodCapture>,
     ) -> Result<BTreeSet<u64>, KernelError> {
-        let mut had = self.remove_other_ports(&wanted)?;
+        let mut had = BTreeSet::new();
         for (ip, netns) in self.owners()? {
             if wanted(netns).is_some_and(|pod| addresses(pod).all(|own| to_ip(own) != ip)) {
                 found(self.pods.remove(&ip), "LOCAL_PODS")?;
                 had.insert(netns);
             }
         }
+        had.append(&mut self.remove_other_ports(&wanted)?);
+        self.has_stale_lists |= !had.is_empty();
+        self.remove_stale_lists()?;
         Ok(had)
+    }
+
+    /// Puts right what lists of sources are not as they were written. Says which.
+    pub fn mend_lists(&mut self) -> Result<BTreeSet<u32>, KernelError> {
+        self.sources.mend()
     }
 
     /// The pod has left the mesh and lives on: nobody connects to it directly any more, its plaintext is its own
@@ -91,11 +120,13 @@ impl LocalTables {
     pub fn release_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
         for (ip, _) in self.owners()?.into_iter().filter(|(_, netns)| *netns == cookie) {
             let Some(entry) = found(self.pods.get(&ip, 0), "LOCAL_PODS")? else { continue };
-            let entry = LocalPod { flags: 0, inbound: inbound::IGNORE, ..entry };
+            let entry = LocalPod { flags: 0, inbound: inbound::IGNORE, sources: list::NONE, ..entry };
             self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
         }
         let none = PodCapture::default();
-        self.remove_other_ports(&|netns| (netns == cookie).then_some(&none)).map(drop)
+        self.remove_other_ports(&|netns| (netns == cookie).then_some(&none))?;
+        self.has_stale_lists = true;
+        self.remove_stale_lists()
     }
 
     /// Removes all that is known of a pod.
@@ -159,6 +190,7 @@ impl LocalTables {
         Ok(Counts {
             passed: sum(count::PLAIN)?,
             refused: sum(count::REFUSED)?,
+            denied: sum(count::DENIED)?,
             foreign_source: sum(count::FOREIGN_SOURCE)?,
             forged: sum(count::FORGED)?,
         })
@@ -188,12 +220,32 @@ impl LocalTables {
         Ok(true)
     }
 
-    fn set_ports(&mut self, cookie: u64, inbound: &Inbound) -> Result<bool, KernelError> {
+    /// The entries of the ports that differ.
+    fn inbound_ports(
+        &mut self,
+        inbound: &Inbound,
+        full: &mut Result<(), KernelError>,
+    ) -> BTreeMap<u16, InboundPort> {
+        let ports = inbound.differing().into_iter();
+        ports.map(|(port, rules)| (port, self.inbound_port(rules, full))).collect()
+    }
+
+    /// What the maps say of it. Where there is no room for a list nobody may connect, and `full` says so: what policies
+    /// no longer allow is not to pass because they cannot be written down.
+    fn inbound_port(&mut self, rules: PortRules, full: &mut Result<(), KernelError>) -> InboundPort {
+        let sources = self.sources.number(rules.sources).unwrap_or_else(|error| {
+            *full = Err(error);
+            list::NOBODY
+        });
+        InboundPort { mode: rules.mode.number(), sources, probed: rules.spares_node.into() }
+    }
+
+    fn set_ports(&mut self, cookie: u64, ports: &BTreeMap<u16, InboundPort>) -> Result<bool, KernelError> {
         let mut changed = false;
-        for (port, mode) in &inbound.ports {
+        for (port, entry) in ports {
             let key = PodPort { netns: cookie, port: u32::from(*port), zero: 0 };
-            if found(self.ports.get(&key, 0), "INBOUND_PORTS")? != Some(mode.number()) {
-                self.ports.insert(key, mode.number(), 0).map_err(failed("INBOUND_PORTS", "written"))?;
+            if found(self.ports.get(&key, 0), "INBOUND_PORTS")? != Some(*entry) {
+                self.ports.insert(key, entry, 0).map_err(failed("INBOUND_PORTS", "written"))?;
                 changed = true;
             }
         }
@@ -208,12 +260,20 @@ impl LocalTables {
         let mut had = BTreeSet::new();
         for key in keys.map_err(failed("INBOUND_PORTS", "read"))? {
             // The port was made from 16 bits.
-            if wanted(key.netns).is_some_and(|pod| !pod.inbound.ports.contains_key(&(key.port as u16))) {
+            if wanted(key.netns).is_some_and(|pod| !pod.inbound.differs(key.port as u16)) {
                 found(self.ports.remove(&key), "INBOUND_PORTS")?;
                 had.insert(key.netns);
             }
         }
         Ok(had)
+    }
+
+    fn remove_stale_lists(&mut self) -> Result<(), KernelError> {
+        if self.has_stale_lists {
+            self.sources.remove_others(&named_lists(&self.pods, &self.ports)?)?;
+            self.has_stale_lists = false;
+        }
+        Ok(())
     }
 
     /// The hooks add to what is there only.
@@ -232,19 +292,40 @@ fn addresses(pod: &PodCapture) -> impl Iterator<Item = IpAddr> {
     pod.ipv4.map(IpAddr::V4).into_iter().chain(pod.ipv6.map(IpAddr::V6))
 }
 
-fn local_pod(cookie: u64, pod: &PodCapture, device: Option<PodDevice>) -> LocalPod {
+/// The lists of sources that pods and ports name.
+fn named_lists(
+    pods: &BpfHashMap<MapData, Ip, LocalPod>,
+    ports: &BpfHashMap<MapData, PodPort, InboundPort>,
+) -> Result<BTreeSet<u32>, KernelError> {
+    let pods =
+        pods.iter().map(|entry| entry.map(|(_, pod)| pod.sources).map_err(failed("LOCAL_PODS", "read")));
+    let ports = ports
+        .iter()
+        .map(|entry| entry.map(|(_, port)| port.sources).map_err(failed("INBOUND_PORTS", "read")));
+    let is_list = |number: &u32| ![list::NONE, list::NOBODY].contains(number);
+    Ok(pods.chain(ports).collect::<Result<BTreeSet<u32>, _>>()?.into_iter().filter(is_list).collect())
+}
+
+/// `others` is what holds on the ports without an entry of their own.
+fn local_pod(
+    cookie: u64,
+    pod: &PodCapture,
+    device: Option<PodDevice>,
+    others: InboundPort,
+    has_ports: bool,
+) -> LocalPod {
     let mut flags = 0;
     if pod.direct && device.is_some() {
         flags |= local_flags::DIRECT;
     }
-    if !pod.inbound.ports.is_empty() {
+    if has_ports {
         flags |= local_flags::HAS_PORTS;
     }
     LocalPod {
         netns: cookie,
         device: peer_index(device),
-        inbound: pod.inbound.default.number(),
+        inbound: others.mode,
         flags,
-        zero: 0,
+        sources: others.sources,
     }
 }

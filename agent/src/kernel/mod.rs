@@ -23,6 +23,7 @@ mod preflight;
 mod services;
 mod sock_diag;
 mod sockets;
+mod sources;
 mod sys;
 mod tables;
 mod uninstall;
@@ -30,10 +31,10 @@ mod verdicts;
 
 pub use address::{from_address, to_address};
 pub use audit::Repair;
-pub use capture::{Inbound, InboundMode, PodCapture};
+pub use capture::{Inbound, InboundMode, PlainRules, PodCapture, SourceRules};
 pub use device::{NoPath, PodDevice, node_addresses, pod_device};
 pub use error::KernelError;
-pub use events::Events;
+pub use events::{Denials, Events};
 pub use flows::{AttestedFlow, FlowTable};
 pub use guard::Unknown;
 pub use local::Counts;
@@ -276,7 +277,12 @@ impl Kernel {
 
     /// The reading end of what the hooks tell of direct connections. There is one: what it has read is gone.
     pub fn events(&mut self) -> Result<Events, KernelError> {
-        Events::take(&mut self.ebpf)
+        Events::take(&mut self.ebpf, "EVENTS", "LOST")
+    }
+
+    /// The reading end of what the guards tell of plain connections that policies do not allow. There is one, as above.
+    pub fn denials(&mut self) -> Result<Denials, KernelError> {
+        Denials::take(&mut self.ebpf, "DENIALS", "DENIALS_LOST")
     }
 
     /// The hooks that are attached.

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 21] = [
     "PODS",
     MEMBERS,
     "EXCLUDED_PORTS",
@@ -26,6 +26,7 @@ pub const MAPS: [&str; 18] = [
     "SOCKETS",
     "LOCAL_PODS",
     "INBOUND_PORTS",
+    "SOURCES",
     "NODE_ADDRESSES",
     "DEVICES",
     "GENERATION",
@@ -36,6 +37,8 @@ pub const MAPS: [&str; 18] = [
     "FLOWS",
     "EVENTS",
     "LOST",
+    "DENIALS",
+    "DENIALS_LOST",
 ];
 
 /// Its layout (cookie → u8) is the same in every version: a new agent learns from it whom to refuse until it knows

@@ -153,8 +153,9 @@ impl Supervisor {
                 self.metrics.set_worker_cpu(name, seconds);
             }
             if let Some(Ok(counts)) = pod.cookie.map(|cookie| self.kernel.counts(cookie)) {
-                let kernel::Counts { passed, refused, foreign_source, forged } = counts;
-                pod.metrics.path().set_counts(&PathCounts { passed, refused, foreign_source, forged });
+                let kernel::Counts { passed, refused, denied, foreign_source, forged } = counts;
+                let counts = PathCounts { passed, refused, denied, foreign_source, forged };
+                pod.metrics.path().set_counts(&counts);
             }
         }
         self.metrics.encode()

@@ -1,11 +1,10 @@
 //! A pod that this node has in the mesh, or is bringing in or letting go.
 
 use crate::decide::NotDirect;
-use crate::kernel::{Inbound, InboundMode, PodCapture};
+use crate::kernel::{Inbound, InboundMode, PlainRules, PodCapture};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
 use crate::worker::{Ready, Worker};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,17 +81,18 @@ pub fn capture(workload: &Workload, direct: bool) -> PodCapture {
 }
 
 /// What becomes of plaintext: as PeerAuthentication has it, but for ports that the pod keeps out of the mesh, and for
-/// those that the kubelet probes.
+/// those that the kubelet probes. No policy says anything of it yet.
 fn inbound(workload: &Workload) -> Inbound {
     let mode = |mode| match mode {
         MtlsMode::Disable => InboundMode::Ignore,
         MtlsMode::Permissive => InboundMode::Count,
         MtlsMode::Strict => InboundMode::Refuse,
     };
-    let mut ports: BTreeMap<u16, InboundMode> =
-        workload.mtls.ports.iter().map(|(port, of_port)| (*port, mode(*of_port))).collect();
-    let probed = workload.probe_ports.iter().filter(|port| workload.mtls.mode(**port) == MtlsMode::Strict);
-    ports.extend(probed.map(|port| (*port, InboundMode::RefuseAllButNode)));
-    ports.extend(workload.exclusions.inbound_ports.iter().map(|port| (*port, InboundMode::Ignore)));
-    Inbound { default: mode(workload.mtls.default), ports }
+    Inbound {
+        default: mode(workload.mtls.default),
+        ports: workload.mtls.ports.iter().map(|(port, of_port)| (*port, mode(*of_port))).collect(),
+        probed: workload.probe_ports.clone(),
+        excluded: workload.exclusions.inbound_ports.clone(),
+        rules: PlainRules::default(),
+    }
 }

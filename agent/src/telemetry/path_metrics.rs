@@ -17,6 +17,8 @@ pub struct PathCounts {
     pub passed: u64,
     /// Plain connections that were refused.
     pub refused: u64,
+    /// Plain connections that policies do not allow.
+    pub denied: u64,
     /// Packets that left the pod under an address that is not its own.
     pub foreign_source: u64,
     /// Packets of a direct connection that came to the pod by another way.
@@ -59,6 +61,7 @@ impl PathMetrics {
         for (counters, label, count) in [
             (&self.plaintext, "passed", counts.passed),
             (&self.plaintext, "refused", counts.refused),
+            (&self.plaintext, "denied", counts.denied),
             (&self.dropped, "foreign_source", counts.foreign_source),
             (&self.dropped, "forged", counts.forged),
         ] {
@@ -100,10 +103,11 @@ mod tests {
     fn counts_follow_the_kernels() {
         let registry = Registry::new();
         let metrics = PathMetrics::new(&registry);
-        metrics.set_counts(&PathCounts { passed: 3, refused: 1, ..PathCounts::default() });
-        metrics.set_counts(&PathCounts { passed: 2, refused: 4, ..PathCounts::default() });
+        metrics.set_counts(&PathCounts { passed: 3, refused: 1, denied: 5, ..PathCounts::default() });
+        metrics.set_counts(&PathCounts { passed: 2, refused: 4, denied: 6, ..PathCounts::default() });
         let text = text(&registry);
         assert!(text.contains(r#"pillion_inbound_plaintext_total{result="passed"} 2"#), "{text}");
         assert!(text.contains(r#"pillion_inbound_plaintext_total{result="refused"} 4"#), "{text}");
+        assert!(text.contains(r#"pillion_inbound_plaintext_total{result="denied"} 6"#), "{text}");
     }
 }

@@ -62,8 +62,7 @@ impl Node {
              link set {veth} master br0 up\n",
             mac(host).map(|byte| format!("{byte:02x}")).join(":")
         ));
-        let ipv4 = Ipv4Addr::new(10, 79, 0, host);
-        let ipv6 = Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, host.into());
+        let (ipv4, ipv6) = addresses(host);
         let cookie = visit(&netns, || {
             ip_batch(&format!(
                 "link set lo up\nlink set eth0 up\naddr add {ipv4}/24 dev eth0\naddr add {ipv6}/64 dev eth0 nodad\n"
@@ -123,6 +122,11 @@ impl Pod {
     pub fn delete(self) {
         ip(&format!("link del {}", self.veth));
     }
+}
+
+/// The addresses that end with `host`.
+pub fn addresses(host: u8) -> (Ipv4Addr, Ipv6Addr) {
+    (Ipv4Addr::new(10, 79, 0, host), Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, host.into()))
 }
 
 fn mac(host: u8) -> [u8; 6] {

@@ -12,7 +12,7 @@ use pillion_agent::kernel::InboundMode;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use reference::{Generation, How, Outcome, Party, Pod, Reference, Standing};
+use reference::{Allowed, Generation, How, Outcome, Party, Pod, Reference, Standing};
 use std::collections::BTreeMap;
 use std::env;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -50,7 +50,7 @@ fn verdicts_never_outlive_their_generation() {
         let seen = format!("{:?}, {} of them under an outdated verdict", run.seen, run.outdated);
         println!("{seen}");
         assert!(
-            steps < STEPS_BY_DEFAULT || run.seen.len() == 6 && run.outdated > 0,
+            steps < STEPS_BY_DEFAULT || run.seen.len() == 7 && run.outdated > 0,
             "not all was tried: {seen}"
         );
     });
@@ -105,7 +105,8 @@ impl Run<'_> {
         self.world.check_flows();
         self.world.check_quiet();
         self.world.check_open();
-        let counts: Vec<_> = self.reference.pods.iter().map(|pod| (pod.passed, pod.refused)).collect();
+        let counts: Vec<_> =
+            self.reference.pods.iter().map(|pod| [pod.passed, pod.refused, pod.denied]).collect();
         self.world.check_counts(&counts);
     }
 
@@ -341,17 +342,28 @@ impl Run<'_> {
     }
 
     fn any_how(&mut self) -> How {
-        const MODES: [InboundMode; 4] =
-            [InboundMode::Ignore, InboundMode::Count, InboundMode::Refuse, InboundMode::RefuseAllButNode];
-        let default = self.pick(&MODES);
-        let (another, differing, excluded) = (self.pick(&MODES), self.pick(&PORTS), self.pick(&PORTS));
+        const MODES: [InboundMode; 3] = [InboundMode::Ignore, InboundMode::Count, InboundMode::Refuse];
         How {
-            default,
-            ports: self.rng.random_bool(0.3).then_some((differing, another)).into_iter().collect(),
-            excluded: self.rng.random_bool(0.15).then_some(excluded).into_iter().collect(),
+            default: self.pick(&MODES),
+            ports: self.some_port(0.3).map(|port| (port, self.pick(&MODES))).into_iter().collect(),
+            probed: self.some_port(0.4).into_iter().collect(),
+            open: self.some_port(0.15).into_iter().collect(),
+            rules: self.rng.random_bool(0.4).then(|| self.any_allowed()),
+            port_rules: self.some_port(0.3).map(|port| (port, self.any_allowed())).into_iter().collect(),
+            excluded: self.some_port(0.15).into_iter().collect(),
             direct: self.rng.random_ratio(5, 6),
             fails_open: self.rng.random_ratio(1, 4),
         }
+    }
+
+    fn any_allowed(&mut self) -> Allowed {
+        let all = self.rng.random();
+        let parties = (0..PODS).map(Party::Pod).chain([Party::Outsider, Party::Node]);
+        Allowed { all, but: parties.filter(|_| self.rng.random_ratio(1, 3)).collect() }
+    }
+
+    fn some_port(&mut self, probability: f64) -> Option<u16> {
+        self.rng.random_bool(probability).then(|| self.pick(&PORTS))
     }
 
     fn pick<T: Copy>(&mut self, among: &[T]) -> T {

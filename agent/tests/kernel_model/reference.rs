@@ -1,4 +1,4 @@
-//! What is promised of verdicts, inbound modes and workers, said plainly: no kernel, no sockets.
+//! What is promised of verdicts, inbound modes, rules and workers, said plainly: no kernel, no sockets.
 
 use pillion_agent::kernel::InboundMode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,24 @@ pub struct How {
     pub default: InboundMode,
     /// Its own ports that differ.
     pub ports: BTreeMap<u16, InboundMode>,
+    /// Its own ports that the node may probe.
+    pub probed: BTreeSet<u16>,
+    /// Its own ports that are kept out of the mesh.
+    pub open: BTreeSet<u16>,
+    /// Who may connect in plain. None: everybody.
+    pub rules: Option<Allowed>,
+    /// Its own ports with other rules.
+    pub port_rules: BTreeMap<u16, Allowed>,
     /// Destination ports that it keeps out of the mesh.
     pub excluded: BTreeSet<u16>,
+}
+
+/// Who may connect in plain.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    pub all: bool,
+    /// For these it is the other way round.
+    pub but: Vec<Party>,
 }
 
 /// What a pod is to the mesh.
@@ -36,6 +52,7 @@ pub struct Pod {
     pub has_worker: bool,
     pub passed: u64,
     pub refused: u64,
+    pub denied: u64,
 }
 
 /// One agent's generation of policies.
@@ -76,6 +93,8 @@ pub enum Outcome {
     Forbidden,
     /// connect() fails with ECONNREFUSED, and the server counts it.
     Refused,
+    /// As that, because of the rules.
+    Denied,
 }
 
 pub struct Reference {
@@ -90,15 +109,22 @@ impl Outcome {
     pub fn as_seen_by_sockets(self) -> Self {
         match self {
             Self::Plain { .. } => Self::Plain { counted: false },
+            Self::Denied => Self::Refused,
             outcome => outcome,
         }
+    }
+}
+
+impl Allowed {
+    fn has(&self, client: Party) -> bool {
+        self.all != self.but.contains(&client)
     }
 }
 
 impl Pod {
     pub fn stranger(cookie: u64) -> Self {
         let standing = Standing::Stranger;
-        Self { cookie, standing, has_path: false, has_worker: false, passed: 0, refused: 0 }
+        Self { cookie, standing, has_path: false, has_worker: false, passed: 0, refused: 0, denied: 0 }
     }
 
     pub fn is_captured(&self) -> bool {
@@ -162,6 +188,7 @@ impl Reference {
         match outcome {
             Outcome::Plain { counted: true } => self.pods[server].passed += 1,
             Outcome::Refused => self.pods[server].refused += 1,
+            Outcome::Denied => self.pods[server].denied += 1,
             _ => {}
         }
     }
@@ -186,11 +213,17 @@ impl Reference {
     fn plain(&self, client: Party, server: Party, port: u16) -> Outcome {
         let Party::Pod(place) = server else { return Outcome::Plain { counted: false } };
         let Some(how) = self.pods[place].guarded() else { return Outcome::Plain { counted: false } };
-        match how.ports.get(&port).unwrap_or(&how.default) {
-            InboundMode::Ignore => Outcome::Plain { counted: false },
-            InboundMode::Count => Outcome::Plain { counted: true },
-            InboundMode::RefuseAllButNode if client == Party::Node => Outcome::Plain { counted: false },
-            InboundMode::Refuse | InboundMode::RefuseAllButNode => Outcome::Refused,
+        if how.open.contains(&port) {
+            return Outcome::Plain { counted: false };
+        }
+        let mode = *how.ports.get(&port).unwrap_or(&how.default);
+        let is_probe = client == Party::Node && how.probed.contains(&port);
+        let is_allowed =
+            how.port_rules.get(&port).or(how.rules.as_ref()).is_none_or(|rules| rules.has(client));
+        match mode {
+            InboundMode::Refuse if !is_probe => Outcome::Refused,
+            _ if !is_probe && !is_allowed => Outcome::Denied,
+            mode => Outcome::Plain { counted: mode == InboundMode::Count },
         }
     }
 

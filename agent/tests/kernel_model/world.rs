@@ -1,10 +1,13 @@
 //! The same pods for real: namespaces, sockets, and the agent's kernel side.
 
-use crate::common::node::{Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset};
+use crate::common::node::{self, Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset};
 use crate::common::{Bed, Worker};
-use crate::reference::{Generation, How, Outcome, Party, Standing};
+use crate::reference::{Allowed, Generation, How, Outcome, Party, Standing};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
-use pillion_agent::kernel::{AttestedFlow, Inbound, InboundMode, Kernel, PodCapture, Unknown, VerdictTable};
+use ipnet::IpNet;
+use pillion_agent::kernel::{
+    AttestedFlow, Inbound, InboundMode, Kernel, PlainRules, PodCapture, SourceRules, Unknown, VerdictTable,
+};
 use pillion_ebpf_common::{Flow, FlowKey};
 use socket2::SockRef;
 use std::collections::{BTreeSet, HashMap};
@@ -81,10 +84,8 @@ impl<'a> World<'a> {
     /// Guards a pod, and captures it; owns its path where it is said to be there.
     pub fn capture(&mut self, place: usize, how: &How, has_path: bool) {
         let pod = &self.places[place].pod;
-        let unknown = match how.default {
-            InboundMode::Refuse => Unknown::Refuse,
-            _ => Unknown::Pass,
-        };
+        let is_closed = how.default == InboundMode::Refuse || how.rules.is_some();
+        let unknown = if is_closed { Unknown::Refuse } else { Unknown::Pass };
         self.kernel.guard(pod.cookie, pod.netns(), unknown).unwrap();
         if has_path {
             self.kernel.own_path(pod.cookie, pod.netns(), pod.device().unwrap()).unwrap();
@@ -222,11 +223,11 @@ impl<'a> World<'a> {
         wait_for(&0, || flows.keys().count());
     }
 
-    /// What each pod has counted: plain connections that passed, and those that were refused.
-    pub fn check_counts(&self, expected: &[(u64, u64)]) {
+    /// What each pod has counted: plain connections that passed, that were refused, and that were denied.
+    pub fn check_counts(&self, expected: &[[u64; 3]]) {
         wait_for(&expected.to_vec(), || {
             let counts = self.places.iter().map(|place| self.kernel.counts(place.pod.cookie).unwrap());
-            counts.map(|counts| (counts.passed, counts.refused)).collect()
+            counts.map(|counts| [counts.passed, counts.refused, counts.denied]).collect()
         });
     }
 
@@ -332,10 +333,35 @@ fn capture(pod: &Pod, how: &How) -> PodCapture {
         ipv6: Some(pod.ipv6),
         excluded_ports: how.excluded.clone(),
         excluded_cidrs: vec![],
-        inbound: Inbound { default: how.default, ports: how.ports.clone() },
+        inbound: Inbound {
+            default: how.default,
+            ports: how.ports.clone(),
+            probed: how.probed.clone(),
+            excluded: how.open.clone(),
+            rules: PlainRules {
+                default: how.rules.as_ref().map(sources),
+                ports: how.port_rules.iter().map(|(port, allowed)| (*port, sources(allowed))).collect(),
+            },
+        },
         direct: how.direct,
         fails_open: how.fails_open,
     }
+}
+
+fn sources(allowed: &Allowed) -> SourceRules {
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| (network.parse().unwrap(), allowed.all));
+    let but =
+        allowed.but.iter().flat_map(|party| addresses(*party)).map(|ip| (IpNet::from(ip), !allowed.all));
+    everywhere.into_iter().chain(but).collect()
+}
+
+fn addresses(party: Party) -> [IpAddr; 2] {
+    let (ipv4, ipv6) = match party {
+        Party::Pod(place) => node::addresses(host(place)),
+        Party::Outsider => node::addresses(OUTSIDER),
+        Party::Node => (NODE4, NODE6),
+    };
+    [ipv4.into(), ipv6.into()]
 }
 
 fn failed(error: &io::Error, client: Party, to: SocketAddr) -> Outcome {
