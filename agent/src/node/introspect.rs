@@ -88,7 +88,8 @@ impl Supervisor {
     }
 
     /// What has to happen before the node is ready. A pod that cannot be captured is not among it: its own
-    /// connections are refused, and the others' go on.
+    /// connections are refused, and the others' go on. A certificate that will expire is, since that is a matter for
+    /// people long before it is one of connections.
     pub fn waits_for(&self) -> Vec<String> {
         let mut waits_for = vec![];
         if self.mesh.borrow().generation == 0 {
@@ -96,6 +97,7 @@ impl Supervisor {
         }
         let starting = self.pods.iter().filter(|(_, pod)| pod.state == State::Starting);
         waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
+        waits_for.extend(self.certificates_awaited());
         waits_for.sort();
         waits_for
     }
@@ -123,6 +125,7 @@ impl Supervisor {
             "workloads": workloads,
             "services": services,
             "workers": workers,
+            "authority": self.authority.report(),
             "kernel": { "links": self.kernel.links(), "pods": captured },
         })
     }
@@ -130,6 +133,7 @@ impl Supervisor {
     fn scrape(&self) -> String {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
+        self.count_trust();
         for (name, pod) in &self.pods {
             if let Some(seconds) = pod.ready.as_ref().and_then(|ready| cpu_seconds(ready.thread_id)) {
                 self.metrics.set_worker_cpu(name, seconds);

@@ -4,11 +4,12 @@ use crate::decide::NotDirect;
 use crate::kernel::{Inbound, InboundMode, PodCapture};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
-use crate::worker::{Ready, Worker};
+use crate::worker::{CertificateState, Ready, Worker};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 pub struct Pod {
     pub workload: Arc<Workload>,
@@ -17,6 +18,8 @@ pub struct Pod {
     pub state: State,
     /// There is one in every state but `Failed`.
     pub worker: Option<Worker>,
+    /// How the last worker's certificate stands.
+    pub certificate: Option<watch::Receiver<CertificateState>>,
     /// The netns cookie that the last worker which entered the pod has learned.
     pub cookie: Option<u64>,
     /// What the last worker that served said of itself.
@@ -54,6 +57,10 @@ impl Pod {
             State::Failed { retry_at, .. } => Some(retry_at),
             _ => None,
         }
+    }
+
+    pub fn certificate(&self) -> Option<CertificateState> {
+        self.certificate.as_ref().map(|state| state.borrow().clone())
     }
 
     /// For `/config_dump`.
