@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authorize;
 mod direct;
 mod endpoints;
 mod inbound;
@@ -11,6 +12,7 @@ mod ports;
 mod refusal;
 mod services;
 
+pub use authorize::{Connection, Matched, Verdict, audits, authorize, rehearse};
 pub use direct::{DirectMode, NotDirect, direct, path};
 pub use endpoints::endpoints;
 pub use inbound::{InboundError, inbound};

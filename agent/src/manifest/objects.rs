@@ -3,14 +3,18 @@
 //! An object is read from JSON values, one at a time, whatever it came from: a manifest or the API server.
 
 use super::Place;
+use super::authorization::AuthorizationPolicy;
 use super::null::null_as_default;
+use super::policies;
+use super::refused::RefusedPolicy;
 use super::selector::{LabelSelector, Labels, WorkloadSelector};
 use crate::mesh::MtlsMode;
 use serde::de::{DeserializeOwned, Error, IgnoredAny};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// An object of a kind that the mesh reads.
@@ -20,8 +24,18 @@ pub enum Object {
     Pod(Pod),
     Service(Service),
     EndpointSlice(EndpointSlice),
-    PeerAuthentication(PeerAuthentication),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// A policy that is none: what to do about it depends on what it was before.
+    RefusedPolicy(Arc<RefusedPolicy>),
     NetworkPolicy(NetworkPolicy),
+}
+
+/// The kinds of policies that a worker or the kernel puts into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum PolicyKind {
+    PeerAuthentication,
+    AuthorizationPolicy,
 }
 
 /// An object and where it was defined.
@@ -340,9 +354,11 @@ const PORT_REF: &str = "expected a port from 1 to 65535, or the name of one of t
 impl Object {
     /// Reads an object; `Ok(None)` for a kind that the mesh does not read.
     ///
+    /// A policy that is wrong is an object, too, as long as it has a name.
+    ///
     /// # Errors
     /// The path of the field that is wrong, and what is wrong with it.
-    pub fn read(value: &Value) -> Result<Option<Self>, (String, String)> {
+    pub fn read(value: &Value) -> Result<Option<Self>, Mistake> {
         let field = |name: &str| match value.get(name) {
             Some(Value::String(s)) => Ok(s.as_str()),
             Some(_) => Err((name.to_owned(), "expected a string".to_owned())),
@@ -354,7 +370,13 @@ impl Object {
             ("v1", "Service") => Self::Service(typed(value)?),
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(typed(value)?),
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
-                Self::PeerAuthentication(typed(value)?)
+                let read = typed(value).and_then(|policy| policies::check(&policy).map(|()| policy));
+                let policy = read.map(|policy| Self::PeerAuthentication(Arc::new(policy)));
+                policy.or_else(|wrong| refused(PolicyKind::PeerAuthentication, value, wrong))?
+            }
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
+                let policy = typed(value).map(|policy| Self::AuthorizationPolicy(Arc::new(policy)));
+                policy.or_else(|wrong| refused(PolicyKind::AuthorizationPolicy, value, wrong))?
             }
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy(typed(value)?),
             _ => return Ok(None),
@@ -373,7 +395,17 @@ fn by_port<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<NonZeroU16, Mutua
     entries.collect()
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
+/// What is wrong with an object: the path of the field, and the message.
+type Mistake = (String, String);
+
+fn refused(kind: PolicyKind, value: &Value, wrong: Mistake) -> Result<Object, Mistake> {
+    match RefusedPolicy::new(kind, value, &wrong) {
+        Some(policy) => Ok(Object::RefusedPolicy(Arc::new(policy))),
+        None => Err(wrong),
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Mistake> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         (if path == "." { String::new() } else { path }, error.into_inner().to_string())

@@ -1,10 +1,11 @@
 //! Which policies apply to a pod, and what follows from them.
 
-use super::error::Wrong;
+use super::authorization::{AuthorizationPolicy, Scopes};
 use super::objects::{Mode, NetworkPolicy, PeerAuthentication};
 use super::selector::Labels;
-use crate::mesh::InboundMtls;
+use crate::mesh::{Authorization, InboundMtls, TrustDomains};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Where Istio keeps the policies of the whole mesh, unless told otherwise.
 pub const ROOT_NAMESPACE: &str = "istio-system";
@@ -17,6 +18,7 @@ pub(super) struct Policies<'a> {
     namespaces: BTreeMap<&'a str, Namespace<'a>>,
     /// In the order of their names.
     network_policies: BTreeMap<&'a str, Vec<&'a NetworkPolicy>>,
+    authorization: Scopes<'a>,
 }
 
 /// The PeerAuthentications of one namespace.
@@ -27,20 +29,13 @@ struct Namespace<'a> {
     workloads: Vec<&'a PeerAuthentication>,
 }
 
-/// What Istio's own API refuses of a policy, because it would not do what it seems to.
-pub(super) fn check(policy: &PeerAuthentication) -> Vec<Wrong> {
-    let name = || format!("peer authentication {}/{}", policy.metadata.namespace(), policy.metadata.name);
-    let mut wrong = Vec::new();
+/// What Istio's own API refuses of a policy, because it would not do what it seems to: the field, and why.
+pub(super) fn check(policy: &PeerAuthentication) -> Result<(), (String, String)> {
     if !policy.spec.port_level_mtls.is_empty() && !policy.spec.has_selector() {
-        let message = format!("{} has ports, but no selector.matchLabels to say of which pods", name());
-        wrong.push(Wrong { field: "spec.portLevelMtls", message });
+        let message = "has ports, but no selector.matchLabels to say of which pods";
+        return Err(("spec.portLevelMtls".into(), message.into()));
     }
-    let mut labels = policy.spec.selector.match_labels.iter();
-    if let Some((key, value)) = labels.find(|(key, value)| key.contains('*') || value.contains('*')) {
-        let message = format!("{} selects {key}: {value}, but labels are compared as they are: no *", name());
-        wrong.push(Wrong { field: "spec.selector.matchLabels", message });
-    }
-    wrong
+    Ok(())
 }
 
 impl<'a> Policies<'a> {
@@ -48,10 +43,13 @@ impl<'a> Policies<'a> {
     /// namespace the mesh's. The oldest of a scope wins.
     pub fn new(
         root_namespace: &str,
+        trust_domains: &TrustDomains,
         peer_authentications: impl IntoIterator<Item = &'a PeerAuthentication>,
+        authorization_policies: impl IntoIterator<Item = &'a AuthorizationPolicy>,
         network_policies: impl IntoIterator<Item = &'a NetworkPolicy>,
     ) -> Self {
-        let mut policies = Self::default();
+        let authorization = Scopes::new(root_namespace, trust_domains, authorization_policies);
+        let mut policies = Self { authorization, ..Self::default() };
         let mut by_age: Vec<_> = peer_authentications.into_iter().collect();
         // A policy that does not say when it was made is older than all that do.
         by_age.sort_by_key(|policy| (policy.metadata.creation_timestamp, policy.metadata.key()));
@@ -90,6 +88,11 @@ impl<'a> Policies<'a> {
         let ports = of_workload.into_iter().flat_map(|policy| &policy.spec.port_level_mtls);
         let ports = ports.map(|(port, mtls)| (port.get(), mtls.mode.set().unwrap_or(default)));
         InboundMtls { default, ports: ports.filter(|(_, mode)| *mode != default).collect() }
+    }
+
+    /// Who may connect to a pod.
+    pub fn authorization(&self, namespace: &str, labels: &Labels) -> Arc<Authorization> {
+        self.authorization.authorization(namespace, labels)
     }
 
     /// The first NetworkPolicy by name that selects a pod.
@@ -131,10 +134,10 @@ mod tests {
     fn resolve(namespace: &str, app: &str, policies: &[Value]) -> InboundMtls {
         let objects: Vec<_> = policies.iter().cloned().map(object).collect();
         for object in &objects {
-            assert!(check(object).is_empty());
+            assert_eq!(check(object), Ok(()));
         }
         let labels = [("app".to_owned(), app.to_owned())].into();
-        Policies::new(ROOT_NAMESPACE, &objects, []).mtls(namespace, &labels)
+        Policies::new(ROOT_NAMESPACE, &TrustDomains::default(), &objects, [], []).mtls(namespace, &labels)
     }
 
     // proves: ID-3
@@ -238,17 +241,12 @@ mod tests {
     #[test]
     fn what_would_not_do_what_it_seems_to_is_refused() {
         let refused = |policy: Value| {
-            let wrong = check(&object(policy)).remove(0);
-            format!("{}: {}", wrong.field, wrong.message)
+            let (field, message) = check(&object(policy)).unwrap_err();
+            format!("{field}: {message}")
         };
         assert_eq!(
             refused(with_ports(policy("shop", "a", 1, None, "STRICT"), json!({"80": {}}))),
-            "spec.portLevelMtls: peer authentication shop/a has ports, but no selector.matchLabels to say of which pods"
-        );
-        assert_eq!(
-            refused(policy("shop", "a", 1, Some("ca*"), "STRICT")),
-            "spec.selector.matchLabels: peer authentication shop/a selects app: ca*, but labels are compared as they \
-             are: no *"
+            "spec.portLevelMtls: has ports, but no selector.matchLabels to say of which pods"
         );
     }
 
@@ -269,7 +267,7 @@ mod tests {
                 json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["cart"]}]}),
             ),
         ];
-        let policies = Policies::new(ROOT_NAMESPACE, [], &all);
+        let policies = Policies::new(ROOT_NAMESPACE, &TrustDomains::default(), [], [], &all);
         let found = |namespace: &str, app: &str| {
             policies.network_policy(namespace, &[("app".to_owned(), app.to_owned())].into())
         };

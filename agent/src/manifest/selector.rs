@@ -1,7 +1,8 @@
 //! Which pods a policy means, by their labels.
 
 use super::null::null_as_default;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
 pub type Labels = BTreeMap<String, String>;
@@ -16,11 +17,11 @@ pub struct LabelSelector {
     match_expressions: Vec<Expression>,
 }
 
-/// Istio's workload selector: labels only.
-#[derive(Debug, Default, Deserialize)]
+/// Istio's workload selector: labels only, compared as they are.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadSelector {
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "without_stars")]
     pub match_labels: Labels,
 }
 
@@ -105,6 +106,17 @@ impl TryFrom<Written> for Expression {
     }
 }
 
+/// Istio's own API refuses a `*` here, because it would select nobody.
+fn without_stars<'de, D: Deserializer<'de>>(d: D) -> Result<Labels, D::Error> {
+    let labels: Labels = null_as_default(d)?;
+    match labels.iter().find(|(key, value)| key.contains('*') || value.contains('*')) {
+        Some((key, value)) => Err(D::Error::custom(format!(
+            "selects {key}: {value}, but labels are compared as they are: no *"
+        ))),
+        None => Ok(labels),
+    }
+}
+
 fn has_all(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
@@ -128,6 +140,16 @@ mod tests {
     fn an_empty_selector_selects_all() {
         assert!(selects(json!({})));
         assert!(selects(json!({"matchLabels": null, "matchExpressions": []})));
+    }
+
+    #[test]
+    fn a_workload_selector_takes_no_stars() {
+        let read = |labels: Value| serde_json::from_value::<WorkloadSelector>(json!({"matchLabels": labels}));
+        assert!(read(json!({"app": "cart"})).is_ok() && read(Value::Null).is_ok());
+        for labels in [json!({"app": "ca*"}), json!({"a*": "cart"})] {
+            let error = read(labels.clone()).unwrap_err().to_string();
+            assert!(error.ends_with("but labels are compared as they are: no *"), "{labels}: {error}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Builds a mesh from objects. Pure: the same objects give an equal mesh.
 
+use super::authorization::AuthorizationPolicy;
 use super::objects::{
     EndpointSlice, Key, Namespace, NetworkPolicy, Object, PeerAuthentication, Pod, Service,
 };
-use super::policies::{self, Policies};
+use super::policies::Policies;
 use super::{ManifestError, Place, Sourced, services, workloads};
 use crate::mesh::{Mesh, TrustDomains};
 use std::collections::{BTreeMap, HashMap};
@@ -25,8 +26,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             node: "n1".into(),
-            trust_domains: TrustDomains::new("cluster.local".parse().unwrap(), []),
-            root_namespace: policies::ROOT_NAMESPACE.into(),
+            trust_domains: TrustDomains::default(),
+            root_namespace: super::ROOT_NAMESPACE.into(),
         }
     }
 }
@@ -46,15 +47,15 @@ pub fn build<'a>(
     let mut mesh = Mesh { generation: previous.generation + 1, ..Mesh::default() };
     let mut owners = Owners::default();
 
-    for (place, policy) in objects.peer_authentications.values() {
-        let wrong = policies::check(policy).into_iter();
-        errors.extend(wrong.map(|w| place.error(w.field, w.message)));
-    }
     let policies = Policies::new(
         &settings.root_namespace,
+        &settings.trust_domains,
         objects.peer_authentications.values().map(|(_, policy)| *policy),
+        objects.authorization_policies.values().map(|(_, policy)| *policy),
         objects.network_policies.values().map(|(_, policy)| *policy),
     );
+    let of_pods = objects.authorization_policies.values().filter(|(_, policy)| !policy.has_target);
+    mesh.policies = of_pods.map(|(_, object)| (object.policy.name.clone(), object.policy.clone())).collect();
 
     for (key, (place, pod)) in &objects.pods {
         let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
@@ -106,7 +107,10 @@ fn policy_generation(previous: &Mesh, next: &Mesh, node: &str) -> u64 {
 
 /// Whether two snapshots say the same, whatever their generations.
 pub fn same(a: &Mesh, b: &Mesh) -> bool {
-    a.workloads == b.workloads && a.by_address == b.by_address && a.services == b.services
+    a.workloads == b.workloads
+        && a.by_address == b.by_address
+        && a.services == b.services
+        && a.policies == b.policies
 }
 
 /// The objects by kind and name. Ordered, so that errors come in the same order every time.
@@ -117,6 +121,7 @@ struct Objects<'a> {
     services: BTreeMap<Key<'a>, (&'a Place, &'a Service)>,
     slices: BTreeMap<Key<'a>, (&'a Place, &'a EndpointSlice)>,
     peer_authentications: BTreeMap<Key<'a>, (&'a Place, &'a PeerAuthentication)>,
+    authorization_policies: BTreeMap<Key<'a>, (&'a Place, &'a AuthorizationPolicy)>,
     network_policies: BTreeMap<Key<'a>, (&'a Place, &'a NetworkPolicy)>,
 }
 
@@ -139,8 +144,13 @@ impl<'a> Objects<'a> {
                 }
                 Object::PeerAuthentication(o) => {
                     let policies = &mut sorted.peer_authentications;
-                    put(policies, "peer authentication", o.metadata.key(), place, o, errors);
+                    put(policies, "peer authentication", o.metadata.key(), place, &**o, errors);
                 }
+                Object::AuthorizationPolicy(o) => {
+                    let policies = &mut sorted.authorization_policies;
+                    put(policies, "authorization policy", o.metadata.key(), place, &**o, errors);
+                }
+                Object::RefusedPolicy(o) => errors.push(place.error(&o.field, o.message.clone())),
                 Object::NetworkPolicy(o) => {
                     put(&mut sorted.network_policies, "network policy", o.metadata.key(), place, o, errors);
                 }

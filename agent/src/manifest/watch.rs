@@ -1,7 +1,8 @@
 //! Watches a manifest directory and publishes a mesh for every state of it that is whole.
 
+use super::refused::{LastGood, Refusal};
 use super::scan::{Directory, unreadable};
-use super::{ManifestError, Settings, snapshot};
+use super::{ManifestError, Object, Settings, Sourced, snapshot};
 use crate::mesh::Mesh;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -36,6 +37,8 @@ pub struct ManifestStatus {
     pub generation: u64,
     /// What is wrong with the manifests as they are now. While there is anything, the mesh in use is older.
     pub errors: Vec<ManifestError>,
+    /// Policies that cannot be read. The mesh goes on, with what is in force of them instead.
+    pub refused: Vec<Refusal>,
 }
 
 impl ManifestSource {
@@ -98,6 +101,7 @@ async fn follow(mut reader: Reader, mut watch: DirectoryWatch, changed: Arc<Noti
 /// Reads the directory and publishes what comes of it.
 struct Reader {
     directory: Directory,
+    last_good: LastGood,
     settings: Settings,
     mesh: watch::Sender<Arc<Mesh>>,
     status: watch::Sender<ManifestStatus>,
@@ -107,6 +111,7 @@ impl Reader {
     fn new(path: PathBuf, settings: Settings) -> Self {
         Self {
             directory: Directory::new(path),
+            last_good: LastGood::default(),
             settings,
             mesh: watch::Sender::new(Arc::default()),
             status: watch::Sender::new(ManifestStatus::default()),
@@ -119,17 +124,15 @@ impl Reader {
             // The error of a directory that could not be read the last time is over.
             Ok(false) if !self.status.borrow().errors.is_empty() => self.build(),
             Ok(false) => {}
-            Err(error) => self.report(vec![error]),
+            Err(error) => self.report_errors(vec![error]),
         }
     }
 
     /// Publishes a new generation, unless the objects say what they said before or are broken.
-    fn build(&self) {
+    fn build(&mut self) {
         let current = self.mesh.borrow().clone();
-        let objects = self.directory.objects();
-        let next = objects.and_then(|objects| snapshot::build(objects, &self.settings, &current));
-        match next {
-            Ok(mesh) => {
+        match self.next(&current) {
+            Ok((mesh, refused)) => {
                 if current.generation == 0 || !snapshot::same(&mesh, &current) {
                     tracing::info!(
                         generation = mesh.generation,
@@ -139,19 +142,37 @@ impl Reader {
                     );
                     self.mesh.send_replace(Arc::new(mesh));
                 }
-                self.report(Vec::new());
+                self.report(Vec::new(), refused);
             }
-            Err(errors) => self.report(errors),
+            Err(errors) => self.report_errors(errors),
         }
     }
 
-    fn report(&self, errors: Vec<ManifestError>) {
-        let status = ManifestStatus { generation: self.mesh.borrow().generation, errors };
+    /// The mesh that the objects describe, and the policies among them that are refused.
+    fn next(&mut self, current: &Mesh) -> Result<(Mesh, Vec<Refusal>), Vec<ManifestError>> {
+        let objects: Vec<&Sourced> = self.directory.objects()?.collect();
+        let (instead, refused) = self.last_good.resolve(&objects, current.generation == 0);
+        let readable = objects.into_iter().filter(|o| !matches!(o.object, Object::RefusedPolicy(_)));
+        let mesh = snapshot::build(readable.chain(&instead), &self.settings, current)?;
+        Ok((mesh, refused))
+    }
+
+    /// The mesh stays, and so does what is in force of refused policies.
+    fn report_errors(&self, errors: Vec<ManifestError>) {
+        let refused = self.status.borrow().refused.clone();
+        self.report(errors, refused);
+    }
+
+    fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>) {
+        let status = ManifestStatus { generation: self.mesh.borrow().generation, errors, refused };
         self.status.send_if_modified(|published| {
             let modified = *published != status;
             if modified {
                 for error in &status.errors {
                     tracing::error!("{error}; the mesh stays at generation {}", status.generation);
+                }
+                for refusal in status.refused.iter().filter(|refusal| !published.refused.contains(refusal)) {
+                    tracing::error!("{refusal}");
                 }
                 *published = status;
             }

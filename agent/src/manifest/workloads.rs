@@ -77,6 +77,7 @@ pub(super) fn workload(
         version,
         exclusions,
         mtls: policies.mtls(&name.namespace, &metadata.labels),
+        authorization: policies.authorization(&name.namespace, &metadata.labels),
         network_policy: policies.network_policy(&name.namespace, &metadata.labels),
         probe_ports: probe_ports(&pod.spec),
         direct,

@@ -129,6 +129,13 @@ impl serde::Serialize for SpiffeId {
     }
 }
 
+/// `cluster.local`, Istio's default.
+impl Default for TrustDomains {
+    fn default() -> Self {
+        Self::new(TrustDomain("cluster.local".into()), [])
+    }
+}
+
 impl AsRef<str> for TrustDomain {
     fn as_ref(&self) -> &str {
         &self.0

@@ -4,16 +4,22 @@
 //! `Arc`. Everything that decides something about a connection is a function of such a snapshot.
 //! Nothing in here does I/O, reads a clock or knows how the objects came.
 
+mod authorization;
 mod identity;
+mod matching;
 mod mtls;
 mod service;
 mod workload;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use authorization::{
+    Action, Authorization, Condition, Policy, PolicyName, Principals, Rule, Subject, Test,
+};
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain, TrustDomains};
+pub use matching::{Networks, Strings};
 pub use mtls::{InboundMtls, MtlsMode};
 pub use service::{Endpoint, Locality, Service, ServicePort};
 pub use workload::{Exclusions, OnAgentLoss, PodName, PortSet, Workload};
@@ -32,6 +38,8 @@ pub struct Mesh {
     pub by_address: HashMap<IpAddr, Arc<Workload>>,
     /// Services by each of their cluster IPs.
     pub services: HashMap<IpAddr, Arc<Service>>,
+    /// Every AuthorizationPolicy that is for pods, whomever it selects.
+    pub policies: BTreeMap<PolicyName, Arc<Policy>>,
 }
 
 impl Mesh {

@@ -1,12 +1,13 @@
 //! Pods, as far as a mesh needs to know them.
 
-use super::{InboundMtls, SpiffeId};
+use super::{Authorization, InboundMtls, SpiffeId};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A pod's namespace and name: unique in a cluster at any one time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -46,6 +47,8 @@ pub struct Workload {
     pub exclusions: Exclusions,
     /// What the pod accepts of connections that do not come through the mesh.
     pub mtls: InboundMtls,
+    /// The AuthorizationPolicies that concern the pod.
+    pub authorization: Arc<Authorization>,
     /// The NetworkPolicy that selects the pod, the first by name; `None` where none does.
     pub network_policy: Option<String>,
     /// Ports of the pod's containers that the node's kubelet probes.

@@ -174,6 +174,7 @@ pub(super) mod tests {
             canonical_revision: "v1".into(),
             exclusions: Exclusions::default(),
             mtls: InboundMtls::default(),
+            authorization: Default::default(),
             network_policy: None,
             probe_ports: PortSet::new(),
             direct: true,

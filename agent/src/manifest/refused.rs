@@ -1,0 +1,188 @@
+//! Policies that cannot be read, and what is in force instead.
+//!
+//! Each policy is refused alone, by name: the rest of the mesh goes on. What was in force stays in force, until the
+//! policy is mended or gone. What was in force before the agent started nobody knows: then whatever the policy may have
+//! meant to close is closed.
+
+use super::authorization::AuthorizationPolicy;
+use super::objects::{Metadata, Mode, MutualTls, PeerAuthentication, PeerAuthenticationSpec, PolicyKind};
+use super::selector::WorkloadSelector;
+use super::{ManifestError, Object, Sourced};
+use crate::mesh::{Action, Policy, PolicyName, Rule};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A policy that has a name and is wrong in some field.
+#[derive(Debug)]
+pub struct RefusedPolicy {
+    pub kind: PolicyKind,
+    pub namespace: String,
+    pub name: String,
+    /// Whom it selects: all, where that cannot be read either.
+    selector: WorkloadSelector,
+    /// It is for gateways, whatever it says.
+    has_target: bool,
+    /// The path of the field, and what is wrong with it.
+    pub field: String,
+    pub message: String,
+}
+
+/// A refusal, as people are told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    pub kind: PolicyKind,
+    pub namespace: String,
+    pub name: String,
+    #[serde(flatten)]
+    pub error: ManifestError,
+    pub in_force: InForce,
+}
+
+/// What is in force of a policy that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InForce {
+    /// Its last form that could be read.
+    LastGood,
+    /// There is none: it denies all that it may select, or takes no plaintext there.
+    StandIn,
+    /// It never was in force, and is not now.
+    Nothing,
+}
+
+/// The policies as they were when they could be read last.
+#[derive(Default)]
+pub struct LastGood(HashMap<(PolicyKind, String, String), Good>);
+
+struct Good {
+    object: Object,
+    in_force: InForce,
+}
+
+impl RefusedPolicy {
+    /// `None` for a policy without a usable name: nobody could say which one it is.
+    pub fn new(kind: PolicyKind, value: &Value, (field, message): &(String, String)) -> Option<Self> {
+        let metadata = value.get("metadata")?;
+        let text = |key: &str| metadata.get(key).and_then(Value::as_str).map(str::to_owned);
+        let namespace = match metadata.get("namespace") {
+            None | Some(Value::Null) => "default".to_owned(),
+            Some(_) => text("namespace")?,
+        };
+        let field_of_spec = |name: &str| value.get("spec").and_then(|spec| spec.get(name));
+        let is_given = |name: &str| field_of_spec(name).is_some_and(|value| !value.is_null());
+        let selector = field_of_spec("selector").and_then(|value| WorkloadSelector::deserialize(value).ok());
+        Some(Self {
+            kind,
+            namespace,
+            name: text("name")?,
+            selector: selector.unwrap_or_default(),
+            has_target: is_given("targetRef") || is_given("targetRefs"),
+            field: field.clone(),
+            message: message.clone(),
+        })
+    }
+
+    fn key(&self) -> (PolicyKind, String, String) {
+        (self.kind, self.namespace.clone(), self.name.clone())
+    }
+
+    /// What keeps closed whatever the policy may have meant to.
+    fn stand_in(&self) -> Object {
+        let metadata = Metadata {
+            name: self.name.clone(),
+            namespace: Some(self.namespace.clone()),
+            ..Metadata::default()
+        };
+        let selector = self.selector.clone();
+        match self.kind {
+            PolicyKind::PeerAuthentication => {
+                let mtls = MutualTls { mode: Mode::Strict };
+                let spec = PeerAuthenticationSpec { selector, mtls, ..PeerAuthenticationSpec::default() };
+                Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec }))
+            }
+            PolicyKind::AuthorizationPolicy => {
+                let policy = Policy {
+                    name: PolicyName { namespace: self.namespace.clone(), name: self.name.clone() },
+                    action: Action::Deny,
+                    dry_run: false,
+                    rules: vec![Rule::default()],
+                    http_fields: Vec::new(),
+                    provider: None,
+                    stands_in: Some(format!("{}: {}", self.field, self.message)),
+                };
+                let policy = Arc::new(policy);
+                Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy {
+                    metadata,
+                    selector,
+                    has_target: self.has_target,
+                    policy,
+                }))
+            }
+        }
+    }
+}
+
+impl LastGood {
+    /// Remembers the policies that can be read, and answers what is to be put in the place of those that cannot;
+    /// `is_first` says that nothing is in force yet.
+    pub fn resolve(&mut self, objects: &[&Sourced], is_first: bool) -> (Vec<Sourced>, Vec<Refusal>) {
+        let mut before = std::mem::take(&mut self.0);
+        let (mut instead, mut refusals) = (Vec::new(), Vec::new());
+        for Sourced { place, object } in objects {
+            let Object::RefusedPolicy(refused) = object else {
+                if let Some((key, object)) = policy(object) {
+                    self.0.insert(key, Good { object, in_force: InForce::LastGood });
+                }
+                continue;
+            };
+            let good = before.remove(&refused.key());
+            let good = good.or_else(|| {
+                is_first.then(|| Good { object: refused.stand_in(), in_force: InForce::StandIn })
+            });
+            refusals.push(Refusal {
+                kind: refused.kind,
+                namespace: refused.namespace.clone(),
+                name: refused.name.clone(),
+                error: place.error(&refused.field, refused.message.clone()),
+                in_force: good.as_ref().map_or(InForce::Nothing, |good| good.in_force),
+            });
+            if let Some(good) = good {
+                if let Some((_, object)) = policy(&good.object) {
+                    instead.push(Sourced { place: place.clone(), object });
+                }
+                self.0.insert(refused.key(), good);
+            }
+        }
+        (instead, refusals)
+    }
+}
+
+/// A policy that could be read, by its name. A copy shares it.
+fn policy(object: &Object) -> Option<((PolicyKind, String, String), Object)> {
+    let (kind, metadata, object) = match object {
+        Object::PeerAuthentication(policy) => {
+            (PolicyKind::PeerAuthentication, &policy.metadata, Object::PeerAuthentication(policy.clone()))
+        }
+        Object::AuthorizationPolicy(policy) => {
+            (PolicyKind::AuthorizationPolicy, &policy.metadata, Object::AuthorizationPolicy(policy.clone()))
+        }
+        _ => return None,
+    };
+    Some(((kind, metadata.namespace().to_owned(), metadata.name.clone()), object))
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, namespace, name, error, in_force } = self;
+        let in_force = match in_force {
+            InForce::LastGood => "its last form that could be read stays in force",
+            InForce::StandIn => {
+                "until it is mended, all that it may be for is closed (nobody knows what was in force before)"
+            }
+            InForce::Nothing => "it is not in force and never was",
+        };
+        write!(f, "{kind:?} {namespace}/{name} is refused: {error}; {in_force}")
+    }
+}

@@ -1,0 +1,213 @@
+//! Who may connect to a pod: Istio's AuthorizationPolicy, resolved for the pod and compiled for layer 4.
+
+use super::{Networks, PortSet, SpiffeId, Strings, TrustDomain, TrustDomains};
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::sync::Arc;
+
+/// The policies that concern a pod. Pods that the same policies concern share one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Authorization {
+    trust_domains: TrustDomains,
+    /// In the order in which they are asked: by action, then by name.
+    policies: Vec<Arc<Policy>>,
+}
+
+/// A policy's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// One AuthorizationPolicy, as far as layer 4 knows what it speaks of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub name: PolicyName,
+    pub action: Action,
+    /// Annotation `istio.io/dry-run`: what it would do is told, and not done.
+    pub dry_run: bool,
+    pub rules: Vec<Rule>,
+    /// The fields that only HTTP has, by their paths. A rule of an ALLOW policy that has one is not among `rules`; those
+    /// of others go without.
+    pub http_fields: Vec<String>,
+    /// Whom a CUSTOM policy wants to be asked.
+    pub provider: Option<String>,
+    /// Why this is not the policy that was written: that one could not be read, and this one keeps closed what it may
+    /// have meant.
+    pub stands_in: Option<String>,
+}
+
+/// What a policy says of the connections that it matches, in the order in which Istio asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Action {
+    /// An external authorizer is to be asked. There is none here: they are denied, as Istio denies them where the
+    /// provider is not known.
+    Custom,
+    Deny,
+    #[default]
+    Allow,
+    /// They are marked in the access log.
+    Audit,
+}
+
+/// Matches a connection of any source, to any destination, under all conditions; no source or destination is any.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its place in the policy as it is written, from 0 (as Istio's logs count).
+    pub index: usize,
+    pub from: Vec<Vec<Condition>>,
+    pub to: Vec<Vec<Condition>>,
+    pub when: Vec<Condition>,
+}
+
+/// What something known of a connection has to be. An identity that nobody has proven is none of any list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Condition {
+    SourceAddress(Test<Networks>),
+    /// `trust domain/ns/namespace/sa/service account`.
+    SourcePrincipal(Test<Principals>),
+    SourceNamespace(Test<Strings>),
+    /// `namespace/service account`.
+    SourceServiceAccount(Test<Strings>),
+    SourceTrustDomain(Test<Strings>),
+    DestinationAddress(Test<Networks>),
+    DestinationPort(Test<PortSet>),
+}
+
+/// In one list, if there is one, and not in the other, if there is one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Test<T> {
+    pub values: Option<T>,
+    pub not_values: Option<T>,
+}
+
+/// Principals, of which those with a trust domain mean this mesh's under all of its names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Principals {
+    /// With five segments: a trust domain, a namespace and a service account.
+    whole: Strings,
+    others: Strings,
+}
+
+/// An identity as policies may name it.
+pub struct Subject {
+    namespace: Arc<str>,
+    service_account: String,
+    /// Its own principal first, then the same under the mesh's other names.
+    principals: Vec<String>,
+    trust_domains: Vec<TrustDomain>,
+}
+
+/// What policies write for the mesh's own trust domain, whatever its name is (Istio's rule).
+const POINTER: &str = "cluster.local";
+
+impl Authorization {
+    pub fn new(trust_domains: TrustDomains, policies: impl IntoIterator<Item = Arc<Policy>>) -> Self {
+        let mut policies: Vec<_> = policies.into_iter().collect();
+        policies.sort_by(|a, b| (a.action, &a.name).cmp(&(b.action, &b.name)));
+        Self { trust_domains, policies }
+    }
+
+    pub fn policies(&self) -> &[Arc<Policy>] {
+        &self.policies
+    }
+
+    pub fn subject(&self, identity: &SpiffeId) -> Subject {
+        let (namespace, service_account) = (identity.namespace(), identity.service_account());
+        let mut trust_domains = vec![identity.trust_domain().clone()];
+        let mut principals = vec![identity.principal()];
+        if self.trust_domains.contains(identity.trust_domain()) {
+            let others = self.trust_domains.iter().filter(|domain| *domain != identity.trust_domain());
+            trust_domains.extend(others.cloned());
+            let names = trust_domains[1..].iter().map(AsRef::as_ref);
+            let names =
+                names.chain((!trust_domains.iter().any(|d| d.as_ref() == POINTER)).then_some(POINTER));
+            principals.extend(names.map(|name| format!("{name}/ns/{namespace}/sa/{service_account}")));
+        }
+        Subject {
+            namespace: namespace.into(),
+            service_account: format!("{namespace}/{service_account}"),
+            principals,
+            trust_domains,
+        }
+    }
+}
+
+impl Policy {
+    /// Whether it decides: an AUDIT policy and a dry run do not.
+    pub fn is_enforced(&self) -> bool {
+        !self.dry_run && self.action != Action::Audit
+    }
+}
+
+impl<T> Test<T> {
+    /// `is_in` says whether the value in question is in a list.
+    pub fn holds(&self, is_in: impl Fn(&T) -> bool) -> bool {
+        self.values.as_ref().is_none_or(&is_in) && !self.not_values.as_ref().is_some_and(is_in)
+    }
+
+    pub fn lists(&self) -> impl Iterator<Item = &T> {
+        self.values.iter().chain(&self.not_values)
+    }
+}
+
+impl Subject {
+    pub fn is_principal(&self, listed: &Principals) -> bool {
+        listed.others.contains(&self.principals[0])
+            || self.principals.iter().any(|principal| listed.whole.contains(principal))
+    }
+
+    pub fn is_in_namespace(&self, listed: &Strings) -> bool {
+        listed.contains(&self.namespace)
+    }
+
+    pub fn is_service_account(&self, listed: &Strings) -> bool {
+        listed.contains(&self.service_account)
+    }
+
+    /// One of the mesh's trust domains that is listed by its name means all of them.
+    pub fn is_of_trust_domain(&self, listed: &Strings) -> bool {
+        let [own, others @ ..] = &self.trust_domains[..] else { return false };
+        listed.contains(own.as_ref()) || others.iter().any(|other| listed.names(other.as_ref()))
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Principals {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(patterns: I) -> Self {
+        let has_domain = |pattern: &&str| pattern.split('/').count() == 5 && !pattern.starts_with("*/");
+        let (whole, others): (Vec<&str>, Vec<&str>) = patterns.into_iter().partition(has_domain);
+        Self { whole: whole.into_iter().collect(), others: others.into_iter().collect() }
+    }
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Custom => "CUSTOM",
+            Self::Deny => "DENY",
+            Self::Allow => "ALLOW",
+            Self::Audit => "AUDIT",
+        }
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Serialize for PolicyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The names alone: `/config_dump` has the policies in a place of their own.
+impl Serialize for Authorization {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.policies.iter().map(|policy| &policy.name))
+    }
+}
