@@ -1,9 +1,10 @@
 //! The root of the mesh, replaced again and again under load, as the documented procedure has it.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use pillion_tests::wait;
 use serde_json::Value;
-use std::time::Duration;
 
 use super::load::Load;
 use super::stage::Stage;
