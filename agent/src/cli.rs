@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Run this node's agent until SIGTERM.
     Run(Box<Run>),
+    /// Say whether a connection would be let in, and which policy's rule decides (exit code 0: yes, 1: no, 2: no answer).
+    Authz(Authz),
     /// Remove every eBPF link, map and pin that the agent with this state directory left in the kernel.
     Uninstall(Uninstall),
     /// Look after the embedded certificate authority: its roots, and what it has revoked.
@@ -79,13 +81,8 @@ pub struct Run {
     #[arg(long, value_name = "ADDR", env = "PILLION_HEALTH_ADDR", default_value = "[::]:15021")]
     pub health_addr: SocketAddr,
 
-    /// The authority that this mesh's identities belong to.
-    #[arg(long, value_name = "NAME", env = "PILLION_TRUST_DOMAIN", default_value = "cluster.local")]
-    pub trust_domain: TrustDomain,
-
-    /// Other names of the trust domain, former or future: peers and policies may use any of them.
-    #[arg(long, value_name = "NAME,…", env = "PILLION_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
-    pub trust_domain_aliases: Vec<TrustDomain>,
+    #[command(flatten)]
+    pub trust: TrustDomainArgs,
 
     /// The namespace whose PeerAuthentication is the whole mesh's (Istio's root namespace).
     #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
@@ -141,6 +138,46 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
+pub struct Authz {
+    /// Who connects: namespace/name of a pod, or an address.
+    pub source: String,
+
+    /// To which pod: namespace/name.
+    pub destination: String,
+
+    /// To which of the pod's own ports (not a Service's).
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// The agent that is asked, at its --admin-addr; any agent of the mesh knows.
+    #[arg(long, value_name = "ADDR", env = "PILLION_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
+    pub admin_addr: SocketAddr,
+
+    /// Ask these manifests instead of an agent, for example before they are applied.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub trust: TrustDomainArgs,
+
+    /// The namespace whose policies are the whole mesh's, for --manifests.
+    #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
+    pub root_namespace: String,
+}
+
+/// The mesh's trust domain, under all of its names.
+#[derive(Debug, Args)]
+pub struct TrustDomainArgs {
+    /// The authority that this mesh's identities belong to.
+    #[arg(long, value_name = "NAME", env = "PILLION_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+
+    /// Other names of the trust domain, former or future: peers and policies may use any of them.
+    #[arg(long, value_name = "NAME,…", env = "PILLION_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
+    pub trust_domain_aliases: Vec<TrustDomain>,
+}
+
+#[derive(Debug, Args)]
 pub struct Uninstall {
     /// The agent's --state-dir.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
@@ -192,7 +229,7 @@ pub struct Revoke {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serial(pub Vec<u8>);
 
-impl Run {
+impl TrustDomainArgs {
     pub fn trust_domains(&self) -> TrustDomains {
         TrustDomains::new(self.trust_domain.clone(), self.trust_domain_aliases.iter().cloned())
     }
@@ -209,7 +246,7 @@ fn namespace(text: &str) -> Result<String, String> {
 fn serial(text: &str) -> Result<Serial, String> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
     let digits = digits.trim_start_matches('0');
-    let digits = if digits.len() % 2 == 0 { digits.to_owned() } else { format!("0{digits}") };
+    let digits = if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("0{digits}") };
     let bytes = digits.as_bytes().chunks(2).map(|pair| {
         let pair = std::str::from_utf8(pair).ok().filter(|p| p.bytes().all(|b| b.is_ascii_hexdigit()))?;
         u8::from_str_radix(pair, 16).ok()

@@ -1,6 +1,7 @@
 //! Pillion's node agent. `ARCHITECTURE.md` has the map.
 
 pub mod admin;
+pub mod authz;
 pub mod ca;
 pub mod cli;
 pub mod decide;

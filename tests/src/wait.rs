@@ -4,11 +4,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::ending;
 
 /// How often a condition is looked at again: short beside what is waited for, cheap on two cores.
 const EVERY: Duration = Duration::from_millis(5);
+
+/// CLOCK_MONOTONIC in seconds, as Python's programs tell it, too.
+pub fn now() -> f64 {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has it"));
+    now.as_secs_f64()
+}
 
 /// Looks again and again until `found` gives something. A deadline that passes is an error that says what was
 /// waited for; an error of `found` ends the wait at once.

@@ -240,7 +240,9 @@ fn a_mesh_of_two_names_speaks_under_both() {
         assert_eq!(from.command("curl").args(["-sS", "-m", "10", &url]).run().unwrap(), "hello\n");
     }
     let principal = "spiffe://old/ns/default/sa/client";
-    pair.far.wait_access("the client's own name", |line| line["source_principal"] == principal).unwrap();
+    let line =
+        pair.far.wait_access("the client's own name", |line| line["source_principal"] == principal).unwrap();
+    assert_eq!(line["source_workload"], "client", "it is known by whichever name");
 }
 
 // proves: ID-2

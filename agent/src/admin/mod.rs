@@ -12,7 +12,7 @@ mod routes;
 mod server;
 mod servers;
 
-pub use introspect::{BoxFuture, Introspect};
+pub use introspect::{AuthzQuestion, BoxFuture, Introspect};
 pub use listen::ListenError;
 pub use servers::{Addresses, Servers};
 

@@ -1,6 +1,6 @@
 //! Which path answers what.
 
-use super::introspect::Introspect;
+use super::introspect::{AuthzQuestion, Introspect};
 use super::server::Route;
 use crate::telemetry::Logging;
 use bytes::Bytes;
@@ -22,7 +22,7 @@ const GET: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 const GET_OR_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 
-/// `GET /config_dump`, `GET|POST /logging`, `POST /audit`.
+/// `GET /config_dump`, `GET /authz`, `GET|POST /logging`, `POST /audit`.
 pub struct Admin {
     pub node: Arc<dyn Introspect>,
     pub logging: Logging,
@@ -40,9 +40,10 @@ pub struct Health {
 
 impl Route for Admin {
     async fn route(&self, request: &Request<Incoming>) -> Answer {
-        let paths = [("/config_dump", GET), ("/logging", GET_OR_POST), ("/audit", POST)];
+        let paths = [("/config_dump", GET), ("/authz", GET), ("/logging", GET_OR_POST), ("/audit", POST)];
         match path(request, &paths) {
             Ok("/config_dump") => json(&self.node.config_dump().await),
+            Ok("/authz") => self.authz(request).await,
             Ok("/audit") => json(&self.node.audit().await),
             Ok(_) => self.logging(request),
             Err(answer) => *answer,
@@ -51,11 +52,26 @@ impl Route for Admin {
 }
 
 impl Admin {
+    async fn authz(&self, request: &Request<Incoming>) -> Answer {
+        let query = request.uri().query().unwrap_or_default();
+        let how = "ask for example for /authz?source=shop/web&destination=shop/cart&port=8080";
+        let port = parameter(query, "port").and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+        let (Some(source), Some(destination), Some(port)) =
+            (parameter(query, "source"), parameter(query, "destination"), port)
+        else {
+            return text(StatusCode::BAD_REQUEST, how);
+        };
+        match self.node.authz(AuthzQuestion { source, destination, port }).await {
+            Ok(answer) => json(&answer),
+            Err(why) => text(StatusCode::NOT_FOUND, &why),
+        }
+    }
+
     fn logging(&self, request: &Request<Incoming>) -> Answer {
         if request.method() != Method::POST {
             return text(StatusCode::OK, &self.logging.directives());
         }
-        let Some(level) = request.uri().query().and_then(level) else {
+        let Some(level) = request.uri().query().and_then(|query| parameter(query, "level")) else {
             let how = "say which level, for example POST /logging?level=debug or ?level=info,h2=debug";
             return text(StatusCode::BAD_REQUEST, how);
         };
@@ -112,9 +128,11 @@ fn path<'a>(request: &Request<Incoming>, paths: &[(&'a str, &[Method])]) -> Resu
     Err(Box::new(answer))
 }
 
-/// The value of `level` in a query.
-fn level(query: &str) -> Option<String> {
-    query.split('&').find_map(|pair| pair.strip_prefix("level=")).and_then(percent_decoded)
+/// The value of a parameter in a query.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
+    percent_decoded(value)
 }
 
 /// Clients write `=` and `,` in a query as they are, or escaped (`curl --data-urlencode`).
@@ -151,12 +169,12 @@ mod tests {
 
     #[test]
     fn a_level_is_read_from_the_query() {
-        assert_eq!(level("level=debug").as_deref(), Some("debug"));
-        assert_eq!(level("x=1&level=info,h2=debug").as_deref(), Some("info,h2=debug"));
-        assert_eq!(level("level=info%2Ch2%3ddebug").as_deref(), Some("info,h2=debug"));
+        assert_eq!(parameter("level=debug", "level").as_deref(), Some("debug"));
+        assert_eq!(parameter("x=1&level=info,h2=debug", "level").as_deref(), Some("info,h2=debug"));
+        assert_eq!(parameter("level=info%2Ch2%3ddebug", "level").as_deref(), Some("info,h2=debug"));
         for bad in ["", "lev=debug", "level=%", "level=%4", "level=%zz", "level=%+1", "level=%ff", "level=%ä"]
         {
-            assert_eq!(level(bad), None, "{bad}");
+            assert_eq!(parameter(bad, "level"), None, "{bad}");
         }
     }
 }

@@ -23,6 +23,15 @@ impl Introspect for Node {
         Box::pin(async { json!({"repairs": []}) })
     }
 
+    fn authz(&self, question: AuthzQuestion) -> BoxFuture<'_, Result<Value, String>> {
+        Box::pin(async move {
+            match question.source.as_str() {
+                "shop/web" => Ok(json!({"port": question.port, "to": question.destination})),
+                other => Err(format!("there is no pod {other}")),
+            }
+        })
+    }
+
     fn metrics(&self) -> BoxFuture<'_, String> {
         Box::pin(async { "pillion_captured_pods 2\n".to_owned() })
     }
@@ -61,6 +70,22 @@ async fn ask(address: SocketAddr, what: &str) -> (u16, String) {
 }
 
 #[tokio::test]
+async fn a_question_about_a_connection_is_answered_or_told_how_to_ask() {
+    let (servers, _) = start(local()).unwrap();
+    let admin = servers.addresses.admin;
+    let ask_for = |query: &str| format!("GET /authz{query}");
+    let (status, said) = ask(admin, &ask_for("?source=shop%2Fweb&destination=shop/cart&port=80")).await;
+    assert_eq!((status, said.contains("\"to\": \"shop/cart\"")), (200, true), "{said}");
+    let (status, said) = ask(admin, &ask_for("?source=shop/x&destination=shop/cart&port=80")).await;
+    assert_eq!((status, said.as_str()), (404, "there is no pod shop/x"));
+    for bad in
+        ["", "?source=a/b", "?source=a/b&destination=c/d&port=0", "?source=a/b&destination=c/d&port=http"]
+    {
+        assert_eq!(ask(admin, &ask_for(bad)).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn each_path_answers_on_its_own_port() {
     let (servers, node) = start(local()).unwrap();
     let Addresses { admin, metrics, health } = servers.addresses;
@@ -80,7 +105,7 @@ async fn what_is_not_there_is_a_sentence() {
     let Addresses { admin, metrics, .. } = servers.addresses;
     assert_eq!(
         ask(admin, "GET /metrics").await,
-        (404, "there is nothing here; there is /config_dump, /logging, /audit".into())
+        (404, "there is nothing here; there is /config_dump, /authz, /logging, /audit".into())
     );
     assert_eq!(ask(metrics, "GET /config_dump").await.0, 404);
     assert_eq!(ask(admin, "GET /audit").await, (405, "/audit is asked by POST".into()));

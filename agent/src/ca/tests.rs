@@ -191,6 +191,8 @@ async fn a_broken_file_leaves_the_last_good_trust_in_force_and_is_named() {
     }
 }
 
+type Break = fn(&Path);
+
 // proves: ID-2
 #[tokio::test(start_paused = true)]
 async fn an_authority_whose_root_is_broken_does_not_sign_until_it_is_mended() {
@@ -199,7 +201,7 @@ async fn an_authority_whose_root_is_broken_does_not_sign_until_it_is_mended() {
     let path = stage.path.join("ca.pem");
     let good = fs::read(&path).unwrap();
     let mut errors = stage.ca.errors();
-    let ways: [(&str, fn(&Path)); 3] = [
+    let ways: [(&str, Break); 3] = [
         ("is gone: put it back", |path| fs::remove_file(path).unwrap()),
         ("holds no usable root", |path| fs::write(path, "not a key").unwrap()),
         ("chmod 600 it", |path| {

@@ -27,6 +27,16 @@ pub enum Verdict<'a> {
     NotAllowed,
 }
 
+/// All that policies say of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement<'a> {
+    pub verdict: Verdict<'a>,
+    /// What would be decided if no policy were a dry run; `None` where none is.
+    pub rehearsal: Option<Verdict<'a>>,
+    /// The AUDIT policies that match.
+    pub audits: Vec<Matched<'a>>,
+}
+
 /// A policy's rule that a connection has matched.
 #[derive(Clone, Copy, Debug)]
 pub struct Matched<'a> {
@@ -43,24 +53,21 @@ pub fn authorize<'a>(authorization: &'a Authorization, connection: &Connection<'
     Judge::new(authorization, connection).verdict(Policy::is_enforced)
 }
 
-/// What would be decided if no policy were a dry run; `None` where none is.
-pub fn rehearse<'a>(authorization: &'a Authorization, connection: &Connection<'_>) -> Option<Verdict<'a>> {
-    let is_dry_run = |policy: &Arc<Policy>| policy.dry_run && policy.action != Action::Audit;
-    if !authorization.policies().iter().any(is_dry_run) {
-        return None;
-    }
-    Some(Judge::new(authorization, connection).verdict(|policy| policy.action != Action::Audit))
-}
-
-/// The AUDIT policies that match.
-pub fn audits<'a>(authorization: &'a Authorization, connection: &Connection<'_>) -> Vec<Matched<'a>> {
-    let is_audit = |policy: &&Arc<Policy>| policy.action == Action::Audit && !policy.dry_run;
-    let mut policies = authorization.policies().iter().filter(is_audit).peekable();
-    if policies.peek().is_none() {
-        return Vec::new();
+/// Decides, and says what else policies have to say of the connection.
+pub fn judge<'a>(authorization: &'a Authorization, connection: &Connection<'_>) -> Judgement<'a> {
+    let policies = authorization.policies();
+    if policies.is_empty() {
+        return Judgement { verdict: Verdict::Open, rehearsal: None, audits: Vec::new() };
     }
     let judge = Judge::new(authorization, connection);
-    policies.filter_map(|policy| judge.matched(policy)).collect()
+    let is_rehearsed = |policy: &Policy| policy.action != Action::Audit;
+    let has_dry_run = policies.iter().any(|policy| policy.dry_run && is_rehearsed(policy));
+    let audits = policies.iter().filter(|policy| policy.action == Action::Audit && !policy.dry_run);
+    Judgement {
+        verdict: judge.verdict(Policy::is_enforced),
+        rehearsal: has_dry_run.then(|| judge.verdict(is_rehearsed)),
+        audits: audits.filter_map(|policy| judge.matched(policy)).collect(),
+    }
 }
 
 /// A connection before the policies.
@@ -170,5 +177,217 @@ impl fmt::Display for Verdict<'_> {
                 f.write_str("denied: ALLOW policies concern the pod, and none of them matches")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Settings, parse, snapshot};
+    use crate::mesh::{Mesh, PodName, TrustDomains};
+
+    /// What is decided on a connection to the pod `shop/cart` at 10.0.0.2:80, in short; `-` is plaintext.
+    fn decide(policies: &str, identity: &str) -> String {
+        let mesh = mesh(policies);
+        let judgement = judged(&mesh, identity, "10.0.0.1", 80);
+        short(&judgement.verdict)
+    }
+
+    fn mesh(policies: &str) -> Mesh {
+        let cart = "{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, labels: {app: cart}}, \
+                    status: {podIP: 10.0.0.2}}\n";
+        let objects = parse("x.yaml", format!("{cart}{policies}").as_bytes()).unwrap();
+        let domain = |name: &str| name.parse().unwrap();
+        let trust_domains = TrustDomains::new(domain("new"), [domain("old")]);
+        let settings = Settings { trust_domains, ..Settings::default() };
+        snapshot::build(&objects, &settings, &Mesh::default()).unwrap()
+    }
+
+    fn judged<'a>(mesh: &'a Mesh, identity: &str, source: &str, port: u16) -> Judgement<'a> {
+        let cart = &mesh.workloads[&PodName { namespace: "shop".into(), name: "cart".into() }];
+        let identity: Option<SpiffeId> =
+            (identity != "-").then(|| format!("spiffe://{identity}").parse().unwrap());
+        let destination = SocketAddr::new("10.0.0.2".parse().unwrap(), port);
+        let source = source.parse().unwrap();
+        judge(&cart.authorization, &Connection { source, identity: identity.as_ref(), destination })
+    }
+
+    fn short(verdict: &Verdict<'_>) -> String {
+        let of = |matched: &Matched<'_>| format!("{}[{}]", matched.policy.name, matched.rule);
+        match verdict {
+            Verdict::Open => "open".into(),
+            Verdict::Allowed(matched) => format!("allowed {}", of(matched)),
+            Verdict::Denied(matched) => format!("denied {}", of(matched)),
+            Verdict::NotAllowed => "not allowed".into(),
+        }
+    }
+
+    fn policy(name: &str, spec: &str) -> String {
+        let (namespace, name) = name.split_once('/').unwrap();
+        format!(
+            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
+             metadata: {{name: {name}, namespace: {namespace}}}, spec: {spec}}}\n"
+        )
+    }
+
+    const WEB: &str = "new/ns/shop/sa/web";
+
+    // proves: POL-1
+    #[test]
+    fn deny_comes_before_allow_and_without_allow_the_pod_is_open() {
+        let allow = policy("shop/allow", "{rules: [{from: [{source: {namespaces: [shop]}}]}]}");
+        let deny =
+            policy("shop/deny", "{action: DENY, rules: [{}, {from: [{source: {namespaces: [shop]}}]}]}");
+        let other = policy("shop/other", "{action: DENY, rules: [{from: [{source: {namespaces: [bank]}}]}]}");
+        let custom = policy("shop/z", "{action: CUSTOM, provider: {name: opa}, rules: [{}]}");
+        for (policies, expected) in [
+            (String::new(), "open"),
+            (other.clone(), "open"),
+            (allow.clone(), "allowed shop/allow[0]"),
+            (allow.clone() + &other, "allowed shop/allow[0]"),
+            (allow.clone() + &deny, "denied shop/deny[0]"),
+            (deny + &custom, "denied shop/z[0]"),
+            (policy("shop/nobody", "{}"), "not allowed"),
+            (policy("shop/nobody", "{}") + &allow, "allowed shop/allow[0]"),
+            (policy("shop/nothing", "{action: DENY}"), "open"),
+        ] {
+            assert_eq!(decide(&policies, WEB), expected, "{policies}");
+        }
+    }
+
+    #[test]
+    fn policies_of_the_namespace_and_of_the_root_namespace_concern_the_pods_that_they_select() {
+        for (name, selector, expected) in [
+            ("shop/p", "{}", "denied shop/p[0]"),
+            ("bank/p", "{}", "open"),
+            ("istio-system/p", "{}", "denied istio-system/p[0]"),
+            ("shop/p", "{matchLabels: {app: cart}}", "denied shop/p[0]"),
+            ("shop/p", "{matchLabels: {app: cart, tier: db}}", "open"),
+            ("istio-system/p", "{matchLabels: {app: cart}}", "denied istio-system/p[0]"),
+            ("istio-system/p", "{matchLabels: {app: web}}", "open"),
+        ] {
+            let policy = policy(name, &format!("{{selector: {selector}, action: DENY, rules: [{{}}]}}"));
+            assert_eq!(decide(&policy, WEB), expected, "{name} {selector}");
+        }
+        // Gateways' and waypoints' policies are theirs.
+        let spec = "{targetRefs: [{kind: Gateway, name: g}], action: DENY, rules: [{}]}";
+        assert_eq!(decide(&policy("shop/p", spec), WEB), "open");
+    }
+
+    #[test]
+    fn nobody_proven_is_in_no_list() {
+        for (source, proven, plain) in [
+            ("principals: ['*']", true, false),
+            ("notPrincipals: ['*']", false, true),
+            ("namespaces: [shop]", true, false),
+            ("notNamespaces: [shop]", false, true),
+            ("serviceAccounts: [web]", true, false),
+            ("notServiceAccounts: [shop/web]", false, true),
+            ("trustDomains: ['*']", true, false),
+            ("ipBlocks: [10.0.0.0/24]", true, true),
+            ("ipBlocks: [10.0.0.0/24], notIpBlocks: [10.0.0.1]", false, false),
+            ("remoteIpBlocks: [10.0.0.1]", true, true),
+            ("notRemoteIpBlocks: [10.0.0.2]", true, true),
+            ("principals: ['*/sa/web'], ipBlocks: [10.0.0.2]", false, false),
+        ] {
+            let policy = policy("shop/p", &format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}"));
+            let expected = |matches| if matches { "allowed shop/p[0]" } else { "not allowed" };
+            assert_eq!(decide(&policy, WEB), expected(proven), "{source}");
+            assert_eq!(decide(&policy, "-"), expected(plain), "{source} in plain");
+        }
+    }
+
+    #[test]
+    fn the_meshs_trust_domain_has_many_names() {
+        for (principal, own, alias, foreign) in [
+            ("new/ns/shop/sa/web", true, true, false),
+            ("old/ns/shop/sa/web", true, true, false),
+            ("cluster.local/ns/shop/sa/web", true, true, false),
+            ("'*w/ns/shop/sa/web'", true, true, false),
+            ("other/ns/shop/sa/web", false, false, true),
+            ("'*/ns/shop/sa/web'", true, true, true),
+            ("'new/*'", true, false, false),
+            ("'*'", true, true, true),
+            ("new/ns/shop/sa/we", false, false, false),
+        ] {
+            let spec = format!("{{rules: [{{from: [{{source: {{principals: [{principal}]}}}}]}}]}}");
+            let matches = |domain: &str| {
+                decide(&policy("shop/p", &spec), &format!("{domain}/ns/shop/sa/web")) == "allowed shop/p[0]"
+            };
+            assert_eq!(
+                (matches("new"), matches("old"), matches("other")),
+                (own, alias, foreign),
+                "{principal}"
+            );
+        }
+        for (domain, own, alias) in [("new", true, true), ("old", true, true), ("'n*'", true, false)] {
+            let spec = format!("{{rules: [{{from: [{{source: {{trustDomains: [{domain}]}}}}]}}]}}");
+            let matches = |domain: &str| {
+                decide(&policy("shop/p", &spec), &format!("{domain}/ns/shop/sa/web")) == "allowed shop/p[0]"
+            };
+            assert_eq!((matches("new"), matches("old")), (own, alias), "{domain}");
+        }
+    }
+
+    // proves: POL-1
+    #[test]
+    fn what_only_http_knows_fails_safe() {
+        let http = "{to: [{operation: {methods: [GET], ports: ['80']}}]}";
+        let when = "{when: [{key: 'request.headers[x]', values: [z]}]}";
+        for rules in [http, when] {
+            assert_eq!(decide(&policy("shop/p", &format!("{{rules: [{rules}]}}")), WEB), "not allowed");
+            let deny = policy("shop/p", &format!("{{action: DENY, rules: [{rules}]}}"));
+            assert_eq!(decide(&deny, WEB), "denied shop/p[0]");
+        }
+        // The next rule keeps its number, and a deny rule what layer 4 knows of it.
+        let two = policy("shop/p", &format!("{{rules: [{http}, {{}}]}}"));
+        assert_eq!(decide(&two, WEB), "allowed shop/p[1]");
+        let mesh = mesh(&policy("shop/p", &format!("{{action: DENY, rules: [{http}]}}")));
+        assert_eq!(short(&judged(&mesh, WEB, "10.0.0.1", 81).verdict), "open");
+        assert_eq!(
+            mesh.policies.values().next().unwrap().http_fields,
+            ["spec.rules[0].to[0].operation.methods"]
+        );
+    }
+
+    // proves: POL-1
+    #[test]
+    fn dry_runs_and_audits_say_what_they_would_do_and_do_nothing() {
+        let dry_run = |name: &str, spec: &str| {
+            policy(name, spec)
+                .replace("namespace: shop}", "namespace: shop, annotations: {istio.io/dry-run: 'true'}}")
+        };
+        let mesh = mesh(
+            &(dry_run("shop/dry", "{action: DENY, rules: [{to: [{operation: {ports: ['80']}}]}]}")
+                + &policy(
+                    "shop/audit",
+                    "{action: AUDIT, rules: [{from: [{source: {namespaces: [bank]}}]}, {}]}",
+                )),
+        );
+        let at = |port| judged(&mesh, WEB, "10.0.0.1", port);
+        assert_eq!(short(&at(80).verdict), "open");
+        assert_eq!(short(&at(80).rehearsal.unwrap()), "denied shop/dry[0]");
+        assert_eq!(short(&at(81).rehearsal.unwrap()), "open");
+        let audits: Vec<_> = at(80).audits.iter().map(ToString::to_string).collect();
+        assert_eq!(audits, ["rule 1 of AUDIT policy shop/audit"]);
+    }
+
+    #[test]
+    fn a_verdict_is_half_a_sentence_that_names_policy_and_rule() {
+        let deny = mesh(&policy("shop/p", "{action: DENY, rules: [{}]}"));
+        assert_eq!(
+            judged(&deny, WEB, "10.0.0.1", 80).verdict.to_string(),
+            "denied by rule 0 of DENY policy shop/p"
+        );
+        let custom = mesh(&policy("shop/p", "{action: CUSTOM, provider: {name: opa}, rules: [{}]}"));
+        assert_eq!(
+            judged(&custom, WEB, "10.0.0.1", 80).verdict.to_string(),
+            "denied by rule 0 of CUSTOM policy shop/p, whose provider opa is not to be had here"
+        );
+        let none = mesh(&policy("shop/p", "{}"));
+        assert_eq!(
+            judged(&none, WEB, "10.0.0.1", 80).verdict.to_string(),
+            "denied: ALLOW policies concern the pod, and none of them matches"
+        );
     }
 }

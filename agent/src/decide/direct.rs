@@ -1,8 +1,10 @@
 //! Which connections may stay in the kernel: plain TCP between pods of one node that the kernel vouches for.
 
+use super::authorize::{Connection, authorize};
 use super::ports::is_reserved;
 use crate::mesh::Workload;
 use clap::ValueEnum;
+use std::net::SocketAddr;
 
 /// Whether this node has a direct path at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -33,6 +35,9 @@ pub enum NotDirect {
     ReservedPort,
     #[error("the pod keeps the port out of the mesh (annotation pillion.dev/exclude-inbound-ports)")]
     ExcludedPort,
+    /// A worker says so to the client, in words.
+    #[error("policies do not allow it: {verdict}")]
+    Denied { verdict: String },
     #[error("the pod has no veth on the node that could be its path: {why}")]
     NoVeth { why: String },
     #[error("the pod's veth is in the hands of another datapath: {program} is attached to it")]
@@ -53,6 +58,7 @@ impl NotDirect {
             Self::SamePod => "same_pod",
             Self::ReservedPort => "reserved_port",
             Self::ExcludedPort => "excluded_port",
+            Self::Denied { .. } => "denied",
             Self::NoVeth { .. } => "no_veth",
             Self::ForeignProgram { .. } => "foreign_program",
             Self::NoGuard { .. } => "no_guard",
@@ -93,6 +99,20 @@ pub fn direct(source: &Workload, destination: &Workload, port: u16) -> Result<()
     if destination.exclusions.inbound_ports.contains(&port) {
         return Err(NotDirect::ExcludedPort);
     }
+    authorized(source, destination, port)
+}
+
+/// The kernel's verdicts are about pods, not about their addresses: all that one may use have to be allowed.
+fn authorized(source: &Workload, destination: &Workload, port: u16) -> Result<(), NotDirect> {
+    for ipv6 in [false, true] {
+        let (Some(from), Some(to)) = (source.address(ipv6), destination.address(ipv6)) else { continue };
+        let identity = Some(&source.identity);
+        let connection = Connection { source: from, identity, destination: SocketAddr::new(to, port) };
+        let verdict = authorize(&destination.authorization, &connection);
+        if !verdict.is_allowed() {
+            return Err(NotDirect::Denied { verdict: verdict.to_string() });
+        }
+    }
     Ok(())
 }
 
@@ -114,6 +134,12 @@ mod tests {
 {apiVersion: v1, kind: Pod, metadata: {name: shy, labels: {pillion.dev/capture: enabled}, annotations: {pillion.dev/direct: disabled}}, spec: {nodeName: n1}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: fenced, labels: {pillion.dev/capture: enabled, app: fenced}}, spec: {nodeName: n1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: two, labels: {pillion.dev/capture: enabled, app: two}}, spec: {nodeName: n1}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: guarded, labels: {pillion.dev/capture: enabled, app: guarded}}, spec: {nodeName: n1}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {selector: {matchLabels: {app: guarded}}, action: DENY, rules: [{to: [{operation: {ports: ["81"]}}]}, {to: [{operation: {ports: ["82"]}}], from: [{source: {ipBlocks: ["fd00::1"]}}]}]}}
 ---
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: fence}, spec: {podSelector: {matchLabels: {app: fenced}}}}
 "#;
@@ -148,6 +174,11 @@ mod tests {
             ("shy", "a", 80, "pod_disabled"),
             ("a", "fenced", 80, "network_policy"),
             ("fenced", "a", 80, "network_policy"),
+            ("two", "guarded", 80, "direct"),
+            ("two", "guarded", 81, "denied"),
+            // One of their families of addresses is enough.
+            ("two", "guarded", 82, "denied"),
+            ("guarded", "two", 82, "direct"),
         ] {
             let found = reason(direct(pod(&mesh, source), pod(&mesh, destination), port));
             assert_eq!(found, expected, "{source} to {destination}:{port}");

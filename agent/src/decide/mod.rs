@@ -6,16 +6,20 @@
 mod authorize;
 mod direct;
 mod endpoints;
+mod explain;
 mod inbound;
 mod outbound;
+mod plaintext;
 mod ports;
 mod refusal;
 mod services;
 
-pub use authorize::{Connection, Matched, Verdict, audits, authorize, rehearse};
+pub use authorize::{Connection, Judgement, Matched, Verdict, authorize, judge};
 pub use direct::{DirectMode, NotDirect, direct, path};
 pub use endpoints::endpoints;
+pub use explain::{Explanation, explain};
 pub use inbound::{InboundError, inbound};
 pub use outbound::{Outbound, outbound};
+pub use plaintext::{PlaintextRules, SourceRules, plaintext};
 pub use refusal::Refusal;
 pub use services::services_of_node;

@@ -6,7 +6,7 @@ use super::directory::{Directory, Known};
 use super::relation::{End, EndKey, Relation, RelationKey};
 use super::sample::Sample;
 use crate::kernel::{AttestedFlow, Bytes, to_address};
-use crate::telemetry::{AccessLog, DirectConnection, OpenConnection, Outcome};
+use crate::telemetry::{AccessLog, AuthorizationLog, DirectConnection, OpenConnection, Outcome, Parties};
 use pillion_ebpf_common::{Event, event};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -46,6 +46,7 @@ struct Open {
     relation: Arc<Relation>,
     series: OpenConnection,
     _counted: DirectConnection,
+    authorization: Option<Arc<AuthorizationLog>>,
     /// By the kernel's clock.
     began: u64,
     /// What the metrics have of it already.
@@ -154,7 +155,7 @@ impl Recorder {
         }
         let Some(relation) = self.relation(&end) else { return };
         // One that is in its place has ended, and that event was lost: dropping it counts it as closed.
-        self.open.insert(end.key, Open::new(end.is_client, relation, time));
+        self.open.insert(end.key, Open::new(&end, relation, time));
     }
 
     fn closed(&mut self, event: &Event, clock: WallClock) {
@@ -172,17 +173,16 @@ impl Recorder {
         if let Some(flags) = flags {
             metrics.failed(relation.series.labels(), flags);
         }
-        let (began, carried) = match (known, ending) {
-            (None, Ending::Failed) => (event.time, Carried::default()),
+        let (began, carried, authorization) = match (known, ending) {
+            (None, Ending::Failed) => (event.time, Carried::default(), None),
             (known, _) => {
-                let mut open =
-                    known.unwrap_or_else(|| Open::new(end.is_client, relation.clone(), event.time));
+                let mut open = known.unwrap_or_else(|| Open::new(&end, relation.clone(), event.time));
                 open.carried(Carried::of(event.is_client == 1, event.sent, event.received));
-                (open.began, open.carried)
+                (open.began, open.carried, open.authorization)
             }
         };
         let Some(log) = &self.access_log else { return };
-        relation.parties(&end).log(
+        Parties { authorization, ..relation.parties(&end) }.log(
             log,
             &Outcome {
                 pod: &relation.pod.workload.name,
@@ -218,10 +218,17 @@ impl WallClock {
 }
 
 impl Open {
-    fn new(is_client: bool, relation: Arc<Relation>, began: u64) -> Self {
-        let series = relation.series.open();
-        let counted = relation.pod.metrics.direct().opened();
-        Self { is_client, relation, series, _counted: counted, began, carried: Carried::default(), misses: 0 }
+    fn new(end: &End, relation: Arc<Relation>, began: u64) -> Self {
+        Self {
+            is_client: end.is_client,
+            series: relation.series.open(),
+            _counted: relation.pod.metrics.direct().opened(),
+            authorization: relation.authorization(end),
+            relation,
+            began,
+            carried: Carried::default(),
+            misses: 0,
+        }
     }
 
     fn sampled(&mut self, bytes: Bytes) {

@@ -1,10 +1,12 @@
 //! Who talks to whom over a direct connection, seen from one of its ends.
 
 use super::directory::{Known, Pod};
+use crate::decide::{Connection, judge};
 use crate::kernel::{AttestedFlow, from_address, to_address};
-use crate::telemetry::{ConnectionSecurity, ConnectionSeries, Direction, Parties};
+use crate::telemetry::{AuthorizationLog, ConnectionSecurity, ConnectionSeries, Direction, Parties};
 use pillion_ebpf_common::{Address, Event, Ip};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// One end of a direct connection, as the kernel tells of it.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +102,20 @@ impl Relation {
         Some(Self { series: pod.metrics.series(parties.labels()), pod, parties })
     }
 
+    /// What the server's policies say of a connection with this end, where it is the server's. (They have allowed it: the
+    /// kernel lets nothing else be direct.) Counts it.
+    pub fn authorization(&self, end: &End) -> Option<Arc<AuthorizationLog>> {
+        let policies = &self.pod.workload.authorization;
+        if end.is_client || policies.policies().is_empty() {
+            return None;
+        }
+        let Addresses { source, upstream, .. } = Addresses::of(end);
+        let identity = self.parties.source_principal.as_ref();
+        let judgement = judge(policies, &Connection { source: source.ip(), identity, destination: upstream });
+        self.pod.metrics.authorization().count(&judgement);
+        AuthorizationLog::new(&judgement).map(Arc::new)
+    }
+
     /// The parties of a connection with this end.
     pub fn parties(&self, end: &End) -> Parties {
         let Addresses { source, destination, upstream } = Addresses::of(end);
@@ -129,6 +145,7 @@ fn to_server(end: &End, pod: &Pod, known: &Known) -> Parties {
         upstream_address: Some(addresses.upstream),
         service: mesh.services.get(&addresses.destination.ip()).cloned(),
         security: ConnectionSecurity::KernelAttested,
+        authorization: None,
     }
 }
 
@@ -149,6 +166,7 @@ fn from_client(end: &End, pod: &Pod, known: &Known) -> Parties {
         upstream_address: Some(addresses.upstream),
         service: None,
         security: ConnectionSecurity::KernelAttested,
+        authorization: None,
     }
 }
 

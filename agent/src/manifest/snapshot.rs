@@ -351,7 +351,7 @@ mod tests {
             ("{portLevelMtls: {80: {mode: 1}}}", "x.yaml, document 2, spec.portLevelMtls.80.mode: "),
             (
                 "{portLevelMtls: {80: {}}}",
-                "x.yaml, document 2, spec.portLevelMtls: peer authentication default/p has",
+                "x.yaml, document 2, spec.portLevelMtls: has ports, but no selector",
             ),
         ] {
             let error = policy(spec)[0].to_string();

@@ -2,9 +2,11 @@
 
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
-use crate::admin::{BoxFuture, Introspect};
+use crate::admin::{AuthzQuestion, BoxFuture, Introspect};
+use crate::decide::explain;
 use crate::kernel;
-use crate::mesh::PodName;
+use crate::manifest::Refusal;
+use crate::mesh::{Action, Mesh, PodName, Policy};
 use crate::telemetry::PathCounts;
 use crate::worker::Report;
 use serde::Serialize;
@@ -21,6 +23,7 @@ const WORKER_PATIENCE: Duration = Duration::from_secs(1);
 pub enum Question {
     ConfigDump(oneshot::Sender<Value>),
     Audit(oneshot::Sender<Value>),
+    Authz(AuthzQuestion, oneshot::Sender<Option<Result<Value, String>>>),
     Metrics(oneshot::Sender<String>),
 }
 
@@ -49,6 +52,13 @@ impl Introspect for Mailbox {
 
     fn audit(&self) -> BoxFuture<'_, Value> {
         Box::pin(self.ask(Question::Audit))
+    }
+
+    fn authz(&self, question: AuthzQuestion) -> BoxFuture<'_, Result<Value, String>> {
+        Box::pin(async {
+            let answer = self.ask(|reply| Question::Authz(question, reply)).await;
+            answer.unwrap_or_else(|| Err("the agent is ending".to_owned()))
+        })
     }
 
     fn metrics(&self) -> BoxFuture<'_, String> {
@@ -83,6 +93,9 @@ impl Supervisor {
         match question {
             Question::ConfigDump(reply) => drop(reply.send(self.config_dump().await)),
             Question::Audit(reply) => drop(reply.send(json!(self.audit().await))),
+            Question::Authz(question, reply) => {
+                drop(reply.send(Some(authz(&self.mesh.borrow(), &question))));
+            }
             Question::Metrics(reply) => drop(reply.send(self.scrape())),
         }
     }
@@ -110,6 +123,7 @@ impl Supervisor {
         let mut services: Vec<_> = mesh.services.values().collect();
         services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         services.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+        let policies: Vec<_> = mesh.policies.values().map(|policy| policy_dump(policy)).collect();
         let mut workers = vec![];
         let mut pods: Vec<_> = self.pods.iter().collect();
         pods.sort_by_key(|(name, _)| *name);
@@ -124,6 +138,7 @@ impl Supervisor {
             "manifests": manifests,
             "workloads": workloads,
             "services": services,
+            "authorization_policies": policies,
             "workers": workers,
             "authority": self.authority.report(),
             "kernel": { "links": self.kernel.links(), "pods": captured },
@@ -134,6 +149,9 @@ impl Supervisor {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
         self.count_trust();
+        let kind = |refusal: &Refusal| format!("{:?}", refusal.kind);
+        let refused = manifests.refused.iter().map(|r| [kind(r), r.namespace.clone(), r.name.clone()]);
+        self.metrics.set_policies_refused(refused);
         for (name, pod) in &self.pods {
             if let Some(seconds) = pod.ready.as_ref().and_then(|ready| cpu_seconds(ready.thread_id)) {
                 self.metrics.set_worker_cpu(name, seconds);
@@ -145,6 +163,32 @@ impl Supervisor {
         }
         self.metrics.encode()
     }
+}
+
+fn authz(mesh: &Mesh, question: &AuthzQuestion) -> Result<Value, String> {
+    let AuthzQuestion { source, destination, port } = question;
+    let explanation = explain(mesh, source, destination, *port)?;
+    Ok(json!({ "allowed": explanation.is_allowed(), "ways": explanation.lines() }))
+}
+
+/// What is in force of a policy, and what of it waits for layer 7.
+fn policy_dump(policy: &Policy) -> Value {
+    let http_fields_mean = match policy.action {
+        Action::Allow => "at layer 4 the rules that have them match nothing",
+        Action::Deny | Action::Custom | Action::Audit => {
+            "at layer 4 the rules match without them, and so match more"
+        }
+    };
+    json!({
+        "name": policy.name,
+        "action": policy.action,
+        "dry_run": policy.dry_run,
+        "rules_in_force": policy.rules.iter().map(|rule| rule.index).collect::<Vec<_>>(),
+        "http_fields": policy.http_fields,
+        "http_fields_mean": (!policy.http_fields.is_empty()).then_some(http_fields_mean),
+        "provider": policy.provider,
+        "stands_in": policy.stands_in,
+    })
 }
 
 async fn worker_dump(name: &PodName, pod: &Pod) -> Value {

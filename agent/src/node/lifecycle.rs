@@ -35,10 +35,10 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let state_dir = StateDir::open(&config.state_dir)?;
     check_congestion(&config)?;
-    let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust_domain)?);
+    let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust.trust_domain)?);
     let settings = Settings {
         node: config.node.clone(),
-        trust_domains: config.trust_domains(),
+        trust_domains: config.trust.trust_domains(),
         root_namespace: config.root_namespace.clone(),
     };
     let manifests = ManifestSource::start(config.manifests.clone(), settings)
@@ -140,6 +140,8 @@ impl Node {
             let retry_at = self.supervisor.retry();
             self.readiness.send_replace(self.supervisor.waits_for());
             tokio::select! {
+                // In this order, so that whoever has seen a change and asks is answered by what it has changed.
+                biased;
                 () = signals.end() => return Ok(()),
                 Ok(()) = mesh.changed() => {
                     mesh.mark_unchanged();

@@ -85,7 +85,7 @@ impl Supervisor {
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
-            trust_domains: config.trust_domains(),
+            trust_domains: config.trust.trust_domains(),
             hbone_congestion: config.hbone_congestion.clone(),
             metrics_idle: config.metrics_idle,
         });

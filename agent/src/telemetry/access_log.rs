@@ -1,5 +1,6 @@
 //! One line of JSON for each connection, once it is over.
 
+use super::authorization::AuthorizationLog;
 use super::connection::ConnectionSecurity;
 use crate::mesh::{PodName, SpiffeId};
 use prometheus::IntCounter;
@@ -45,6 +46,9 @@ pub struct AccessLogEntry<'a> {
     /// Envoy's; `-` where nothing went wrong.
     pub response_flags: &'a str,
     pub error: Option<&'a str>,
+    /// What the destination's policies said, at the destination's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<&'a AuthorizationLog>,
     /// What the kernel says of a direct connection when it is over: the smoothed round trip time, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub srtt_us: Option<u32>,
@@ -182,6 +186,7 @@ mod tests {
             bytes_received: 2,
             response_flags: "UH",
             error: Some("service shop/db\nhas none"),
+            authorization: None,
             srtt_us: None,
             retransmits: None,
         }

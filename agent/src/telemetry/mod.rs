@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod authorization;
 mod connection;
 mod direct_metrics;
 mod logging;
@@ -17,6 +18,7 @@ mod register;
 mod worker_metrics;
 
 pub use access_log::{AccessLog, AccessLogEntry, Direction};
+pub use authorization::{AuthorizationLog, AuthorizationMetrics};
 pub use connection::{ConnectionLabels, ConnectionSecurity, Peer, Reporter};
 pub use direct_metrics::{DirectConnection, DirectMetrics};
 pub use logging::{Logging, LoggingError};

@@ -23,6 +23,7 @@ pub struct NodeMetrics {
     ca_errors: IntGauge,
     root_expiry: IntGaugeVec,
     revoked: IntGauge,
+    policies_refused: IntGaugeVec,
     access_log_dropped: IntCounter,
     direct_events_lost: IntCounter,
     workers: Mutex<BTreeMap<PodName, Registry>>,
@@ -40,6 +41,10 @@ impl NodeMetrics {
         let build_info =
             register(&registry, IntGaugeVec::new(build_info, &["version"]).expect("a valid name"));
         build_info.with_label_values(&[version]).set(1);
+        let refused = Opts::new(
+            "pillion_policies_refused",
+            "Policies that cannot be read now; what is in force instead, /config_dump says.",
+        );
         let cpu = Opts::new("pillion_worker_cpu_seconds_total", "CPU time that a pod's worker has used.");
         let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
         let requests =
@@ -64,6 +69,10 @@ impl NodeMetrics {
             ca_errors: gauge("pillion_ca_errors", "What is wrong with the certificate authority now."),
             root_expiry: register(&registry, IntGaugeVec::new(expiry, &["root"]).expect("a valid name")),
             revoked: gauge("pillion_revoked_certificates", "Certificates that the CRLs in use revoke."),
+            policies_refused: register(
+                &registry,
+                IntGaugeVec::new(refused, &["kind", "policy_namespace", "policy"]).expect("a valid name"),
+            ),
             access_log_dropped: counter(
                 "pillion_access_log_dropped_total",
                 "Access log lines that could not be written.",
@@ -135,6 +144,12 @@ impl NodeMetrics {
         for (root, not_after) in roots {
             self.root_expiry.with_label_values(&[root]).set(not_after.unix_timestamp());
         }
+    }
+
+    /// The policies that are refused now, each by kind, namespace and name.
+    pub fn set_policies_refused(&self, refused: impl Iterator<Item = [String; 3]>) {
+        self.policies_refused.reset();
+        refused.for_each(|policy| self.policies_refused.with_label_values(&policy).set(1));
     }
 
     /// The counter that the access log adds to.

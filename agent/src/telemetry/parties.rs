@@ -1,6 +1,9 @@
 //! Who talks to whom, and what is told of it: the same for a connection that a worker carries and for a direct one.
 
-use super::{AccessLog, AccessLogEntry, ConnectionLabels, ConnectionSecurity, Direction, Peer, Reporter};
+use super::{
+    AccessLog, AccessLogEntry, AuthorizationLog, ConnectionLabels, ConnectionSecurity, Direction, Peer,
+    Reporter,
+};
 use crate::mesh::{PodName, Service, SpiffeId, Workload};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +25,8 @@ pub struct Parties {
     pub upstream_address: Option<SocketAddr>,
     pub service: Option<Arc<Service>>,
     pub security: ConnectionSecurity,
+    /// What the destination's policies said; `None` where none concerns it, or the reporter is not told.
+    pub authorization: Option<Arc<AuthorizationLog>>,
 }
 
 /// How a connection went. Bytes are meant as in the metrics: sent is from the server to the client.
@@ -79,6 +84,7 @@ impl Parties {
             bytes_received: outcome.received,
             response_flags: outcome.flags,
             error: outcome.error,
+            authorization: self.authorization.as_deref(),
             srtt_us: outcome.srtt_us,
             retransmits: outcome.retransmits,
         });

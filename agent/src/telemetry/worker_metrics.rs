@@ -1,7 +1,7 @@
 //! What is counted of one pod.
 
 use super::register::register;
-use super::{ConnectionLabels, DirectMetrics, PathMetrics};
+use super::{AuthorizationMetrics, ConnectionLabels, DirectMetrics, PathMetrics};
 use crate::mesh::PodName;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ pub struct WorkerMetrics {
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
     renewal_failing_since: IntGaugeVec,
+    authorization: AuthorizationMetrics,
     direct: DirectMetrics,
     path: PathMetrics,
     /// The worker's own thread and the one of direct connections come here, each for less than a microsecond.
@@ -117,6 +118,7 @@ impl WorkerMetrics {
                 "pillion_certificate_renewal_failing_since_timestamp_seconds",
                 "Since when no certificate could be had, in seconds since 1970; absent while that works.",
             ),
+            authorization: AuthorizationMetrics::new(&registry),
             direct: DirectMetrics::new(&registry),
             path: PathMetrics::new(&registry),
             used: Mutex::default(),
@@ -155,6 +157,11 @@ impl WorkerMetrics {
     /// Counts a handshake; `result` is `ok` or a reason from a small set.
     pub fn handshake(&self, role: HandshakeRole, result: &'static str) {
         self.handshakes.with_label_values(&[role.as_str(), result]).inc();
+    }
+
+    /// What policies decide.
+    pub fn authorization(&self) -> &AuthorizationMetrics {
+        &self.authorization
     }
 
     /// What the kernel tells of the connections that no worker carries.

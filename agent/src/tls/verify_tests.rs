@@ -95,7 +95,7 @@ fn assert_says(said: &[String; 2], what: &str) {
 #[test]
 fn a_revoked_certificate_is_refused_in_either_role_and_others_are_not() {
     let authority = Authority::new("root", HOURS_3);
-    let trust = || Trust::new(&[authority.root.clone()], &[authority.crl(7)]).unwrap();
+    let trust = || Trust::new(slice::from_ref(&authority.root), &[authority.crl(7)]).unwrap();
     let mesh = domains("new", &[]);
     assert_says(&said(trust(), &mesh, &authority.leaf(CART, 7)), "its certificate is revoked");
     assert_says(&said(trust(), &mesh, &authority.leaf(CART, 8)), "accepted");
@@ -122,11 +122,11 @@ fn of_two_roots_with_one_name_each_revokes_its_own() {
 #[test]
 fn a_list_counts_only_under_its_own_roots_signature() {
     let (own, stranger) = (Authority::new("root", HOURS_3), Authority::new("root", HOURS_3));
-    let error = Trust::new(&[own.root.clone()], &[stranger.crl(7)]).unwrap_err().to_string();
+    let error = Trust::new(slice::from_ref(&own.root), &[stranger.crl(7)]).unwrap_err().to_string();
     assert!(error.contains("CN=root") && error.contains("not signed by"), "{error}");
     // The list of a root that is trusted no longer says nothing of others.
     let former = Authority::new("former", HOURS_3);
-    let trust = Trust::new(&[own.root.clone()], &[former.crl(7)]).unwrap();
+    let trust = Trust::new(slice::from_ref(&own.root), &[former.crl(7)]).unwrap();
     assert_says(&said(trust, &domains("new", &[]), &own.leaf(CART, 7)), "accepted");
 }
 
@@ -151,7 +151,7 @@ fn certificates_of_all_trusted_roots_are_accepted_and_of_no_other() {
 fn a_workload_is_known_under_each_of_the_meshs_names() {
     let authority = Authority::new("root", HOURS_3);
     let said = |uri: &str, aliases: &[&str]| {
-        let trust = Trust::new(&[authority.root.clone()], &[]).unwrap();
+        let trust = Trust::new(slice::from_ref(&authority.root), &[]).unwrap();
         said(trust, &domains("new", aliases), &authority.leaf(uri, 1))
     };
     assert_says(&said("spiffe://old/ns/shop/sa/cart", &["older", "old"]), "accepted");

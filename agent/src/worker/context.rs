@@ -1,5 +1,6 @@
 //! What all tasks of one worker share. One thread: no locks.
 
+use super::admitted::Admitted;
 use super::certificate::Identity;
 use super::dial::Dialer;
 use super::direct::DirectPath;
@@ -23,6 +24,8 @@ pub(super) struct Context {
     pub access_log: Option<AccessLog>,
     /// Connections that the worker carries for its apps.
     pub open: Tally,
+    /// Those of them that peers have opened.
+    pub admitted: Rc<Admitted>,
     /// Counts the times that peers are to be told to open no more streams here.
     pub go_away: watch::Sender<u64>,
 }

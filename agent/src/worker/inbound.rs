@@ -6,16 +6,17 @@ use super::record::{Began, Record};
 use super::relay::{Far, relay};
 use super::revocation::peer_revoked;
 use super::tasks;
-use crate::decide::inbound;
+use crate::decide::{Connection, inbound, judge};
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::identity::ChainId;
 use crate::mesh::SpiffeId;
-use crate::telemetry::{ConnectionSecurity, Direction, HandshakeRole, Parties};
+use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
 use crate::tls::{self, explain, peer_chain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -97,9 +98,19 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         }
     };
     let client = client_address(&request, &peer);
+    let mut admission = context.admitted.enter(peer.address.ip(), peer.identity.clone(), target);
     let mesh = context.mesh();
-    let source = mesh.by_address.get(&peer.address.ip()).filter(|w| w.identity == peer.identity);
-    let destination = mesh.workloads.get(&context.name).cloned();
+    let Some(destination) = mesh.workloads.get(&context.name) else {
+        // The pod is being deleted. Who may connect to it is no longer known.
+        return request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+    };
+    let connection =
+        Connection { source: peer.address.ip(), identity: Some(&peer.identity), destination: target };
+    let judgement = judge(&destination.authorization, &connection);
+    context.metrics.authorization().count(&judgement);
+    let domains = &context.dialer.settings.trust_domains;
+    let source = mesh.by_address.get(&peer.address.ip());
+    let source = source.filter(|w| domains.same_workload(&w.identity, &peer.identity));
     let began = Began::now();
     let parties = Parties {
         direction: Direction::Inbound,
@@ -109,22 +120,32 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         destination_address: target,
         upstream_address: Some(target),
         destination_principal: Some(context.identity.current().certificate.identity.clone()),
-        destination,
+        destination: Some(destination.clone()),
         service: None,
         security: ConnectionSecurity::MutualTls,
+        authorization: AuthorizationLog::new(&judgement).map(Arc::new),
     };
+    if !judgement.verdict.is_allowed() {
+        request.refuse(StatusCode::UNAUTHORIZED);
+        return Record::failed(&context, &began, &parties, "DENY", &judgement.verdict.to_string());
+    }
+    drop(mesh);
     let dialled = tokio::select! {
         // Boxed, because what is open for long should be small.
         dialled = Box::pin(context.dialer.app(target, client)) => dialled,
         () = request.withdrawn() => {
             return Record::failed(&context, &began, &parties, "DC", "the peer withdrew its request");
         }
+        verdict = admission.revoked() => {
+            request.refuse(StatusCode::UNAUTHORIZED);
+            return Record::failed(&context, &began, &parties, "DENY", &verdict);
+        }
     };
     match dialled {
         Ok(app) => match request.accept() {
             Ok(far) => {
                 let record = Record::open(&context, began, parties);
-                let ending = relay(app, Far::Mesh(far), &record).await;
+                let ending = relay(app, Far::Mesh(far), &record, admission.revoked()).await;
                 record.close(&ending);
             }
             Err(e) => Record::failed(&context, &began, &parties, "DC", &e.to_string()),

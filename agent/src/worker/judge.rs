@@ -1,15 +1,18 @@
-//! Which of the pod's open connections the mesh allows no longer: those that no worker carries, for what a worker
-//! carries it decides on itself.
+//! Which of the pod's open connections the mesh allows no longer: those that the worker carries to its apps, and, among
+//! the pod's sockets, those that no worker carries.
 
 use super::context::Context;
 use super::direct::LookError;
 use super::{OUTBOUND_PORT, Terms};
-use crate::decide::{DirectMode, NotDirect, direct};
+use crate::decide::{Connection, DirectMode, NotDirect, authorize, direct};
 use crate::hbone::HBONE_PORT;
 use crate::kernel::{AttestedFlow, OpenSocket, SockDiag, Stage};
 use crate::mesh::{Mesh, MtlsMode, Workload};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+
+/// The reason of connections that policies deny, as metrics give it.
+const DENIED: &str = "denied";
 
 /// Why an open connection is cut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +21,8 @@ enum Cut {
     NotDirect(NotDirect),
     #[error("the port takes no plaintext any more (PeerAuthentication STRICT)")]
     Strict,
+    #[error("in plain, {0}")]
+    Denied(String),
 }
 
 /// Judges every open connection of the pod by the mesh as it is now.
@@ -25,6 +30,10 @@ pub(super) fn judge(context: &Context, terms: &Terms) {
     let mesh = context.mesh();
     // A pod that has left the mesh keeps what it has opened.
     let Some(pod) = mesh.workloads.get(&context.name).filter(|pod| pod.captured) else { return };
+    for denied in context.admitted.judge(pod) {
+        tracing::info!(pod = %context.name, "cut an open connection: {denied}");
+        context.metrics.direct().cut(DENIED);
+    }
     if let Err(e) = cut_forbidden(context, &mesh, pod, terms) {
         tracing::error!(pod = %context.name, "open connections that the mesh may allow no longer go on: {e}");
     }
@@ -62,7 +71,7 @@ impl Law<'_> {
     fn judge(&self, local: SocketAddr, remote: SocketAddr, flow: Option<AttestedFlow>) -> Option<Cut> {
         match flow {
             Some(flow) => self.attested(&flow).err().map(Cut::NotDirect),
-            None => self.refuses_plaintext(local, remote).then_some(Cut::Strict),
+            None => self.plaintext(local, remote).err(),
         }
     }
 
@@ -83,19 +92,25 @@ impl Law<'_> {
     }
 
     /// As the kernel refuses it before it becomes a connection.
-    fn refuses_plaintext(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+    fn plaintext(&self, local: SocketAddr, remote: SocketAddr) -> Result<(), Cut> {
         let (pod, port) = (self.pod, local.port());
         let is_own = |ip| pod.addresses.contains(&ip);
         let is_accepted = is_own(local.ip()) && self.listening.contains(&port);
         let is_from_outside = !remote.ip().is_loopback() && !is_own(remote.ip());
         let is_mesh_port = port == HBONE_PORT || port == OUTBOUND_PORT;
         let is_probe = pod.probe_ports.contains(&port) && self.terms.node_addresses.contains(&remote.ip());
-        is_accepted
-            && is_from_outside
-            && !is_mesh_port
-            && !is_probe
-            && !pod.exclusions.inbound_ports.contains(&port)
-            && pod.mtls.mode(port) == MtlsMode::Strict
+        let is_excluded = pod.exclusions.inbound_ports.contains(&port);
+        if !is_accepted || !is_from_outside || is_mesh_port || is_probe || is_excluded {
+            return Ok(());
+        }
+        if pod.mtls.mode(port) == MtlsMode::Strict {
+            return Err(Cut::Strict);
+        }
+        let connection = Connection { source: remote.ip(), identity: None, destination: local };
+        match authorize(&pod.authorization, &connection) {
+            verdict if verdict.is_allowed() => Ok(()),
+            verdict => Err(Cut::Denied(verdict.to_string())),
+        }
     }
 }
 
@@ -105,6 +120,7 @@ impl Cut {
         match self {
             Self::NotDirect(not) => not.reason(),
             Self::Strict => "strict",
+            Self::Denied(_) => DENIED,
         }
     }
 }
@@ -171,6 +187,38 @@ mod tests {
             (&off, "10.0.0.2:80", "10.0.0.2:50000", "open"),
         ] {
             assert_eq!(judge(&mesh, terms, local, remote, true), expected, "{remote} to {local}");
+        }
+    }
+
+    // proves: POL-2
+    #[test]
+    fn policies_end_what_they_allow_no_longer() {
+        let deny = |source: &str| {
+            mesh(&format!(
+                "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p}}, \
+                 spec: {{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{from: [{{source: {{{source}}}}}], \
+                 to: [{{operation: {{notPorts: ['70']}}}}]}}]}}}}\n"
+            ))
+        };
+        let terms = terms(DirectMode::Auto);
+        let (proven, plain, far) =
+            (deny("principals: ['*']"), deny("notPrincipals: ['*']"), deny("ipBlocks: [10.0.9.9]"));
+        let client = "10.0.0.1:50000";
+        for (mesh, local, remote, is_attested, expected) in [
+            (&proven, "10.0.0.2:80", client, true, "denied"),
+            (&proven, "10.0.0.2:80", client, false, "open"),
+            (&plain, "10.0.0.2:80", client, true, "open"),
+            (&plain, "10.0.0.2:80", client, false, "denied"),
+            (&far, "10.0.0.2:80", FAR, false, "denied"),
+            (&far, "10.0.0.2:80", client, false, "open"),
+            // What the policy does not speak of, the kubelet's probe, and what is not of the mesh.
+            (&plain, "10.0.0.2:70", client, false, "open"),
+            (&plain, "10.0.0.2:8081", NODE, false, "open"),
+            (&plain, "10.0.0.2:9090", FAR, false, "open"),
+            (&plain, "10.0.0.2:50000", FAR, false, "open"),
+        ] {
+            let found = judge(mesh, &terms, local, remote, is_attested);
+            assert_eq!(found, expected, "{remote} to {local}, attested: {is_attested}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! node core speaks to it through [`Worker`] alone, and gives it immutable snapshots.
 
 mod acceptor;
+mod admitted;
 mod certificate;
 mod context;
 mod dial;

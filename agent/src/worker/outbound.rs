@@ -10,6 +10,7 @@ use crate::decide::{Outbound, outbound};
 use crate::kernel::OriginalDestination;
 use crate::mesh::{Mesh, Workload};
 use crate::telemetry::{ConnectionSecurity, Direction, Parties};
+use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,13 +41,14 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         destination_principal: None,
         service: None,
         security: ConnectionSecurity::None,
+        authorization: None,
     };
     // Boxed, because it is large and short: what is open for long should be small.
     match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {
         Ok((far, early)) => {
             let record = Record::open(&context, began, parties);
             record.sent_by_app(early);
-            let ending = relay(app, far, &record).await;
+            let ending = relay(app, far, &record, pending()).await;
             record.close(&ending);
         }
         Err(failure) => {

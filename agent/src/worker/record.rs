@@ -57,6 +57,7 @@ impl Record {
             Ending::Finished => (None, None),
             Ending::App(e) => (Some(app), Some(e.to_string())),
             Ending::Far(e) => (Some(far), Some(e.clone())),
+            Ending::Revoked(verdict) => (Some("DENY"), Some(verdict.clone())),
         }
     }
 

@@ -41,6 +41,8 @@ pub(super) enum Ending {
     App(io::Error),
     /// The far side did.
     Far(String),
+    /// Policies allow the connection no longer, in these words.
+    Revoked(String),
 }
 
 /// Counts bytes while they pass.
@@ -65,15 +67,21 @@ enum FarIn<'a> {
     Plain(ReadHalf<'a>),
 }
 
-/// Relays until the end, and ends both sides as the other one ended.
-pub(super) async fn relay(mut app: TcpStream, far: Far, traffic: &impl Traffic) -> Ending {
+/// Relays until the end, and ends both sides as the other one ended; or until the connection is `revoked`, and resets
+/// both.
+pub(super) async fn relay(
+    mut app: TcpStream,
+    far: Far,
+    traffic: &impl Traffic,
+    revoked: impl Future<Output = String>,
+) -> Ending {
     match far {
         Far::Mesh(Stream { outgoing, incoming, guard: _guard }) => {
-            relay_halves(&mut app, FarOut::Mesh(outgoing), FarIn::Mesh(incoming), traffic).await
+            relay_halves(&mut app, FarOut::Mesh(outgoing), FarIn::Mesh(incoming), traffic, revoked).await
         }
         Far::Plain(mut stream) => {
             let (incoming, outgoing) = stream.split();
-            relay_halves(&mut app, FarOut::Plain(outgoing), FarIn::Plain(incoming), traffic).await
+            relay_halves(&mut app, FarOut::Plain(outgoing), FarIn::Plain(incoming), traffic, revoked).await
         }
     }
 }
@@ -83,6 +91,7 @@ async fn relay_halves(
     mut out: FarOut<'_>,
     mut inc: FarIn<'_>,
     traffic: &impl Traffic,
+    revoked: impl Future<Output = String>,
 ) -> Ending {
     let (mut from, to) = app.split();
     let ending = {
@@ -92,11 +101,12 @@ async fn relay_halves(
         tokio::select! {
             ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
             error = failed(to.as_ref()) => Ending::App(error),
+            verdict = revoked => Ending::Revoked(verdict),
         }
     };
     match &ending {
         Ending::Finished => {}
-        Ending::App(_) => {
+        Ending::App(_) | Ending::Revoked(_) => {
             reset_on_drop(to.as_ref());
             out.reset();
         }

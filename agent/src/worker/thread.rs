@@ -129,6 +129,7 @@ async fn work(
         metrics: metrics.clone(),
         access_log: spec.access_log,
         open: Tally::default(),
+        admitted: Rc::default(),
         go_away: watch::Sender::new(0),
     });
     let accepting = context.clone();

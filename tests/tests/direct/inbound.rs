@@ -188,7 +188,7 @@ fn a_mode_that_becomes_strict_ends_open_plaintext_and_spares_the_attested() {
     plain.say("hello").unwrap();
     wait_direct(&same_node, 1).unwrap();
 
-    let begun = crate::now();
+    let begun = pillion_tests::wait::now();
     bed.write_manifest("strict.yaml", STRICT).unwrap();
     let end = plain.wait_end().unwrap();
     crate::policy::cut_within_a_second("plaintext, by STRICT", begun, &end);

@@ -16,7 +16,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nix::time::{ClockId, clock_gettime};
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
 use pillion_tests::{AgentOptions, Pod, SameNode, apps};
 
@@ -83,10 +82,4 @@ fn wait_direct(same_node: &SameNode, count: u32) -> Result<()> {
             .all(|reporter| metrics.opened(reporter, client, server, DIRECT) == count)
     })?;
     Ok(())
-}
-
-/// CLOCK_MONOTONIC in seconds, as Python's programs tell it, too.
-fn now() -> f64 {
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has it"));
-    now.as_secs_f64()
 }

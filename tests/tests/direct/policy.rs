@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
 use pillion_tests::{SameNode, apps};
 
-use crate::{ask, introduce, now, wait_direct};
+use pillion_tests::wait::now;
+
+use crate::{ask, introduce, wait_direct};
 
 const DIRECT_ANNOTATION: &str = "pillion.dev/direct";
 

@@ -7,3 +7,6 @@ mod written;
 
 pub(super) use scope::Scopes;
 pub use written::AuthorizationPolicy;
+
+#[cfg(test)]
+mod tests;
