@@ -4,10 +4,11 @@ use crate::decide::{NotDirect, plaintext};
 use crate::kernel::{Inbound, InboundMode, PlainRules, PodCapture};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
-use crate::worker::{Ready, Worker};
+use crate::worker::{CertificateState, Ready, Worker};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 pub struct Pod {
     pub workload: Arc<Workload>,
@@ -18,6 +19,8 @@ pub struct Pod {
     pub state: State,
     /// There is one in every state but `Failed`.
     pub worker: Option<Worker>,
+    /// How the last worker's certificate stands.
+    pub certificate: Option<watch::Receiver<CertificateState>>,
     /// The netns cookie that the last worker which entered the pod has learned.
     pub cookie: Option<u64>,
     /// What the last worker that served said of itself.
@@ -51,6 +54,7 @@ impl Pod {
             incarnation,
             state: State::Starting,
             worker: None,
+            certificate: None,
             cookie: None,
             ready: None,
             direct: Err(NotDirect::NotCaptured),
@@ -82,6 +86,10 @@ impl Pod {
             State::Failed { retry_at, .. } => Some(retry_at),
             _ => None,
         }
+    }
+
+    pub fn certificate(&self) -> Option<CertificateState> {
+        self.certificate.as_ref().map(|state| state.borrow().clone())
     }
 
     /// For `/config_dump`.
