@@ -3,7 +3,7 @@
 use super::refused::{LastGood, Refusal};
 use super::scan::{Directory, unreadable};
 use super::{ManifestError, Object, Settings, Sourced, snapshot};
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Policy};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Serialize;
@@ -134,6 +134,7 @@ impl Reader {
         match self.next(&current) {
             Ok((mesh, refused)) => {
                 if current.generation == 0 || !snapshot::same(&mesh, &current) {
+                    warn_of_http(&current, &mesh);
                     tracing::info!(
                         generation = mesh.generation,
                         workloads = mesh.workloads.len(),
@@ -178,6 +179,15 @@ impl Reader {
             }
             modified
         });
+    }
+}
+
+/// Says which policies have come into force that speak of HTTP, and so do not mean what they seem to.
+fn warn_of_http(before: &Mesh, now: &Mesh) {
+    let is_new = |policy: &&Arc<Policy>| before.policies.get(&policy.name) != Some(policy);
+    for policy in now.policies.values().filter(|policy| !policy.http_fields.is_empty()).filter(is_new) {
+        tracing::warn!(policy = %policy.name, fields = policy.http_fields.join(", "),
+            "fields of HTTP fail safe: an ALLOW rule with them matches nothing, others match without them");
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Rule {
 pub enum Condition {
     SourceAddress(Test<Networks>),
     /// `trust domain/ns/namespace/sa/service account`.
-    SourcePrincipal(Test<Principals>),
+    SourcePrincipal(Box<Test<Principals>>),
     SourceNamespace(Test<Strings>),
     /// `namespace/service account`.
     SourceServiceAccount(Test<Strings>),

@@ -20,6 +20,7 @@ const WORLDS: &str = "PILLION_POLICY_WORLDS";
 const WORLDS_BY_DEFAULT: u64 = 10_000;
 const CONNECTIONS: usize = 100;
 
+// proves: POL-1
 #[test]
 fn policies_mean_what_istio_documents() {
     let mut names = HashSet::new();
@@ -44,6 +45,7 @@ fn policies_mean_what_istio_documents() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+// proves: POL-1
 #[test]
 fn random_policies_mean_to_the_agent_what_they_mean_to_the_reference() {
     let seed = number(SEED).unwrap_or_else(rand::random);

@@ -7,10 +7,11 @@ use super::written::{
     Account, Block, Condition as Written, List, Operation, Port, Rule as WrittenRule, Source, Text, Values,
     Written as WrittenPolicy, WrittenAction,
 };
-use crate::mesh::{Action, Condition, Policy, PolicyName, Rule, Test};
+use crate::mesh::{Action, Condition, Policy, PolicyName, Principals, Rule, Test};
 
-/// Istio's annotation: `"true"` is a dry run.
+/// Istio's annotation for a dry run, and what means so in it.
 const DRY_RUN: &str = "istio.io/dry-run";
+const YES: [&str; 6] = ["1", "t", "T", "true", "True", "TRUE"];
 
 pub(super) fn compile(written: &WrittenPolicy) -> Policy {
     let (metadata, spec) = (&written.metadata, &written.spec);
@@ -33,7 +34,7 @@ pub(super) fn compile(written: &WrittenPolicy) -> Policy {
     Policy {
         name: PolicyName { namespace: metadata.namespace().to_owned(), name: metadata.name.clone() },
         action,
-        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true"),
+        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| YES.contains(&value.as_str())),
         rules,
         http_fields,
         provider: spec.provider.as_ref().map(|provider| provider.name.clone()),
@@ -67,7 +68,7 @@ impl Compiler<'_> {
         self.http(path, "requestPrincipals", &source.request_principals);
         self.http(path, "notRequestPrincipals", &source.not_request_principals);
         let conditions = [
-            test(&source.principals, &source.not_principals, texts).map(Condition::SourcePrincipal),
+            test(&source.principals, &source.not_principals, texts).map(principal),
             test(&source.namespaces, &source.not_namespaces, texts).map(Condition::SourceNamespace),
             self.accounts(&source.service_accounts, &source.not_service_accounts),
             test(&source.trust_domains, &source.not_trust_domains, texts).map(Condition::SourceTrustDomain),
@@ -96,7 +97,7 @@ impl Compiler<'_> {
         match condition {
             Written::SourceIp(v) | Written::RemoteIp(v) => values(v, networks).map(Condition::SourceAddress),
             Written::SourceNamespace(v) => values(v, texts).map(Condition::SourceNamespace),
-            Written::SourcePrincipal(v) => values(v, texts).map(Condition::SourcePrincipal),
+            Written::SourcePrincipal(v) => values(v, texts).map(principal),
             Written::SourceServiceAccount(v) => self.accounts(&v.values, &v.not_values),
             Written::SourceTrustDomain(v) => values(v, texts).map(Condition::SourceTrustDomain),
             Written::DestinationIp(v) => values(v, networks).map(Condition::DestinationAddress),
@@ -125,6 +126,10 @@ impl Compiler<'_> {
             self.http_fields.push(format!("{path}.{field}"));
         }
     }
+}
+
+fn principal(test: Test<Principals>) -> Condition {
+    Condition::SourcePrincipal(Box::new(test))
 }
 
 /// Nothing, where neither list says anything.
