@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod authz;
+pub mod ca;
 pub mod cli;
 pub mod decide;
 pub mod direct;

@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use pillion_agent::cli::{Cli, Command};
-use pillion_agent::{authz, node};
+use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(node::run(*run))),
         Command::Authz(question) => return authz::run(&question),
         Command::Uninstall(uninstall) => node::uninstall(&uninstall),
+        Command::Ca(command) => ca::run(&command).map(|said| println!("{said}")).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

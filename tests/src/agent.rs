@@ -110,6 +110,11 @@ impl Node {
         self.pillion("uninstall", None)?.arg("--state-dir").arg(state).run()
     }
 
+    /// `pillion ca` on the directory that all agents of the bed share: `["rotate", "begin"]`.
+    pub fn ca_command(&self, args: &[&str]) -> Result<Command> {
+        Ok(self.pillion("ca", None)?.args(args).arg("--ca-dir").arg(self.shared.ca_dir()))
+    }
+
     fn pillion(&self, subcommand: &str, program: Option<PathBuf>) -> Result<Command> {
         let program = program.map_or_else(binary, Ok)?;
         let spot = Spot { cgroup: self.agent_cgroup(), ..self.spot() };
@@ -168,6 +173,14 @@ impl Agent {
             Ok((response.status == 200).then_some(()))
         });
         ready.with_context(|| format!("/healthz/ready of {} said {said:?}", self.node.name()))
+    }
+
+    /// Waits until `/healthz/ready` says that it is not, and why in words that `found` takes; gives them.
+    pub fn wait_not_ready(&self, what: &str, found: impl Fn(&str) -> bool) -> Result<String> {
+        self.process().wait_for(&format!("/healthz/ready to show {what}"), READY_WITHIN, || {
+            let response = self.ask(HEALTH, "GET", "/healthz/ready")?;
+            Ok((response.status == 503 && found(&response.body)).then_some(response.body))
+        })
     }
 
     /// One scrape.

@@ -59,7 +59,7 @@ fn a_policy_that_cannot_be_read_is_named_and_the_last_good_one_stays() {
     write(&pair.bed, "{mtls: {mode: STRICKT}}");
     let dump = pair
         .far
-        .wait_config("the error", |dump| dump["manifests"]["errors"][0]["field"] == "spec.mtls.mode")
+        .wait_config("the error", |dump| dump["manifests"]["refused"][0]["field"] == "spec.mtls.mode")
         .unwrap();
     assert_eq!(mtls(&dump), strict);
 }

@@ -3,10 +3,10 @@
 use super::directory::Directory;
 use super::recorder::{Recorder, WallClock};
 use super::sample::{Message, Samples};
-use crate::kernel::{Events, FlowTable};
+use crate::kernel::{Denials, Events, FlowTable};
 use crate::telemetry::AccessLog;
 use nix::time::{ClockId, clock_gettime};
-use pillion_ebpf_common::Event;
+use pillion_ebpf_common::{Denial, Event};
 use prometheus::IntCounter;
 use std::io;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ const FORGET: Duration = Duration::from_secs(60);
 /// What the thread works with.
 pub struct Parts {
     pub events: Events,
+    pub denials: Denials,
     pub flows: FlowTable,
     /// `None` until the pods that the kernel captures already are in it: what it tells of others is lost, and so are
     /// their connections that are open. Events wait in the ring buffer meanwhile.
@@ -32,6 +33,8 @@ pub struct Parts {
     pub access_log: Option<AccessLog>,
     /// `pillion_direct_events_lost_total`
     pub lost: IntCounter,
+    /// `pillion_denials_lost_total`
+    pub denials_lost: IntCounter,
 }
 
 /// Records direct connections until it is dropped, which waits for the last round.
@@ -86,21 +89,25 @@ fn run(parts: Parts, inbox: &Receiver<Message>) {
 
 struct Reader {
     events: Events,
+    denials: Denials,
     flows: FlowTable,
     directory: watch::Receiver<Option<Arc<Directory>>>,
     lost: IntCounter,
+    denials_lost: IntCounter,
     recorder: Recorder,
     /// Whether the connections that were there before are taken in.
     adopted: bool,
     /// Kept for its memory.
     batch: Vec<Event>,
+    denied: Vec<Denial>,
 }
 
 impl Reader {
     fn new(parts: Parts) -> Self {
-        let Parts { events, flows, directory, access_log, lost } = parts;
+        let Parts { events, denials, flows, directory, access_log, lost, denials_lost } = parts;
         let recorder = Recorder::new(access_log);
-        Self { events, flows, directory, lost, recorder, adopted: false, batch: vec![] }
+        let (adopted, batch, denied) = (false, vec![], vec![]);
+        Self { events, denials, flows, directory, lost, denials_lost, recorder, adopted, batch, denied }
     }
 
     fn round(&mut self) {
@@ -109,6 +116,7 @@ impl Reader {
         }
         // Events first: a pod is in the directory before the kernel tells of it.
         self.events.drain(|event| self.batch.push(*event));
+        self.denials.drain(|denial| self.denied.push(*denial));
         if let Some(directory) = &*self.directory.borrow_and_update() {
             self.recorder.follow(directory);
         }
@@ -116,9 +124,14 @@ impl Reader {
         for event in self.batch.drain(..) {
             self.recorder.on_event(&event, clock);
         }
-        match self.events.lost() {
-            Ok(lost) => self.lost.inc_by(lost.saturating_sub(self.lost.get())),
-            Err(e) => tracing::debug!("lost events are not counted: {e}"),
+        for denial in self.denied.drain(..) {
+            self.recorder.on_denial(&denial, clock);
+        }
+        for (lost, counter) in [(self.events.lost(), &self.lost), (self.denials.lost(), &self.denials_lost)] {
+            match lost {
+                Ok(lost) => counter.inc_by(lost.saturating_sub(counter.get())),
+                Err(e) => tracing::debug!("lost events are not counted: {e}"),
+            }
         }
         if !self.adopted {
             self.adopt();

@@ -1,5 +1,5 @@
-//! What is told of direct connections: the same metrics and the same lines in the access log as of those that a
-//! worker carries.
+//! What is told of direct connections, and of plain ones that policies have denied: the same metrics and the same lines
+//! in the access log as of those that a worker carries.
 //!
 //! Nobody of the mesh is on a direct connection's way. The kernel tells that one was opened and how it ended (a ring
 //! buffer); workers now and then read off what has gone over those that stay open. A thread of its own puts that
@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod denial;
 mod directory;
 mod log;
 mod recorder;

@@ -2,12 +2,13 @@
 //!
 //! State and arithmetic only: events, samples and the time come in as arguments.
 
+use super::denial::denied;
 use super::directory::{Directory, Known};
 use super::relation::{End, EndKey, Relation, RelationKey};
 use super::sample::Sample;
 use crate::kernel::{AttestedFlow, Bytes, to_address};
 use crate::telemetry::{AccessLog, AuthorizationLog, DirectConnection, OpenConnection, Outcome, Parties};
-use pillion_ebpf_common::{Event, event};
+use pillion_ebpf_common::{Denial, Event, event};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -103,6 +104,27 @@ impl Recorder {
             event::CLOSED => self.closed(event, clock),
             _ => {}
         }
+    }
+
+    /// A plain connection that the kernel has refused, because policies do not allow it.
+    pub fn on_denial(&self, denial: &Denial, clock: WallClock) {
+        let Some((pod, parties, verdict)) = denied(denial, &self.known) else { return };
+        pod.metrics.failed(&parties.labels(), "DENY");
+        let Some(log) = &self.access_log else { return };
+        parties.log(
+            log,
+            &Outcome {
+                pod: &pod.workload.name,
+                start: clock.at(denial.time),
+                duration: Duration::ZERO,
+                sent: 0,
+                received: 0,
+                flags: "DENY",
+                error: Some(&verdict),
+                srtt_us: None,
+                retransmits: None,
+            },
+        );
     }
 
     /// Takes in the connections that were opened before anybody listened. `now` is the kernel's time.

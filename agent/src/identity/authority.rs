@@ -1,16 +1,27 @@
 //! The border to whoever signs certificates.
 
+use super::Trust;
 use crate::mesh::SpiffeId;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Signs workload certificates. Implementations may take long and may fail; callers retry with back-off.
+/// Signs workload certificates, and says what certificates are verified against. Signing may take long and may fail;
+/// callers retry with back-off.
 pub trait CertificateAuthority: Send + Sync + 'static {
     fn sign(&self, request: SigningRequest) -> BoxFuture<'_, Result<IssuedCertificate, CaError>>;
+
+    /// The trust of the mesh, now and at every change. It outlives what it was made from: a source that is away or broken
+    /// leaves the last good one in force.
+    fn trust(&self) -> watch::Receiver<Arc<Trust>>;
+
+    /// What is wrong with the authority at the moment, in words: what it signs with, or what its trust is made from.
+    fn errors(&self) -> watch::Receiver<Vec<String>>;
 }
 
 /// What a worker asks for. The identity is the node core's word, not the request's: an authority takes nothing
@@ -26,10 +37,8 @@ pub struct SigningRequest {
 /// What an authority answers.
 #[derive(Debug)]
 pub struct IssuedCertificate {
-    /// The leaf first, then intermediates.
+    /// The leaf first, then intermediates. Its root is one that peers trust already ([`CertificateAuthority::trust`]).
     pub chain: Vec<CertificateDer<'static>>,
-    /// The roots that peers are verified against from now on.
-    pub roots: Vec<CertificateDer<'static>>,
 }
 
 /// Why there is no certificate.

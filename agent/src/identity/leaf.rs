@@ -1,11 +1,11 @@
 //! A worker's own key and the certificate made for it.
 
-use super::IssuedCertificate;
+use super::{ChainId, IssuedCertificate, serial_text};
 use crate::mesh::{SpiffeId, SpiffeIdError};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -18,8 +18,8 @@ pub struct LeafKey(KeyPair);
 pub struct WorkloadCertificate {
     pub identity: SpiffeId,
     pub key: Arc<CertifiedKey>,
-    /// What peers are verified against.
-    pub roots: Vec<CertificateDer<'static>>,
+    /// Who signed it, as people read it.
+    pub issuer: String,
     /// Hexadecimal, as `openssl x509 -serial` prints it in lower case.
     pub serial: String,
     pub not_before: OffsetDateTime,
@@ -61,7 +61,7 @@ impl LeafKey {
         let leaf = issued.chain.first().ok_or_else(|| unusable(&"it is empty"))?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| unusable(&e))?;
         let identity = uri_name(&parsed).ok_or_else(|| unusable(&"it names no URI"))?.parse()?;
-        let serial = parsed.serial.to_bytes_be().iter().map(|b| format!("{b:02x}")).collect();
+        let (serial, issuer) = (serial_text(&parsed.serial.to_bytes_be()), parsed.issuer().to_string());
         let validity = parsed.validity().clone();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.serialize_der()));
         let signing_key = any_ecdsa_type(&key).map_err(|e| LeafError::Key(e.to_string()))?;
@@ -70,11 +70,18 @@ impl LeafKey {
         Ok(WorkloadCertificate {
             identity,
             key: Arc::new(key),
-            roots: issued.roots,
+            issuer,
             serial,
             not_before: validity.not_before.to_datetime(),
             not_after: validity.not_after.to_datetime(),
         })
+    }
+}
+
+impl WorkloadCertificate {
+    /// To find it among what is revoked.
+    pub fn chain_id(&self) -> ChainId {
+        ChainId::of(&self.key.cert)
     }
 }
 

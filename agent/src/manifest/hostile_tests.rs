@@ -34,6 +34,11 @@ fn objects() -> Value {
             "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n1", "conditions": {"ready": true}}]},
         {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": metadata("cart"),
             "spec": {"selector": {"matchLabels": {"app": "cart"}}, "mtls": mtls, "portLevelMtls": {"8080": mtls}}},
+        {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata("cart"),
+            "spec": {"selector": {"matchLabels": {"app": "cart"}}, "action": "ALLOW", "rules": [{
+                "from": [{"source": {"principals": ["*"], "notIpBlocks": ["10.0.0.0/8"]}}],
+                "to": [{"operation": {"ports": ["80"], "notPaths": ["/a*"]}}],
+                "when": [{"key": "source.serviceAccount", "values": ["shop/web"], "notValues": []}]}]}},
         {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata("cart"),
             "spec": {"podSelector": {"matchLabels": {"app": "cart"},
                 "matchExpressions": [{"key": "app", "operator": "In", "values": ["cart"]}]}}},

@@ -263,6 +263,9 @@ mod tests {
              apiVersion: v1\nkind: List\nitems:\n- &x\n  kind: Service\n  ports: [80, *x, 'a', |\n  b\n  ]\n---\n\
              apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\n\
              spec: {{selector: {{matchLabels: {{a: b}}}}, mtls: {{mode: STRICT}}, portLevelMtls: {{80: {{mode: UNSET}}}}}}\n---\n\
+             apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p}}\nspec:\n  action: DENY\n\
+             \x20 rules: [{{from: [{{source: {{principals: ['a*'], notIpBlocks: [10.0.0.0/8]}}}}], \
+             to: [{{operation: {{ports: ['80']}}}}], when: [{{key: source.ip, values: ['fd00::/8']}}]}}]\n---\n\
              apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: n}}\nspec:\n  podSelector:\n\
              \x20   matchExpressions: [{{key: a, operator: In, values: [b]}}]\n"
         );

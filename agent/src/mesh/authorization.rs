@@ -83,11 +83,13 @@ pub struct Test<T> {
     pub not_values: Option<T>,
 }
 
-/// Principals, of which those with a trust domain mean this mesh's under all of its names.
+/// Principals, of which those with one of the mesh's trust domains mean it under all of its names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Principals {
     /// With five segments: a trust domain, a namespace and a service account.
     whole: Strings,
+    /// Those of them whose trust domain is [`POINTER`], without it.
+    of_mesh: Strings,
     others: Strings,
 }
 
@@ -95,13 +97,16 @@ pub struct Principals {
 pub struct Subject {
     namespace: Arc<str>,
     service_account: String,
-    /// Its own principal first, then the same under the mesh's other names.
+    /// The principal without its trust domain.
+    path: String,
+    is_of_mesh: bool,
+    /// Its own principal first, then the same under the mesh's other names, where it is one of the mesh's.
     principals: Vec<String>,
     trust_domains: Vec<TrustDomain>,
 }
 
 /// What policies write for the mesh's own trust domain, whatever its name is (Istio's rule).
-const POINTER: &str = "cluster.local";
+const POINTER: &str = "cluster.local/";
 
 impl Authorization {
     pub fn new(trust_domains: TrustDomains, policies: impl IntoIterator<Item = Arc<Policy>>) -> Self {
@@ -116,20 +121,19 @@ impl Authorization {
 
     pub fn subject(&self, identity: &SpiffeId) -> Subject {
         let (namespace, service_account) = (identity.namespace(), identity.service_account());
+        let path = format!("ns/{namespace}/sa/{service_account}");
+        let is_of_mesh = self.trust_domains.contains(identity.trust_domain());
         let mut trust_domains = vec![identity.trust_domain().clone()];
-        let mut principals = vec![identity.principal()];
-        if self.trust_domains.contains(identity.trust_domain()) {
+        if is_of_mesh {
             let others = self.trust_domains.iter().filter(|domain| *domain != identity.trust_domain());
             trust_domains.extend(others.cloned());
-            let names = trust_domains[1..].iter().map(AsRef::as_ref);
-            let names =
-                names.chain((!trust_domains.iter().any(|d| d.as_ref() == POINTER)).then_some(POINTER));
-            principals.extend(names.map(|name| format!("{name}/ns/{namespace}/sa/{service_account}")));
         }
         Subject {
             namespace: namespace.into(),
             service_account: format!("{namespace}/{service_account}"),
-            principals,
+            is_of_mesh,
+            principals: trust_domains.iter().map(|domain| format!("{domain}/{path}")).collect(),
+            path,
             trust_domains,
         }
     }
@@ -156,6 +160,7 @@ impl<T> Test<T> {
 impl Subject {
     pub fn is_principal(&self, listed: &Principals) -> bool {
         listed.others.contains(&self.principals[0])
+            || self.is_of_mesh && listed.of_mesh.contains(&self.path)
             || self.principals.iter().any(|principal| listed.whole.contains(principal))
     }
 
@@ -176,9 +181,16 @@ impl Subject {
 
 impl<'a> FromIterator<&'a str> for Principals {
     fn from_iter<I: IntoIterator<Item = &'a str>>(patterns: I) -> Self {
-        let has_domain = |pattern: &&str| pattern.split('/').count() == 5 && !pattern.starts_with("*/");
-        let (whole, others): (Vec<&str>, Vec<&str>) = patterns.into_iter().partition(has_domain);
-        Self { whole: whole.into_iter().collect(), others: others.into_iter().collect() }
+        let (mut whole, mut of_mesh, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for pattern in patterns {
+            match pattern.strip_prefix(POINTER) {
+                _ if pattern.split('/').count() != 5 || pattern.starts_with("*/") => others.push(pattern),
+                Some(path) => of_mesh.push(path),
+                None => whole.push(pattern),
+            }
+        }
+        let strings = |patterns: Vec<&str>| patterns.into_iter().collect();
+        Self { whole: strings(whole), of_mesh: strings(of_mesh), others: strings(others) }
     }
 }
 

@@ -42,8 +42,10 @@ impl Supervisor {
         let (Some(cookie), Some(ready)) = (pod.cookie, &pod.ready) else { return Ok(vec![]) };
         // By its thread: the path in the mesh may lead to another namespace by now.
         let netns = File::open(format!("/proc/self/task/{}/ns/net", ready.thread_id))?;
+        // Addresses that the mesh does not know have no rules of their own to be looked up.
         let unknown = match pod.workload.mtls.default {
             MtlsMode::Strict => Unknown::Refuse,
+            MtlsMode::Permissive | MtlsMode::Disable if pod.has_rules() => Unknown::Refuse,
             MtlsMode::Permissive | MtlsMode::Disable => Unknown::Pass,
         };
         let guard = self.kernel.guard(cookie, netns.as_fd(), unknown)?;
@@ -59,7 +61,7 @@ impl Supervisor {
             }
             pod.direct = direct;
         }
-        let wanted = capture(&pod.workload, pod.direct.is_ok());
+        let wanted = capture(pod, pod.direct.is_ok());
         if is_changed {
             self.kernel.capture(cookie, &wanted)?;
         }

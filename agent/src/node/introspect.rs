@@ -101,7 +101,8 @@ impl Supervisor {
     }
 
     /// What has to happen before the node is ready. A pod that cannot be captured is not among it: its own
-    /// connections are refused, and the others' go on.
+    /// connections are refused, and the others' go on. A certificate that will expire is, since that is a matter for
+    /// people long before it is one of connections.
     pub fn waits_for(&self) -> Vec<String> {
         let mut waits_for = vec![];
         if self.mesh.borrow().generation == 0 {
@@ -109,6 +110,7 @@ impl Supervisor {
         }
         let starting = self.pods.iter().filter(|(_, pod)| pod.state == State::Starting);
         waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
+        waits_for.extend(self.certificates_awaited());
         waits_for.sort();
         waits_for
     }
@@ -138,6 +140,7 @@ impl Supervisor {
             "services": services,
             "authorization_policies": policies,
             "workers": workers,
+            "authority": self.authority.report(),
             "kernel": { "links": self.kernel.links(), "pods": captured },
         })
     }
@@ -145,6 +148,7 @@ impl Supervisor {
     fn scrape(&self) -> String {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
+        self.count_trust();
         let kind = |refusal: &Refusal| format!("{:?}", refusal.kind);
         let refused = manifests.refused.iter().map(|r| [kind(r), r.namespace.clone(), r.name.clone()]);
         self.metrics.set_policies_refused(refused);

@@ -1,5 +1,6 @@
 //! An agent's life: start, serve, drain, end; and what `uninstall` does after it.
 
+use super::certificates::Authority;
 use super::certifier;
 use super::introspect::{Mailbox, Question};
 use super::state_dir::{Record, StateDir};
@@ -7,7 +8,7 @@ use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{Run, Uninstall};
 use crate::direct::{self, DirectLog};
-use crate::identity::EmbeddedCa;
+use crate::identity::{CertificateAuthority, EmbeddedCa};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Settings};
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
@@ -61,14 +62,17 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (directory, who_is_who) = watch::channel(None);
     let direct_log = DirectLog::start(direct::Parts {
         events: kernel.events()?,
+        denials: kernel.denials()?,
         flows: kernel.flows(),
         directory: who_is_who,
         access_log: access_log.clone(),
         lost: metrics.direct_events_lost(),
+        denials_lost: metrics.denials_lost(),
     });
     let direct_log = direct_log.context("the thread that records direct connections")?;
     let (signer, calls) = mpsc::channel(certifier::QUEUE);
-    tokio::spawn(certifier::run(ca, calls));
+    let authority = Authority { trust: ca.trust(), errors: ca.errors() };
+    tokio::spawn(certifier::run(ca, calls, metrics.clone()));
     let (supervisor, events) = Supervisor::new(Parts {
         config: config.clone(),
         kernel,
@@ -77,6 +81,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         metrics,
         access_log: access_log.clone(),
         signer,
+        authority,
         directory,
         samples: direct_log.samples(),
     });

@@ -1,21 +1,26 @@
 //! A pod that this node has in the mesh, or is bringing in or letting go.
 
-use crate::decide::NotDirect;
+use crate::decide::{NotDirect, plaintext};
 use crate::kernel::{Inbound, InboundMode, PlainRules, PodCapture};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
-use crate::worker::{Ready, Worker};
+use crate::worker::{CertificateState, Ready, Worker};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 pub struct Pod {
     pub workload: Arc<Workload>,
+    /// What its policies say of plaintext: worked out once.
+    rules: PlainRules,
     /// Tells this worker's messages from those of an earlier one for the same pod.
     pub incarnation: u64,
     pub state: State,
     /// There is one in every state but `Failed`.
     pub worker: Option<Worker>,
+    /// How the last worker's certificate stands.
+    pub certificate: Option<watch::Receiver<CertificateState>>,
     /// The netns cookie that the last worker which entered the pod has learned.
     pub cookie: Option<u64>,
     /// What the last worker that served said of itself.
@@ -41,6 +46,34 @@ pub enum State {
 }
 
 impl Pod {
+    /// A pod that nobody has looked after yet.
+    pub fn new(workload: &Arc<Workload>, incarnation: u64, metrics: Arc<WorkerMetrics>) -> Self {
+        Self {
+            workload: workload.clone(),
+            rules: rules(workload),
+            incarnation,
+            state: State::Starting,
+            worker: None,
+            certificate: None,
+            cookie: None,
+            ready: None,
+            direct: Err(NotDirect::NotCaptured),
+            metrics,
+            failures: 0,
+        }
+    }
+
+    /// The pod as the mesh has it now.
+    pub fn set_workload(&mut self, workload: &Arc<Workload>) {
+        self.rules = rules(workload);
+        self.workload = workload.clone();
+    }
+
+    /// Whether policies may refuse plaintext.
+    pub fn has_rules(&self) -> bool {
+        self.rules != PlainRules::default()
+    }
+
     /// Whether `other` is this very pod, so that its worker may serve on: the same pod object, in the same
     /// namespace, under the same identity.
     pub fn is(&self, other: &Workload) -> bool {
@@ -55,6 +88,10 @@ impl Pod {
         }
     }
 
+    pub fn certificate(&self) -> Option<CertificateState> {
+        self.certificate.as_ref().map(|state| state.borrow().clone())
+    }
+
     /// For `/config_dump`.
     pub fn state_name(&self) -> &'static str {
         match self.state {
@@ -67,22 +104,23 @@ impl Pod {
 }
 
 /// What the hooks have to know of a pod.
-pub fn capture(workload: &Workload, direct: bool) -> PodCapture {
+pub fn capture(pod: &Pod, direct: bool) -> PodCapture {
+    let workload = &pod.workload;
     let own = |ipv6| workload.address(ipv6);
     PodCapture {
         ipv4: own(false).and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
         ipv6: own(true).and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         excluded_ports: workload.exclusions.outbound_ports.clone(),
         excluded_cidrs: workload.exclusions.outbound_cidrs.clone(),
-        inbound: inbound(workload),
+        inbound: inbound(workload, pod.rules.clone()),
         direct,
         fails_open: workload.on_agent_loss == OnAgentLoss::Open,
     }
 }
 
 /// What becomes of plaintext: as PeerAuthentication has it, but for ports that the pod keeps out of the mesh, and for
-/// those that the kubelet probes. No policy says anything of it yet.
-fn inbound(workload: &Workload) -> Inbound {
+/// those that the kubelet probes; and then as policies have it.
+fn inbound(workload: &Workload, rules: PlainRules) -> Inbound {
     let mode = |mode| match mode {
         MtlsMode::Disable => InboundMode::Ignore,
         MtlsMode::Permissive => InboundMode::Count,
@@ -93,6 +131,15 @@ fn inbound(workload: &Workload) -> Inbound {
         ports: workload.mtls.ports.iter().map(|(port, of_port)| (*port, mode(*of_port))).collect(),
         probed: workload.probe_ports.clone(),
         excluded: workload.exclusions.inbound_ports.clone(),
-        rules: PlainRules::default(),
+        rules,
     }
+}
+
+/// What policies say of plaintext to a pod, as the kernel looks it up.
+fn rules(workload: &Workload) -> PlainRules {
+    let rules = plaintext(workload);
+    rules.map_or_else(PlainRules::default, |rules| PlainRules {
+        default: Some(rules.default),
+        ports: rules.ports,
+    })
 }

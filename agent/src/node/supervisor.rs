@@ -1,5 +1,6 @@
 //! Wants and has: which pods should have a worker, which do, and what to do about the difference.
 
+use super::certificates::Authority;
 use super::pod::{Pod, State, capture};
 use crate::cli::Run;
 use crate::decide::NotDirect;
@@ -9,7 +10,8 @@ use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics, WorkerMetrics};
 use crate::worker::{
-    DirectPath, Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker, WorkerSpec,
+    CertificateState, DirectPath, Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker,
+    WorkerSpec,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -36,6 +38,7 @@ pub struct Supervisor {
     access_log: Option<AccessLog>,
     settings: Arc<Settings>,
     signer: mpsc::Sender<SignCall>,
+    pub(super) authority: Authority,
     events: mpsc::UnboundedSender<Event>,
     incarnations: u64,
     /// Who is who, for the recorder of direct connections.
@@ -48,8 +51,17 @@ pub struct Supervisor {
 
 /// What a worker's thread has done.
 pub enum Event {
-    Started { pod: PodName, incarnation: u64, result: Result<Ready, StartError> },
-    Ended { pod: PodName, incarnation: u64 },
+    Started {
+        pod: PodName,
+        incarnation: u64,
+        result: Result<Ready, StartError>,
+    },
+    Ended {
+        pod: PodName,
+        incarnation: u64,
+    },
+    /// A pod's certificate, or why it has none, is another: what the node waits for may be, too.
+    Certificate,
 }
 
 /// What a supervisor is made of.
@@ -61,6 +73,7 @@ pub struct Parts {
     pub metrics: Arc<NodeMetrics>,
     pub access_log: Option<AccessLog>,
     pub signer: mpsc::Sender<SignCall>,
+    pub authority: Authority,
     pub directory: watch::Sender<Option<Arc<Directory>>>,
     pub samples: Samples,
 }
@@ -72,6 +85,7 @@ impl Supervisor {
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
+            trust_domains: config.trust.trust_domains(),
             hbone_congestion: config.hbone_congestion.clone(),
             metrics_idle: config.metrics_idle,
         });
@@ -85,6 +99,7 @@ impl Supervisor {
             access_log: parts.access_log,
             settings,
             signer: parts.signer,
+            authority: parts.authority,
             events,
             incarnations: 0,
             directory: parts.directory,
@@ -136,11 +151,12 @@ impl Supervisor {
                     self.on_ended(&pod);
                 }
             }
+            Event::Certificate => {}
         }
         self.metrics.set_captured_pods(self.serving());
     }
 
-    /// Starts again what failed and has waited long enough; when to look again.
+    /// Starts again what failed and has waited long enough; when to look again, at this or at what the node waits for.
     pub fn retry(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let due = |pod: &&Pod| pod.retry_at().is_some_and(|at| at <= now);
@@ -149,7 +165,7 @@ impl Supervisor {
         for workload in due {
             self.start(&workload);
         }
-        self.pods.values().filter_map(Pod::retry_at).min()
+        self.pods.values().filter_map(Pod::retry_at).chain(self.next_overdue()).min()
     }
 
     /// Tells every worker to finish; new connections are refused from now on.
@@ -179,7 +195,7 @@ impl Supervisor {
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
-        captured.map(|pod| Some((pod.cookie?, capture(&pod.workload, pod.direct.is_ok())))).collect()
+        captured.map(|pod| Some((pod.cookie?, capture(pod, pod.direct.is_ok())))).collect()
     }
 
     /// The pod should be captured: see to it, whatever it is now.
@@ -188,7 +204,9 @@ impl Supervisor {
             return self.start(workload);
         };
         let changed = pod.workload != *workload;
-        pod.workload = workload.clone();
+        if changed {
+            pod.set_workload(workload);
+        }
         match (&pod.state, &pod.worker) {
             (State::Retiring, Some(worker)) => {
                 worker.serve();
@@ -204,17 +222,19 @@ impl Supervisor {
         let before = self.pods.remove(&workload.name);
         self.incarnations += 1;
         let mut pod = match before {
-            Some(before) => Pod {
-                workload: workload.clone(),
-                incarnation: self.incarnations,
-                state: State::Starting,
-                worker: None,
-                ..before
-            },
+            Some(mut before) => {
+                before.set_workload(workload);
+                before.incarnation = self.incarnations;
+                before.state = State::Starting;
+                before.worker = None;
+                before
+            }
             None => self.new_pod(workload),
         };
         match self.spawn(&pod) {
-            Ok(worker) => pod.worker = Some(worker),
+            Ok((worker, certificate)) => {
+                (pod.worker, pod.certificate) = (Some(worker), Some(certificate));
+            }
             Err(reason) => self.fail(&mut pod, reason),
         }
         self.pods.insert(workload.name.clone(), pod);
@@ -223,20 +243,10 @@ impl Supervisor {
     fn new_pod(&self, workload: &Arc<Workload>) -> Pod {
         let metrics = Arc::new(WorkerMetrics::new(&workload.name));
         self.metrics.register(&workload.name, metrics.registry());
-        Pod {
-            workload: workload.clone(),
-            incarnation: self.incarnations,
-            state: State::Starting,
-            worker: None,
-            cookie: None,
-            ready: None,
-            direct: Err(NotDirect::NotCaptured),
-            metrics,
-            failures: 0,
-        }
+        Pod::new(workload, self.incarnations, metrics)
     }
 
-    fn spawn(&self, pod: &Pod) -> Result<Worker, String> {
+    fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
         let workload = &pod.workload;
         let netns = workload.netns.clone().ok_or(
             "it names no network namespace: add the annotation pillion.dev/netns with its path, \
@@ -255,19 +265,30 @@ impl Supervisor {
                 samples: self.samples.clone(),
             },
             mesh: self.mesh.clone(),
-            signer: Signer { identity: workload.identity.clone(), calls: self.signer.clone() },
+            signer: Signer {
+                identity: workload.identity.clone(),
+                calls: self.signer.clone(),
+                trust: self.authority.trust.clone(),
+            },
             metrics: pod.metrics.clone(),
             access_log: self.access_log.clone(),
         };
         let (worker, lifecycle) =
             Worker::spawn(spec).map_err(|e| format!("its thread did not start: {e}"))?;
+        let certificate = lifecycle.certificate.clone();
         self.watch(workload.name.clone(), pod.incarnation, lifecycle);
-        Ok(worker)
+        Ok((worker, certificate))
     }
 
     /// Turns what a worker's thread does into events.
     fn watch(&self, pod: PodName, incarnation: u64, lifecycle: Lifecycle) {
-        let events = self.events.clone();
+        let (events, told) = (self.events.clone(), self.events.clone());
+        let mut certificate = lifecycle.certificate;
+        tokio::spawn(async move {
+            while certificate.changed().await.is_ok() {
+                let _ = told.send(Event::Certificate);
+            }
+        });
         tokio::spawn(async move {
             // Both fail only once the supervisor itself is gone.
             if let Ok(result) = lifecycle.started.await {

@@ -9,6 +9,7 @@ use prometheus::{
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use time::OffsetDateTime;
 
 /// The node's metrics and the registries of its workers.
 pub struct NodeMetrics {
@@ -18,9 +19,14 @@ pub struct NodeMetrics {
     captured_pods: IntGauge,
     mesh_generation: IntGauge,
     manifest_errors: IntGauge,
+    ca_requests: IntCounterVec,
+    ca_errors: IntGauge,
+    root_expiry: IntGaugeVec,
+    revoked: IntGauge,
     policies_refused: IntGaugeVec,
     access_log_dropped: IntCounter,
     direct_events_lost: IntCounter,
+    denials_lost: IntCounter,
     workers: Mutex<BTreeMap<PodName, Registry>>,
 }
 
@@ -42,6 +48,12 @@ impl NodeMetrics {
         );
         let cpu = Opts::new("pillion_worker_cpu_seconds_total", "CPU time that a pod's worker has used.");
         let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
+        let requests =
+            Opts::new("pillion_ca_requests_total", "Signing requests of workers, by what came of them.");
+        let expiry = Opts::new(
+            "pillion_root_expiry_timestamp_seconds",
+            "When a root that is trusted expires, in seconds since 1970; by the beginning of its SHA-256.",
+        );
         Self {
             worker_cpu: register(
                 &registry,
@@ -51,6 +63,13 @@ impl NodeMetrics {
             captured_pods: gauge("pillion_captured_pods", "Pods of this node that are in the mesh."),
             mesh_generation: gauge("pillion_mesh_generation", "The generation of the mesh in use."),
             manifest_errors: gauge("pillion_manifest_errors", "What is wrong with the manifests now."),
+            ca_requests: register(
+                &registry,
+                IntCounterVec::new(requests, &["result"]).expect("a valid name"),
+            ),
+            ca_errors: gauge("pillion_ca_errors", "What is wrong with the certificate authority now."),
+            root_expiry: register(&registry, IntGaugeVec::new(expiry, &["root"]).expect("a valid name")),
+            revoked: gauge("pillion_revoked_certificates", "Certificates that the CRLs in use revoke."),
             policies_refused: register(
                 &registry,
                 IntGaugeVec::new(refused, &["kind", "policy_namespace", "policy"]).expect("a valid name"),
@@ -62,6 +81,10 @@ impl NodeMetrics {
             direct_events_lost: counter(
                 "pillion_direct_events_lost_total",
                 "Openings and ends of direct connections that the kernel had no room to tell of.",
+            ),
+            denials_lost: counter(
+                "pillion_denials_lost_total",
+                "Denied plain connections that the kernel had no room to tell of; they are counted as denied.",
             ),
             workers: Mutex::default(),
             registry,
@@ -107,6 +130,27 @@ impl NodeMetrics {
         self.manifest_errors.set(errors.try_into().unwrap_or(i64::MAX));
     }
 
+    /// Counts a signing request; `result` is from a small set.
+    pub fn ca_request(&self, result: &'static str) {
+        self.ca_requests.with_label_values(&[result]).inc();
+    }
+
+    /// What certificates are verified against: roots by name, with their ends, and how many certificates are revoked; and
+    /// how many things are wrong with the authority.
+    pub fn set_trust<'a>(
+        &self,
+        roots: impl Iterator<Item = (&'a str, OffsetDateTime)>,
+        revoked: usize,
+        errors: usize,
+    ) {
+        self.ca_errors.set(errors.try_into().unwrap_or(i64::MAX));
+        self.revoked.set(revoked.try_into().unwrap_or(i64::MAX));
+        self.root_expiry.reset();
+        for (root, not_after) in roots {
+            self.root_expiry.with_label_values(&[root]).set(not_after.unix_timestamp());
+        }
+    }
+
     /// The policies that are refused now, each by kind, namespace and name.
     pub fn set_policies_refused(&self, refused: impl Iterator<Item = [String; 3]>) {
         self.policies_refused.reset();
@@ -121,6 +165,11 @@ impl NodeMetrics {
     /// The counter that whoever reads the kernel's events keeps.
     pub fn direct_events_lost(&self) -> IntCounter {
         self.direct_events_lost.clone()
+    }
+
+    /// The counter that whoever reads the kernel's denials keeps.
+    pub fn denials_lost(&self) -> IntCounter {
+        self.denials_lost.clone()
     }
 
     /// Everything in Prometheus' text format.
@@ -156,6 +205,7 @@ fn merge(gathered: impl Iterator<Item = MetricFamily>) -> BTreeMap<String, Metri
 mod tests {
     use super::*;
     use crate::telemetry::{HandshakeRole, WorkerMetrics};
+    use std::time::Duration;
 
     fn pod(name: &str) -> PodName {
         PodName { namespace: "shop".into(), name: name.into() }
@@ -173,6 +223,8 @@ mod tests {
         node.audit_repair("listener");
         node.set_captured_pods(2);
         node.set_manifests(7, 1);
+        node.ca_request("ok");
+        node.set_trust([("ab12", OffsetDateTime::UNIX_EPOCH + Duration::from_secs(5))].into_iter(), 3, 1);
         let text = node.encode();
         assert_eq!(text.matches("# TYPE pillion_handshakes_total counter").count(), 1, "{text}");
         for line in [
@@ -184,6 +236,10 @@ mod tests {
             "pillion_captured_pods 2",
             "pillion_mesh_generation 7",
             "pillion_manifest_errors 1",
+            r#"pillion_ca_requests_total{result="ok"} 1"#,
+            r#"pillion_root_expiry_timestamp_seconds{root="ab12"} 5"#,
+            "pillion_revoked_certificates 3",
+            "pillion_ca_errors 1",
             "pillion_access_log_dropped_total 0",
             "pillion_direct_events_lost_total 0",
         ] {

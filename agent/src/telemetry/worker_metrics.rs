@@ -21,6 +21,7 @@ pub struct WorkerMetrics {
     handshakes: IntCounterVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
+    renewal_failing_since: IntGaugeVec,
     authorization: AuthorizationMetrics,
     direct: DirectMetrics,
     path: PathMetrics,
@@ -78,6 +79,10 @@ impl WorkerMetrics {
                 IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name and labels");
             register(&registry, counters)
         };
+        // Vectors without labels: there is no value before there is something to tell.
+        let time_of_something = |name, help| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), &[]).expect("a valid name"))
+        };
         Self {
             opened: counters("istio_tcp_connections_opened_total", "Connections opened.", &connection),
             closed: counters("istio_tcp_connections_closed_total", "Connections closed.", &connection),
@@ -105,17 +110,13 @@ impl WorkerMetrics {
                 &registry,
                 IntGauge::new("pillion_open_connections", "Connections open now.").expect("a valid name"),
             ),
-            // A vector without labels: there is no value before there is a certificate.
-            certificate_expiry: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        "pillion_certificate_expiry_timestamp_seconds",
-                        "When the worker's certificate expires, in seconds since 1970.",
-                    ),
-                    &[],
-                )
-                .expect("a valid name"),
+            certificate_expiry: time_of_something(
+                "pillion_certificate_expiry_timestamp_seconds",
+                "When the worker's certificate expires, in seconds since 1970.",
+            ),
+            renewal_failing_since: time_of_something(
+                "pillion_certificate_renewal_failing_since_timestamp_seconds",
+                "Since when no certificate could be had, in seconds since 1970; absent while that works.",
             ),
             authorization: AuthorizationMetrics::new(&registry),
             direct: DirectMetrics::new(&registry),
@@ -179,6 +180,16 @@ impl WorkerMetrics {
 
     pub fn set_certificate_expiry(&self, not_after: OffsetDateTime) {
         self.certificate_expiry.with_label_values::<&str>(&[]).set(not_after.unix_timestamp());
+    }
+
+    /// `None` while certificates can be had.
+    pub fn set_renewal_failing_since(&self, since: Option<OffsetDateTime>) {
+        match since {
+            Some(since) => {
+                self.renewal_failing_since.with_label_values::<&str>(&[]).set(since.unix_timestamp());
+            }
+            None => self.renewal_failing_since.reset(),
+        }
     }
 
     /// Forgets the label sets that no connection has had for `max_idle`, so that peers which are gone do not

@@ -1,24 +1,27 @@
-//! rustls configurations of a worker, made anew for each certificate.
+//! rustls configurations of a worker, made anew for each certificate. Trust may change in between.
 
 use super::provider::provider;
 use super::verify::{self, ClientVerifier, ServerVerifier};
-use crate::identity::WorkloadCertificate;
-use crate::mesh::SpiffeId;
+use crate::identity::{ChainId, Trust, WorkloadCertificate};
+use crate::mesh::{SpiffeId, TrustDomains};
 use rustls::client::Resumption;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, CommonState, Error, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// HBONE is HTTP/2, and says so.
 const ALPN: &[u8] = b"h2";
 
-/// For accepting HBONE connections under `certificate`.
-pub fn server_config(certificate: &WorkloadCertificate) -> Result<Arc<ServerConfig>, Error> {
-    let trust_domain = certificate.identity.trust_domain().clone();
-    let verifier =
-        ClientVerifier::new(roots(certificate)?, trust_domain).map_err(|e| Error::General(e.to_string()))?;
+/// For accepting HBONE connections under `certificate`, from whoever `trust` vouches for at that time.
+pub fn server_config(
+    certificate: &WorkloadCertificate,
+    trust: watch::Receiver<Arc<Trust>>,
+    domains: &TrustDomains,
+) -> Result<Arc<ServerConfig>, Error> {
+    let verifier = ClientVerifier { trust, domains: domains.clone() };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -32,9 +35,11 @@ pub fn server_config(certificate: &WorkloadCertificate) -> Result<Arc<ServerConf
 /// For dialling the peer that has to be `expected`.
 pub fn client_config(
     certificate: &WorkloadCertificate,
+    trust: Arc<Trust>,
+    domains: &TrustDomains,
     expected: &SpiffeId,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = ServerVerifier { roots: roots(certificate)?, expected: expected.clone() };
+    let verifier = ServerVerifier { trust, domains: domains.clone(), expected: expected.clone() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -51,10 +56,7 @@ pub fn peer_identity(connection: &CommonState) -> Option<SpiffeId> {
     verify::identity(connection.peer_certificates()?.first()?).ok()
 }
 
-fn roots(certificate: &WorkloadCertificate) -> Result<Arc<RootCertStore>, Error> {
-    let mut store = RootCertStore::empty();
-    for root in &certificate.roots {
-        store.add(root.clone())?;
-    }
-    Ok(Arc::new(store))
+/// What to find the peer's certificates by among those that are revoked later.
+pub fn peer_chain(connection: &CommonState) -> ChainId {
+    ChainId::of(connection.peer_certificates().unwrap_or_default())
 }

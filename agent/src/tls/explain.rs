@@ -42,6 +42,11 @@ fn explain_tls(error: &Error) -> String {
         Error::InvalidMessage(_) => {
             "what it sent is not TLS: HBONE is never plain, and this port takes nothing else".into()
         }
+        Error::AlertReceived(AlertDescription::CertificateRevoked) => {
+            "it refused this pod's certificate as revoked: this pod's worker asks for another one when its own agent \
+             reads the same CRL"
+                .into()
+        }
         Error::AlertReceived(alert) if is_about_certificate(*alert) => format!(
             "it refused this pod's certificate (alert {alert:?}): check that both nodes have the same certificate \
              authority and the right time; the peer's log says more"
@@ -68,6 +73,9 @@ fn explain_certificate(error: &CertificateError) -> String {
              certificate authority"
                 .into()
         }
+        CertificateError::Revoked => {
+            "its certificate is revoked (this mesh's CRL has its serial number): it has to get another one".into()
+        }
         CertificateError::Other(e) => e.to_string(),
         other => format!("its certificate is not usable: {other}"),
     }
@@ -79,7 +87,6 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
         alert,
         A::BadCertificate
             | A::UnsupportedCertificate
-            | A::CertificateRevoked
             | A::CertificateExpired
             | A::CertificateUnknown
             | A::CertificateRequired
@@ -132,7 +139,9 @@ mod tests {
             Error::NoApplicationProtocol,
             Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon),
             Error::AlertReceived(AlertDescription::UnknownCA),
+            Error::AlertReceived(AlertDescription::CertificateRevoked),
             CertificateError::UnknownIssuer.into(),
+            CertificateError::Revoked.into(),
         ];
         for error in errors {
             let said = said(error);

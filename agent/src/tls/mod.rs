@@ -15,7 +15,7 @@ mod stream;
 mod tests;
 mod verify;
 
-pub use config::{client_config, peer_identity, server_config};
+pub use config::{client_config, peer_chain, peer_identity, server_config};
 pub use explain::explain;
 pub use handshake::{TlsServer, accept, connect};
 pub use verify::VerifyError;

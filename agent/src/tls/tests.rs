@@ -2,7 +2,7 @@
 
 use super::{accept, client_config, connect, server_config};
 use crate::identity::{CertificateAuthority, EmbeddedCa, LeafKey, SigningRequest, WorkloadCertificate};
-use crate::mesh::SpiffeId;
+use crate::mesh::{SpiffeId, TrustDomains};
 use rustls::{ClientConfig, ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 use std::io::{ErrorKind, Read, Write};
@@ -22,7 +22,9 @@ async fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let ca = EmbeddedCa::open(&dir, &"cluster.local".parse().unwrap()).unwrap();
     let (cart, db) = (certificate(&ca, "cart").await, certificate(&ca, "db").await);
     std::fs::remove_dir_all(&dir).unwrap();
-    (client_config(&cart, &db.identity).unwrap(), server_config(&db).unwrap())
+    let (trust, domains) = (ca.trust(), TrustDomains::new("cluster.local".parse().unwrap(), []));
+    let client = client_config(&cart, trust.borrow().clone(), &domains, &db.identity).unwrap();
+    (client, server_config(&db, trust, &domains).unwrap())
 }
 
 async fn certificate(ca: &EmbeddedCa, account: &str) -> WorkloadCertificate {

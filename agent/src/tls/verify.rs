@@ -1,19 +1,19 @@
-//! Who is on the other side? A chain to a root of the mesh, and exactly one SPIFFE identity.
+//! Who is on the other side? A chain to a root of the mesh, nothing in it revoked, and exactly one SPIFFE identity.
 
 use super::provider::provider;
-use crate::mesh::{SpiffeId, TrustDomain};
+use crate::identity::Trust;
+use crate::mesh::{SpiffeId, TrustDomains};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::fmt;
+use std::slice;
 use std::sync::Arc;
+use tokio::sync::watch;
+use webpki::{EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy};
 
 /// Why a peer with a good chain is still not who it should be.
 #[derive(Debug, thiserror::Error)]
@@ -28,38 +28,78 @@ pub enum VerifyError {
     )]
     Identity { expected: SpiffeId, found: SpiffeId },
     #[error(
-        "it is {found}, which is not of trust domain {expected}: both nodes need the same --trust-domain"
+        "it is {found}, which is not of trust domain {}: both nodes need the same --trust-domain, or each other's in \
+         --trust-domain-aliases", names(.expected)
     )]
-    TrustDomain { expected: TrustDomain, found: SpiffeId },
-    #[error("no root certificate to verify the peer against")]
-    Roots,
+    TrustDomain { expected: TrustDomains, found: SpiffeId },
 }
 
-/// Verifies whom a worker dials: exactly the identity that the mesh has at that address.
+/// Verifies whom a worker dials: exactly the identity that the mesh has at that address, under any of the mesh's names.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
-    pub roots: Arc<RootCertStore>,
+    pub trust: Arc<Trust>,
+    pub domains: TrustDomains,
     pub expected: SpiffeId,
 }
 
-/// Verifies who dials a worker: any workload of the trust domain. What it may do is policy's to say.
+/// Verifies who dials a worker: any workload of the mesh. What it may do is policy's to say. The trust is the one at
+/// the time of the handshake.
+#[derive(Debug)]
 pub(super) struct ClientVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    trust_domain: TrustDomain,
+    pub trust: watch::Receiver<Arc<Trust>>,
+    pub domains: TrustDomains,
 }
 
-impl ClientVerifier {
-    pub(super) fn new(roots: Arc<RootCertStore>, trust_domain: TrustDomain) -> Result<Self, VerifyError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider())
-            .build()
-            .map_err(|_| VerifyError::Roots)?;
-        Ok(Self { chain, trust_domain })
+/// A chain to a root that is trusted, and nothing in it is revoked as far as is known.
+fn verify_chain(
+    trust: &Trust,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    usage: KeyUsage,
+) -> Result<(), Error> {
+    let algorithms = provider().signature_verification_algorithms.all;
+    let certificate = EndEntityCert::try_from(end_entity).map_err(in_rustls_words)?;
+    let mut refusal = webpki::Error::UnknownIssuer;
+    // One root at a time: two may have one name, and then the CRL of one would be asked about chains to the other.
+    for trusted in trust.valid_at(now) {
+        let crls = trusted.crls();
+        let revocation = RevocationOptionsBuilder::new(&crls).ok();
+        let revocation = revocation.map(|o| o.with_status_policy(UnknownStatusPolicy::Allow).build());
+        let anchor = slice::from_ref(&trusted.root.anchor);
+        match certificate.verify_for_usage(algorithms, anchor, intermediates, now, usage, revocation, None) {
+            Ok(_) => return Ok(()),
+            Err(e) if is_of_another_root(&refusal) => refusal = e,
+            Err(_) => {}
+        }
     }
+    Err(in_rustls_words(refusal))
+}
+
+/// What a root says of chains that are not to it.
+fn is_of_another_root(error: &webpki::Error) -> bool {
+    use webpki::Error as E;
+    matches!(error, E::UnknownIssuer | E::InvalidSignatureForPublicKey)
+}
+
+/// rustls sends the alert that fits.
+fn in_rustls_words(error: webpki::Error) -> Error {
+    use CertificateError as C;
+    use webpki::Error as E;
+    Error::InvalidCertificate(match error {
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => C::BadEncoding,
+        E::CertNotValidYet { time, not_before } => C::NotValidYetContext { time, not_before },
+        E::CertExpired { time, not_after } => C::ExpiredContext { time, not_after },
+        E::UnknownIssuer => C::UnknownIssuer,
+        E::InvalidSignatureForPublicKey => C::BadSignature,
+        E::CertRevoked => C::Revoked,
+        other => C::Other(OtherError(Arc::new(other))),
+    })
 }
 
 /// The one identity in a certificate.
 pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
-    let parsed = webpki::EndEntityCert::try_from(certificate)
+    let parsed = EndEntityCert::try_from(certificate)
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
     let mut names = parsed.valid_uri_names();
     match (names.next(), names.count()) {
@@ -77,11 +117,9 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let algorithms = provider().signature_verification_algorithms.all;
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        verify_chain(&self.trust, end_entity, intermediates, now, KeyUsage::server_auth())?;
         let found = identity(end_entity)?;
-        if found != self.expected {
+        if !self.domains.same_workload(&found, &self.expected) {
             return Err(refuse(VerifyError::Identity { expected: self.expected.clone(), found }));
         }
         Ok(ServerCertVerified::assertion())
@@ -122,10 +160,11 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let trust = self.trust.borrow().clone();
+        verify_chain(&trust, end_entity, intermediates, now, KeyUsage::client_auth())?;
         let found = identity(end_entity)?;
-        if *found.trust_domain() != self.trust_domain {
-            return Err(refuse(VerifyError::TrustDomain { expected: self.trust_domain.clone(), found }));
+        if !self.domains.contains(found.trust_domain()) {
+            return Err(refuse(VerifyError::TrustDomain { expected: self.domains.clone(), found }));
         }
         Ok(ClientCertVerified::assertion())
     }
@@ -145,17 +184,11 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-impl fmt::Debug for ClientVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientVerifier").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -167,3 +200,11 @@ fn refuse(error: VerifyError) -> Error {
 fn tls12_is_off() -> Error {
     Error::General("TLS 1.2 is not spoken".into())
 }
+
+fn names(domains: &TrustDomains) -> String {
+    domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

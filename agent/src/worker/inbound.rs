@@ -4,14 +4,17 @@ use super::context::Context;
 use super::dial::DialError;
 use super::record::{Began, Record};
 use super::relay::{Far, relay};
+use super::revocation::peer_revoked;
 use super::tasks;
 use crate::decide::{Connection, inbound, judge};
 use crate::hbone::{Request, Server, parse_forwarded};
+use crate::identity::ChainId;
 use crate::mesh::SpiffeId;
 use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
-use crate::tls::{self, explain, peer_identity};
+use crate::tls::{self, explain, peer_chain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +35,9 @@ struct Peer {
 pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address: SocketAddr) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
-        Ok(Ok((server, peer))) => {
+        Ok(Ok((server, peer, chain))) => {
             context.metrics.handshake(HandshakeRole::Server, "ok");
-            serve(context, server, peer).await;
+            serve(context, server, peer, chain).await;
         }
         Ok(Err(reason)) => {
             context.metrics.handshake(HandshakeRole::Server, "failed");
@@ -54,19 +57,22 @@ async fn handshake(
     context: &Context,
     stream: TcpStream,
     address: SocketAddr,
-) -> Result<(HboneServer, Peer), String> {
+) -> Result<(HboneServer, Peer, ChainId), String> {
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
     let config = context.identity.current().server.clone();
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
+    let chain = peer_chain(tls.common());
     let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
-    Ok((server, Peer { address, identity, local }))
+    Ok((server, Peer { address, identity, local }, chain))
 }
 
-async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer) {
+async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, chain: ChainId) {
     let mut go_away = context.go_away.subscribe();
+    let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, chain));
     loop {
         tokio::select! {
+            () = &mut revoked => return,
             request = server.next() => match request {
                 Some(Ok(request)) => {
                     tasks::spawn(stream(context.clone(), request, peer.clone()));
@@ -102,7 +108,9 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         Connection { source: peer.address.ip(), identity: Some(&peer.identity), destination: target };
     let judgement = judge(&destination.authorization, &connection);
     context.metrics.authorization().count(&judgement);
-    let source = mesh.by_address.get(&peer.address.ip()).filter(|w| w.identity == peer.identity);
+    let domains = &context.dialer.settings.trust_domains;
+    let source = mesh.by_address.get(&peer.address.ip());
+    let source = source.filter(|w| domains.same_workload(&w.identity, &peer.identity));
     let began = Began::now();
     let parties = Parties {
         direction: Direction::Inbound,

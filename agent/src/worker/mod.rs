@@ -18,18 +18,20 @@ mod outbound;
 mod pool;
 mod record;
 mod relay;
+mod revocation;
 mod sample;
 mod service;
 mod socket;
 mod tasks;
 mod thread;
 
-pub use certificate::{SignCall, Signer};
+pub use certificate::{CertificateState, Failing, Life, SignCall, Signer};
 pub use direct::DirectPath;
 pub use thread::WorkerSpec;
 
 use crate::decide::DirectMode;
 use crate::kernel::{NoPath, PodDevice};
+use crate::mesh::TrustDomains;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -37,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Where captured connections arrive in the pod (Istio's number).
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long certificates should live.
     pub cert_lifetime: Duration,
+    /// The names of the mesh that peers' identities may be under.
+    pub trust_domains: TrustDomains,
     /// Congestion control of HBONE connections; `None` leaves the node's choice.
     pub hbone_congestion: Option<String>,
     /// Label sets of metrics that no connection used for this long are dropped.
@@ -109,6 +113,8 @@ pub struct Lifecycle {
     pub started: oneshot::Receiver<Result<Ready, StartError>>,
     /// Yields an error when the thread has ended, in order or by a panic.
     pub ended: oneshot::Receiver<()>,
+    /// How its certificate stands, for as long as the worker lives.
+    pub certificate: watch::Receiver<CertificateState>,
 }
 
 /// A failed start. The cookie, where it was learned, lets the node core close the pod.
@@ -167,10 +173,14 @@ pub struct Report {
 pub struct CertificateReport {
     pub identity: String,
     pub serial: String,
+    /// Who signed it.
+    pub issuer: String,
     #[serde(with = "time::serde::rfc3339")]
     pub not_before: time::OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub not_after: time::OffsetDateTime,
+    /// Why there is no other one yet, when the last attempt has failed.
+    pub failing: Option<Failing>,
 }
 
 #[derive(Debug, Serialize)]
@@ -187,8 +197,9 @@ impl Worker {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (ready, started) = oneshot::channel();
         let (alive, ended) = oneshot::channel();
-        let thread = thread::spawn(spec, inbox, ready, alive)?;
-        Ok((Self { commands, thread }, Lifecycle { started, ended }))
+        let (state, certificate) = watch::channel(CertificateState::default());
+        let thread = thread::spawn(spec, state, inbox, ready, alive)?;
+        Ok((Self { commands, thread }, Lifecycle { started, ended, certificate }))
     }
 
     pub fn serve(&self) {

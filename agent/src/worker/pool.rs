@@ -7,6 +7,7 @@ use super::PoolReport;
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
 use super::early::Early;
+use super::revocation::peer_revoked;
 use super::tasks::{self, Companion};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
@@ -227,14 +228,21 @@ impl Peer {
             Err(_) => Err(PeerError::HandshakeTimeout { address, limit }),
         };
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
+        let tls = result?;
+        let chain = tls::peer_chain(tls.common());
         let (client, driver) =
-            Client::handshake(result?).await.map_err(|source| PeerError::Http2 { address, source })?;
+            Client::handshake(tls).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();
         let peer = Rc::downgrade(self);
+        let (identity, expected) = (means.identity.clone(), key.identity.clone());
         let (this, that) = oneshot::channel::<(Weak<Connection>, Companion)>();
         let driver = tasks::spawn(async move {
-            if let Err(e) = driver.await {
-                tracing::debug!(%address, "connection to a peer ended: {e}");
+            tokio::select! {
+                ended = driver => if let Err(e) = ended {
+                    tracing::debug!(%address, "connection to a peer ended: {e}");
+                },
+                // The driver is dropped, and its connection with it.
+                () = peer_revoked(&identity, &expected, address, chain) => {}
             }
             if let (Some(peer), Ok((connection, _closer))) = (peer.upgrade(), that.await)
                 && let Some(connection) = connection.upgrade()

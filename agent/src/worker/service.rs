@@ -113,8 +113,10 @@ fn report<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
         certificate: CertificateReport {
             identity: certificate.identity.to_string(),
             serial: certificate.serial.clone(),
+            issuer: certificate.issuer.clone(),
             not_before: certificate.not_before,
             not_after: certificate.not_after,
+            failing: context.identity.failing(),
         },
         open_connections: context.open.count(),
         pool: context.pool.report(),

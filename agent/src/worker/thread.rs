@@ -1,6 +1,6 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
-use super::certificate::{self, Identity, Signer};
+use super::certificate::{Applicant, CertificateState, Identity, Signer};
 use super::context::Context;
 use super::dial::Dialer;
 use super::direct::DirectPath;
@@ -52,6 +52,7 @@ type Started = oneshot::Sender<Result<Ready, StartError>>;
 /// `alive` is dropped when the thread ends, however it ends.
 pub(super) fn spawn(
     spec: WorkerSpec,
+    state: watch::Sender<CertificateState>,
     commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
     alive: oneshot::Sender<()>,
@@ -61,16 +62,22 @@ pub(super) fn spawn(
     Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _alive = alive;
         match enter(&spec.netns, &spec.addresses) {
-            Ok(ready) => run(spec, ready, commands, started),
+            Ok(ready) => run(spec, state, ready, commands, started),
             Err(error) => fail(started, None, error),
         }
     })
 }
 
-fn run(spec: WorkerSpec, ready: Ready, commands: mpsc::UnboundedReceiver<Command>, started: Started) {
+fn run(
+    spec: WorkerSpec,
+    state: watch::Sender<CertificateState>,
+    ready: Ready,
+    commands: mpsc::UnboundedReceiver<Command>,
+    started: Started,
+) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         // The tasks end with the set, before the thread does: every socket of the pod closes there.
-        Ok(runtime) => LocalSet::new().block_on(&runtime, work(spec, ready, commands, started)),
+        Ok(runtime) => LocalSet::new().block_on(&runtime, work(spec, state, ready, commands, started)),
         Err(e) => fail(started, Some(ready.netns_cookie), WorkerError::Runtime(e)),
     }
 }
@@ -92,19 +99,27 @@ fn enter(path: &Path, addresses: &[IpAddr]) -> Result<Ready, WorkerError> {
 
 async fn work(
     spec: WorkerSpec,
+    state: watch::Sender<CertificateState>,
     ready: Ready,
     mut commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
 ) {
-    let Settings { cert_lifetime, hbone_congestion, metrics_idle, .. } = (*spec.settings).clone();
+    let Settings { hbone_congestion, metrics_idle, .. } = (*spec.settings).clone();
+    let applicant = Applicant {
+        pod: spec.name.clone(),
+        signer: spec.signer,
+        settings: spec.settings.clone(),
+        metrics: spec.metrics.clone(),
+        state,
+    };
     let identity = tokio::select! {
-        identity = Identity::obtain(spec.signer, cert_lifetime, &spec.name) => Rc::new(identity),
+        identity = Identity::obtain(applicant) => Rc::new(identity),
         () = hung_up(&mut commands) => return,
     };
     let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let metrics = spec.metrics;
     let context = Rc::new(Context {
-        name: spec.name.clone(),
+        name: spec.name,
         netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
         direct: spec.direct,
@@ -124,7 +139,7 @@ async fn work(
     if let Err(e) = listeners.open() {
         return fail(started, Some(ready.netns_cookie), e);
     }
-    tasks::spawn(certificate::renew(identity, cert_lifetime, spec.name, metrics.clone()));
+    tasks::spawn(identity.renew());
     tasks::spawn(follow_mesh(context.clone()));
     tasks::spawn(sample::sample(context.clone()));
     tasks::spawn(expire_metrics(metrics, metrics_idle));

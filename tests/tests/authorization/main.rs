@@ -3,6 +3,7 @@
 mod ask;
 mod bad;
 mod open;
+mod plaintext;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};

@@ -12,6 +12,7 @@ mod direct;
 mod identity;
 mod keep;
 mod lifecycle;
+mod policy;
 mod protocols;
 mod server_hello;
 mod stage;
@@ -36,12 +37,14 @@ const PACKAGES: &[&str] =
     &["iproute2", "tcpdump", "curl", "dropbear-bin", "nginx-light", "python3", "redis-server", "redis-tools"];
 
 /// In the order of the story that they tell; the wire comes first, because it begins outside the mesh.
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 17] = [
     wire::CHECK,
     identity::CERTIFICATES,
     identity::BOTH_ENDS,
     direct::CHECK,
     direct::STRICT,
+    policy::CHECK,
+    policy::OPEN,
     addresses::CHECK,
     capture::LABEL,
     capture::UNTOUCHED,

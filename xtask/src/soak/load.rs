@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pillion_tests::Pod;
 use serde_json::Value;
 
+use super::rotation;
 use super::stage::Stage;
 
 /// Debian's packages that it takes.
@@ -35,7 +36,12 @@ pub struct Load {
 type Run<'a> = Box<dyn Fn(u64) -> Result<f64> + Send + 'a>;
 
 /// Keeps the load up for `time`. `watch` is called all the while; its error ends the load early.
-pub fn during(stage: &Stage, time: Duration, mut watch: impl FnMut() -> Result<()>) -> Result<Vec<Load>> {
+pub fn during(
+    stage: &Stage,
+    time: Duration,
+    rotate: bool,
+    mut watch: impl FnMut() -> Result<()>,
+) -> Result<Vec<Load>> {
     let end = Instant::now() + time;
     let stopped = AtomicBool::new(false);
     let over = || stopped.load(Ordering::Relaxed) || Instant::now() >= end;
@@ -46,6 +52,9 @@ pub fn during(stage: &Stage, time: Duration, mut watch: impl FnMut() -> Result<(
             loads.push(scope.spawn(move || repeat(name, unit, &run, end, over)));
         }
         loads.push(scope.spawn(move || labels(stage, over)));
+        if rotate {
+            loads.push(scope.spawn(move || rotation::rotate(stage, over)));
+        }
         let mut watched = Ok(());
         while watched.is_ok() && !over() {
             watched = watch();

@@ -3,6 +3,7 @@
 
 mod load;
 mod report;
+mod rotation;
 mod sample;
 mod stage;
 mod verdict;
@@ -26,8 +27,11 @@ pub struct Args {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// How long certificates live: they are renewed at 50 to 70 % of it
-    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..))]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
     cert_lifetime: u64,
+    /// Replace the root of the mesh again and again
+    #[arg(long)]
+    rotate: bool,
 }
 
 /// Time between two samples.
@@ -71,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let minutes = args.minutes;
     let loads = progress.during(&format!("load for {minutes} min"), || {
-        load::during(&stage, Duration::from_secs(minutes * 60), || {
+        load::during(&stage, Duration::from_secs(minutes * 60), args.rotate, || {
             take(Phase::Load)?;
             thread::sleep(EVERY);
             Ok(())
