@@ -10,7 +10,8 @@ use pillion_agent::kernel::{Kernel, KernelConfig, KernelError, PodCapture};
 use pillion_ebpf_common::PodEntry;
 use std::collections::HashMap;
 use std::fs;
-use std::net::TcpStream;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 
 const NOWHERE: &str = "10.99.0.9:4444";
 const LINKS: [&str; 5] =
@@ -177,6 +178,33 @@ fn another_layouts_pods_are_refused_until_they_are_captured() {
         kernel.capture(pod.cookie, &pod.capture()).unwrap();
         TcpStream::connect(NOWHERE).unwrap();
         assert!(worker.destination().is_some());
+    });
+}
+
+// proves: LIF-2
+#[test]
+fn another_layouts_guards_let_nothing_in_until_their_pods_are_captured() {
+    let bed = Bed::new();
+    on_node(|node| {
+        let [server, client] = [2, 3].map(|host| node.pod(host));
+        let app = server.listen(80);
+        let to = SocketAddr::new(server.ipv4.into(), 80);
+        let is_refused =
+            || client.connect(to).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        server.captured(&mut bed.open(), &server.capture());
+        let old = bed.pin("").parent().unwrap().join("v0");
+        fs::rename(bed.pin(""), &old).unwrap();
+
+        let mut kernel = bed.open();
+        assert!(!exists(&old) && is_refused());
+        server.captured(&mut kernel, &server.capture());
+        assert!(!is_refused() && app.accept().is_some());
+        drop(kernel);
+
+        // Of a pod that has left the mesh meanwhile nothing stays.
+        fs::rename(bed.pin(""), &old).unwrap();
+        bed.open().audit(&HashMap::new()).unwrap();
+        assert!(!is_refused() && !exists(&bed.pin(&format!("link_guard_{}", server.cookie))));
     });
 }
 

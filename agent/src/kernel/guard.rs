@@ -1,9 +1,12 @@
 //! A pod's guard: the sk_lookup program in its namespace.
 
-use super::links::{self, Link, Place};
-use super::{Kernel, KernelError, program};
+use super::links::{self, Link, Place, Program};
+use super::{Kernel, KernelError, Pins, program};
 use aya_obj::generated::bpf_attach_type;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+const PREFIX: &str = "guard_";
 
 /// Whether plaintext gets in on addresses of a pod that the mesh does not know: link-local ones, further interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub enum Unknown {
 }
 
 impl Unknown {
-    fn program(self) -> &'static str {
+    pub(super) fn program(self) -> &'static str {
         match self {
             Self::Pass => "guard_open",
             Self::Refuse => "guard_closed",
@@ -54,6 +57,11 @@ impl Kernel {
     }
 }
 
+/// Has the guards of another layout, whose tables are about to go, let nothing in: what their pods take is not known before they are captured anew.
+pub fn close(layout: &Path, pins: &Pins, closed: &Program) -> Result<(), KernelError> {
+    links::take_over(layout, pins, PREFIX, closed)
+}
+
 fn pin(cookie: u64) -> String {
-    format!("guard_{cookie}")
+    format!("{PREFIX}{cookie}")
 }

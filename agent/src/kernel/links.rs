@@ -188,6 +188,26 @@ pub fn program_behind(pins: &Pins, name: &str) -> Option<u32> {
     sys::link_info(link.as_fd()).ok().map(|info| info.program_id)
 }
 
+/// Takes the links that another layout has under names which begin so over into this one, and makes them run this
+/// program. Those whose place is gone stay there.
+pub fn take_over(layout: &Path, pins: &Pins, prefix: &str, program: &Program) -> Result<(), KernelError> {
+    let failed = |action| move |source| KernelError::Link { program: program.name, action, source };
+    for entry in fs::read_dir(layout).map_err(pins::failed(layout, "read"))? {
+        let old = entry.map_err(pins::failed(layout, "read"))?;
+        let Ok(name) = old.file_name().into_string() else { continue };
+        let new = pins.path(&name);
+        if !name.starts_with(&pin_name(prefix)) || new.exists() {
+            continue;
+        }
+        let link = sys::open_pin(&old.path()).map_err(failed("opened"))?;
+        if sys::link_update(link.as_fd(), program.fd).is_ok() {
+            sys::pin(link.as_fd(), &new).map_err(failed("pinned"))?;
+            fs::remove_file(old.path()).map_err(pins::failed(&old.path(), "removed"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a link of an agent's by its name. There may be none.
 pub fn remove_named(pins: &Pins, name: &str) -> Result<(), KernelError> {
     let pin = pins.path(&pin_name(name));

@@ -2,7 +2,7 @@
 
 use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
-use super::capture::{Inbound, PodCapture, PortRules};
+use super::capture::{PodCapture, PortRules};
 use super::device::{PodDevice, peer_index};
 use super::sources::SourceTable;
 use super::tables::{failed, found, typed};
@@ -37,6 +37,8 @@ pub struct LocalTables {
     sources: SourceTable,
     /// Lists of sources may be there that nothing names any more.
     has_stale_lists: bool,
+    /// Why a list could not be written: nobody may connect where it would say who may.
+    unwritten: Option<KernelError>,
     node: BpfHashMap<MapData, Ip, u8>,
     devices: BpfHashMap<MapData, u32, Device>,
     counts: PerCpuHashMap<MapData, CountKey, u64>,
@@ -51,6 +53,7 @@ impl LocalTables {
             ports,
             sources,
             has_stale_lists: true,
+            unwritten: None,
             node: typed(ebpf, "NODE_ADDRESSES")?,
             devices: typed(ebpf, "DEVICES")?,
             counts: typed(ebpf, "COUNTS")?,
@@ -58,21 +61,22 @@ impl LocalTables {
     }
 
     /// Writes a pod down, with its device where the kernel owns its path. Says whether anything was not so before. What
-    /// the pod has no more stays, see [`LocalTables::remove_others`].
+    /// the pod has no more stays until [`LocalTables::remove_others`], which is to follow.
     ///
     /// Nothing falls open meanwhile: a hook decides by all that held of a port before, or by all that holds now. For a
     /// port's entry says all there is to say of it, and the pod's says it of all other ports; each is replaced as one,
-    /// and what lists of sources they name is written before. A port that differs gets its entry before the pod's
-    /// changes, and one that differs no more loses it after.
+    /// and what list of sources it names is written before. A port that differs gets its entry before the pod's changes,
+    /// and one that differs no more loses it after (a hook that does not find it looks at the pod's once more).
     pub fn set_pod(
         &mut self,
         cookie: u64,
         pod: &PodCapture,
         device: Option<PodDevice>,
     ) -> Result<bool, KernelError> {
-        let mut full = Ok(());
-        let ports = self.inbound_ports(&pod.inbound, &mut full);
-        let others = self.inbound_port(pod.inbound.of_others(), &mut full);
+        let differing = pod.inbound.differing().into_iter();
+        let ports: BTreeMap<u16, InboundPort> =
+            differing.map(|(port, rules)| (port, self.inbound_port(rules))).collect();
+        let others = self.inbound_port(pod.inbound.of_others());
         let mut changed = self.set_ports(cookie, &ports)?;
         for what in 0..count::ALL {
             self.start_count(CountKey { netns: cookie, what, zero: 0 })?;
@@ -88,11 +92,13 @@ impl LocalTables {
             }
         }
         self.has_stale_lists |= changed;
-        full.map(|()| changed)
+        Ok(changed)
     }
 
     /// Removes the addresses and ports that these pods have no more, in one look at the tables, and then the lists of
-    /// sources that nobody names any more. Says whose there were. Pods of which `wanted` says nothing are left alone.
+    /// sources that nothing names any more. Says whose there were. Pods of which `wanted` says nothing are left alone.
+    ///
+    /// Fails at last where a pod that was written down before has a list that found no room: as it is, nobody connects.
     pub fn remove_others<'a>(
         &mut self,
         wanted: impl Fn(u64) -> Option<&'a PodCapture>,
@@ -107,7 +113,7 @@ impl LocalTables {
         had.append(&mut self.remove_other_ports(&wanted)?);
         self.has_stale_lists |= !had.is_empty();
         self.remove_stale_lists()?;
-        Ok(had)
+        self.unwritten.take().map_or(Ok(had), Err)
     }
 
     /// Puts right what lists of sources are not as they were written. Says which.
@@ -220,21 +226,11 @@ impl LocalTables {
         Ok(true)
     }
 
-    /// The entries of the ports that differ.
-    fn inbound_ports(
-        &mut self,
-        inbound: &Inbound,
-        full: &mut Result<(), KernelError>,
-    ) -> BTreeMap<u16, InboundPort> {
-        let ports = inbound.differing().into_iter();
-        ports.map(|(port, rules)| (port, self.inbound_port(rules, full))).collect()
-    }
-
-    /// What the maps say of it. Where there is no room for a list nobody may connect, and `full` says so: what policies
-    /// no longer allow is not to pass because they cannot be written down.
-    fn inbound_port(&mut self, rules: PortRules, full: &mut Result<(), KernelError>) -> InboundPort {
+    /// What the maps say of a port. A list that finds no room is nobody's: what policies allow no longer is not to pass
+    /// because they cannot be written down.
+    fn inbound_port(&mut self, rules: PortRules) -> InboundPort {
         let sources = self.sources.number(rules.sources).unwrap_or_else(|error| {
-            *full = Err(error);
+            self.unwritten = Some(error);
             list::NOBODY
         });
         InboundPort { mode: rules.mode.number(), sources, probed: rules.spares_node.into() }
@@ -269,10 +265,10 @@ impl LocalTables {
     }
 
     fn remove_stale_lists(&mut self) -> Result<(), KernelError> {
-        if self.has_stale_lists {
+        if self.has_stale_lists && !self.sources.is_empty() {
             self.sources.remove_others(&named_lists(&self.pods, &self.ports)?)?;
-            self.has_stale_lists = false;
         }
+        self.has_stale_lists = false;
         Ok(())
     }
 

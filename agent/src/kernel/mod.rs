@@ -144,6 +144,7 @@ impl Kernel {
             .map(|hook| Ok((hook, hook.establish(&program(&ebpf, hook.program)?, &cgroup, &pins)?)))
             .collect::<Result<_, KernelError>>()?;
         for directory in &replaced {
+            guard::close(directory, &pins, &program(&ebpf, Unknown::Refuse.program())?)?;
             uninstall::layout(directory)?;
         }
         Ok(Self {

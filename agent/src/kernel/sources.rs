@@ -55,6 +55,10 @@ impl SourceTable {
         Ok(number)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
     /// Removes the lists that nothing names.
     pub fn remove_others(&mut self, named: &BTreeSet<u32>) -> Result<(), KernelError> {
         let unused: Vec<u32> = self.lists.keys().filter(|number| !named.contains(number)).copied().collect();
