@@ -1,37 +1,12 @@
-//! How the pods' certificates stand, and what certificates are verified against: for readiness, metrics and people.
+//! How the pods' certificates stand, and what they are verified against: for readiness and metrics.
 
+use super::authority::date;
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
-use crate::identity::Trust;
 use crate::mesh::PodName;
 use crate::worker::{CertificateState, Life};
-use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use tokio::sync::watch;
-
-/// The certificate authority, as far as it concerns the node itself.
-pub struct Authority {
-    pub trust: watch::Receiver<Arc<Trust>>,
-    pub errors: watch::Receiver<Vec<String>>,
-}
-
-impl Authority {
-    /// For `/config_dump`.
-    pub fn report(&self) -> Value {
-        let trust = self.trust.borrow().clone();
-        let roots = trust.roots().map(|root| {
-            json!({"subject": root.subject, "sha256": root.fingerprint, "not_after": date(root.not_after)})
-        });
-        json!({
-            "errors": *self.errors.borrow(),
-            "roots": roots.collect::<Vec<_>>(),
-            "revoked_certificates": trust.revocations(),
-        })
-    }
-}
 
 impl Supervisor {
     /// Which pods wait for a certificate, or for another one for too long, and why. Nothing of their connections changes
@@ -78,11 +53,6 @@ fn awaited(
         }
         _ => None,
     }
-}
-
-fn date(time: OffsetDateTime) -> String {
-    let seconds = time.replace_nanosecond(0).unwrap_or(time);
-    seconds.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }
 
 #[cfg(test)]

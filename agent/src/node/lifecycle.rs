@@ -1,6 +1,6 @@
 //! An agent's life: start, serve, drain, end; and what `uninstall` does after it.
 
-use super::certificates::Authority;
+use super::authority::Authority;
 use super::certifier;
 use super::introspect::{Mailbox, Question};
 use super::state_dir::{Record, StateDir};

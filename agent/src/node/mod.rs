@@ -4,6 +4,7 @@
 //! Nothing in here touches a connection.
 
 mod audit;
+mod authority;
 mod certificates;
 mod certifier;
 mod direct;

@@ -1,6 +1,6 @@
 //! Wants and has: which pods should have a worker, which do, and what to do about the difference.
 
-use super::certificates::Authority;
+use super::authority::Authority;
 use super::pod::{Pod, State, capture};
 use crate::cli::Run;
 use crate::decide::NotDirect;

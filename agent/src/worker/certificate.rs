@@ -1,9 +1,8 @@
 //! The worker's own certificate: asked for, kept, renewed in time.
 
-use super::revocation::revoked;
 use super::{Settings, WorkerError};
 use crate::identity::{
-    CaError, IssuedCertificate, LeafError, LeafKey, Retry, Trust, WorkloadCertificate, overdue_time,
+    CaError, ChainId, IssuedCertificate, LeafError, LeafKey, Retry, Trust, WorkloadCertificate, overdue_time,
     renewal_time,
 };
 use crate::mesh::{PodName, SpiffeId};
@@ -13,6 +12,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateSigningRequestDer;
 use serde::Serialize;
 use std::cell::RefCell;
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,6 +205,20 @@ impl Applicant {
             self.metrics.set_renewal_failing_since(Some(since));
             state.failing = Some(Failing { since, error });
         });
+    }
+}
+
+/// Resolves once `trust` says that a certificate of the chain is revoked, at once if it does so already; gives its serial
+/// number.
+pub(super) async fn revoked(mut trust: watch::Receiver<Arc<Trust>>, chain: ChainId) -> String {
+    loop {
+        let found = trust.borrow_and_update().revoked(&chain);
+        match found {
+            Some(serial) => return serial,
+            None if trust.changed().await.is_ok() => {}
+            // The agent ends, and with it the worker.
+            None => pending().await,
+        }
     }
 }
 

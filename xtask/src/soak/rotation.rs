@@ -6,32 +6,13 @@ use anyhow::{Result, bail};
 use pillion_tests::wait;
 use serde_json::Value;
 
-use super::load::Load;
 use super::stage::Stage;
 
 /// All certificates are renewed in it, and then some.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Rotates until it is over. A rotation that has begun is finished first.
-pub fn rotate(stage: &Stage, over: impl Fn() -> bool) -> Load {
-    let name = "root of the mesh replaced";
-    let mut load = Load { name, runs: 0, done: 0.0, unit: "rotations", errors: Vec::new() };
-    while !over() {
-        load.runs += 1;
-        match rotation(stage) {
-            Ok(()) => load.done += 1.0,
-            Err(error) => {
-                load.errors.push(format!("{error:#}"));
-                // What is half done stays so.
-                break;
-            }
-        }
-    }
-    load
-}
-
-/// Waits for what the agents show instead of for the time that it may take: that is what `--force` is for.
-fn rotation(stage: &Stage) -> Result<()> {
+/// Replaces it once. Waits for what the agents show instead of for the time that it may take: that is what `--force` is for.
+pub fn rotate(stage: &Stage) -> Result<()> {
     let former = roots(&stage.agents[0].config_dump()?);
     ca(stage, &["rotate", "begin"])?;
     follow(stage, "the new root to be trusted", |dump| roots(dump).len() == former.len() + 1)?;

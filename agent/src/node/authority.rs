@@ -1,0 +1,34 @@
+//! The certificate authority as the node core sees it: what is trusted, and what is wrong.
+
+use crate::identity::Trust;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+
+/// What it publishes, now and at every change.
+pub struct Authority {
+    pub trust: watch::Receiver<Arc<Trust>>,
+    pub errors: watch::Receiver<Vec<String>>,
+}
+
+impl Authority {
+    /// For `/config_dump`.
+    pub fn report(&self) -> Value {
+        let trust = self.trust.borrow().clone();
+        let roots = trust.roots().map(|root| {
+            json!({"subject": root.subject, "sha256": root.fingerprint, "not_after": date(root.not_after)})
+        });
+        json!({
+            "errors": *self.errors.borrow(),
+            "roots": roots.collect::<Vec<_>>(),
+            "revoked_certificates": trust.revocations(),
+        })
+    }
+}
+
+pub(super) fn date(time: OffsetDateTime) -> String {
+    let seconds = time.replace_nanosecond(0).unwrap_or(time);
+    seconds.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
+}
