@@ -10,9 +10,12 @@
 
 mod authorization;
 mod error;
+mod last_good;
+mod metadata;
 pub mod names;
 mod null;
 pub mod objects;
+mod peer_authentication;
 mod policies;
 mod probes;
 mod refused;

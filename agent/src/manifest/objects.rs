@@ -4,18 +4,17 @@
 
 use super::Place;
 use super::authorization::AuthorizationPolicy;
+use super::metadata::Metadata;
 use super::null::null_as_default;
+use super::peer_authentication::PeerAuthentication;
 use super::policies;
-use super::refused::RefusedPolicy;
-use super::selector::{LabelSelector, Labels, WorkloadSelector};
-use crate::mesh::MtlsMode;
-use serde::de::{DeserializeOwned, Error, IgnoredAny};
-use serde::{Deserialize, Deserializer, Serialize};
+use super::refused::{PolicyKind, RefusedPolicy};
+use super::selector::LabelSelector;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use time::OffsetDateTime;
 
 /// An object of a kind that the mesh reads.
 #[derive(Debug)]
@@ -31,47 +30,11 @@ pub enum Object {
     NetworkPolicy(NetworkPolicy),
 }
 
-/// The kinds of policies that a worker or the kernel puts into force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub enum PolicyKind {
-    PeerAuthentication,
-    AuthorizationPolicy,
-}
-
 /// An object and where it was defined.
 #[derive(Debug)]
 pub struct Sourced {
     pub place: Place,
     pub object: Object,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Metadata {
-    pub name: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub namespace: Option<String>,
-    pub uid: Option<String>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub labels: Labels,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub annotations: BTreeMap<String, String>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    pub creation_timestamp: Option<OffsetDateTime>,
-    /// Only whether it is there matters.
-    pub deletion_timestamp: Option<IgnoredAny>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub owner_references: Vec<OwnerReference>,
-}
-
-/// An object's namespace and name.
-pub type Key<'a> = (&'a str, &'a str);
-
-#[derive(Debug, Deserialize)]
-pub struct OwnerReference {
-    pub kind: String,
-    pub name: String,
-    pub controller: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -241,46 +204,6 @@ pub struct EndpointPort {
     pub protocol: Option<String>,
 }
 
-/// Istio's `security.istio.io` PeerAuthentication.
-#[derive(Debug, Deserialize)]
-pub struct PeerAuthentication {
-    pub metadata: Metadata,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub spec: PeerAuthenticationSpec,
-}
-
-/// A field that is not known may be a mistyped one that was to keep plaintext out: it is an error.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PeerAuthenticationSpec {
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub selector: WorkloadSelector,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub mtls: MutualTls,
-    /// Ports of the pod, not of its Services.
-    #[serde(default, deserialize_with = "by_port")]
-    pub port_level_mtls: BTreeMap<NonZeroU16, MutualTls>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MutualTls {
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub mode: Mode,
-}
-
-/// A mode as a policy writes it.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Mode {
-    /// As the next wider scope says.
-    #[default]
-    Unset,
-    Disable,
-    Permissive,
-    Strict,
-}
-
 #[derive(Debug, Deserialize)]
 pub struct NetworkPolicy {
     pub metadata: Metadata,
@@ -296,17 +219,6 @@ pub struct NetworkPolicySpec {
     pub pod_selector: LabelSelector,
 }
 
-impl Metadata {
-    /// The namespace that a namespaced object is in.
-    pub fn namespace(&self) -> &str {
-        self.namespace.as_deref().unwrap_or("default")
-    }
-
-    pub fn key(&self) -> Key<'_> {
-        (self.namespace(), &self.name)
-    }
-}
-
 impl EndpointConditions {
     /// What is not said is ready (the EndpointSlice API's own rule).
     pub fn is_ready(&self) -> bool {
@@ -316,23 +228,6 @@ impl EndpointConditions {
     /// Terminating, but still serving: good enough where nothing is ready.
     pub fn is_draining(&self) -> bool {
         self.terminating.unwrap_or(false) && self.serving.unwrap_or_else(|| self.is_ready())
-    }
-}
-
-impl PeerAuthenticationSpec {
-    pub fn has_selector(&self) -> bool {
-        !self.selector.match_labels.is_empty()
-    }
-}
-
-impl Mode {
-    pub fn set(self) -> Option<MtlsMode> {
-        match self {
-            Self::Unset => None,
-            Self::Disable => Some(MtlsMode::Disable),
-            Self::Permissive => Some(MtlsMode::Permissive),
-            Self::Strict => Some(MtlsMode::Strict),
-        }
     }
 }
 
@@ -382,17 +277,6 @@ impl Object {
             _ => return Ok(None),
         }))
     }
-}
-
-/// JSON's keys are texts.
-fn by_port<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<NonZeroU16, MutualTls>, D::Error> {
-    let written: BTreeMap<String, MutualTls> = null_as_default(d)?;
-    let port = |text: &str| text.parse::<NonZeroU16>().ok().filter(|port| port.to_string() == text);
-    let entries = written.into_iter().map(|(text, mtls)| match port(&text) {
-        Some(port) => Ok((port, mtls)),
-        None => Err(D::Error::custom(format!("{text:?} is no port: use a number from 1 to 65535"))),
-    });
-    entries.collect()
 }
 
 /// What is wrong with an object: the path of the field, and the message.

@@ -1,7 +1,8 @@
 //! Which policies apply to a pod, and what follows from them.
 
 use super::authorization::{AuthorizationPolicy, Scopes};
-use super::objects::{Mode, NetworkPolicy, PeerAuthentication};
+use super::objects::NetworkPolicy;
+use super::peer_authentication::{Mode, PeerAuthentication};
 use super::selector::Labels;
 use crate::mesh::{Authorization, InboundMtls, TrustDomains};
 use std::collections::BTreeMap;

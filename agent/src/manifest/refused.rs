@@ -1,18 +1,16 @@
-//! Policies that cannot be read, and what is in force instead.
-//!
-//! Each policy is refused alone, by name: the rest of the mesh goes on. What was in force stays in force, until the
-//! policy is mended or gone. What was in force before the agent started nobody knows: then whatever the policy may have
-//! meant to close is closed.
+//! Policies that cannot be read: each is refused alone, by name, and the rest of the mesh goes on.
 
-use super::authorization::AuthorizationPolicy;
-use super::objects::{Metadata, Mode, MutualTls, PeerAuthentication, PeerAuthenticationSpec, PolicyKind};
+use super::ManifestError;
 use super::selector::WorkloadSelector;
-use super::{ManifestError, Object, Sourced};
-use crate::mesh::{Action, Policy, PolicyName, Rule};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::HashMap;
-use std::sync::Arc;
+
+/// The kinds of policies that a worker or the kernel puts into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum PolicyKind {
+    PeerAuthentication,
+    AuthorizationPolicy,
+}
 
 /// A policy that has a name and is wrong in some field.
 #[derive(Debug)]
@@ -21,9 +19,9 @@ pub struct RefusedPolicy {
     pub namespace: String,
     pub name: String,
     /// Whom it selects: all, where that cannot be read either.
-    selector: WorkloadSelector,
+    pub selector: WorkloadSelector,
     /// It is for gateways, whatever it says.
-    has_target: bool,
+    pub has_target: bool,
     /// The path of the field, and what is wrong with it.
     pub field: String,
     pub message: String,
@@ -52,15 +50,6 @@ pub enum InForce {
     Nothing,
 }
 
-/// The policies as they were when they could be read last.
-#[derive(Default)]
-pub struct LastGood(HashMap<(PolicyKind, String, String), Good>);
-
-struct Good {
-    object: Object,
-    in_force: InForce,
-}
-
 impl RefusedPolicy {
     /// `None` for a policy without a usable name: nobody could say which one it is.
     pub fn new(kind: PolicyKind, value: &Value, (field, message): &(String, String)) -> Option<Self> {
@@ -83,94 +72,6 @@ impl RefusedPolicy {
             message: message.clone(),
         })
     }
-
-    fn key(&self) -> (PolicyKind, String, String) {
-        (self.kind, self.namespace.clone(), self.name.clone())
-    }
-
-    /// What keeps closed whatever the policy may have meant to.
-    fn stand_in(&self) -> Object {
-        let metadata = Metadata {
-            name: self.name.clone(),
-            namespace: Some(self.namespace.clone()),
-            ..Metadata::default()
-        };
-        let selector = self.selector.clone();
-        match self.kind {
-            PolicyKind::PeerAuthentication => {
-                let mtls = MutualTls { mode: Mode::Strict };
-                let spec = PeerAuthenticationSpec { selector, mtls, ..PeerAuthenticationSpec::default() };
-                Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec }))
-            }
-            PolicyKind::AuthorizationPolicy => {
-                let policy = Policy {
-                    name: PolicyName { namespace: self.namespace.clone(), name: self.name.clone() },
-                    action: Action::Deny,
-                    dry_run: false,
-                    rules: vec![Rule::default()],
-                    http_fields: Vec::new(),
-                    provider: None,
-                    stands_in: Some(format!("{}: {}", self.field, self.message)),
-                };
-                let policy = Arc::new(policy);
-                Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy {
-                    metadata,
-                    selector,
-                    has_target: self.has_target,
-                    policy,
-                }))
-            }
-        }
-    }
-}
-
-impl LastGood {
-    /// Remembers the policies that can be read, and answers what is to be put in the place of those that cannot;
-    /// `is_first` says that nothing is in force yet.
-    pub fn resolve(&mut self, objects: &[&Sourced], is_first: bool) -> (Vec<Sourced>, Vec<Refusal>) {
-        let mut before = std::mem::take(&mut self.0);
-        let (mut instead, mut refusals) = (Vec::new(), Vec::new());
-        for Sourced { place, object } in objects {
-            let Object::RefusedPolicy(refused) = object else {
-                if let Some((key, object)) = policy(object) {
-                    self.0.insert(key, Good { object, in_force: InForce::LastGood });
-                }
-                continue;
-            };
-            let good = before.remove(&refused.key());
-            let good = good.or_else(|| {
-                is_first.then(|| Good { object: refused.stand_in(), in_force: InForce::StandIn })
-            });
-            refusals.push(Refusal {
-                kind: refused.kind,
-                namespace: refused.namespace.clone(),
-                name: refused.name.clone(),
-                error: place.error(&refused.field, refused.message.clone()),
-                in_force: good.as_ref().map_or(InForce::Nothing, |good| good.in_force),
-            });
-            if let Some(good) = good {
-                if let Some((_, object)) = policy(&good.object) {
-                    instead.push(Sourced { place: place.clone(), object });
-                }
-                self.0.insert(refused.key(), good);
-            }
-        }
-        (instead, refusals)
-    }
-}
-
-/// A policy that could be read, by its name. A copy shares it.
-fn policy(object: &Object) -> Option<((PolicyKind, String, String), Object)> {
-    let (kind, metadata, object) = match object {
-        Object::PeerAuthentication(policy) => {
-            (PolicyKind::PeerAuthentication, &policy.metadata, Object::PeerAuthentication(policy.clone()))
-        }
-        Object::AuthorizationPolicy(policy) => {
-            (PolicyKind::AuthorizationPolicy, &policy.metadata, Object::AuthorizationPolicy(policy.clone()))
-        }
-        _ => return None,
-    };
-    Some(((kind, metadata.namespace().to_owned(), metadata.name.clone()), object))
 }
 
 impl std::fmt::Display for Refusal {
@@ -184,97 +85,5 @@ impl std::fmt::Display for Refusal {
             InForce::Nothing => "it is not in force and never was",
         };
         write!(f, "{kind:?} {namespace}/{name} is refused: {error}; {in_force}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest::parse;
-
-    /// What is in force of the policies `p`, the oldest state of the manifests first: each as the actions, and the
-    /// mode of plaintext.
-    fn in_force(states: &[&str]) -> Vec<(Vec<String>, Vec<InForce>)> {
-        let mut last_good = LastGood::default();
-        let states = states.iter().enumerate().map(|(i, text)| {
-            let objects = parse("x.yaml", text.as_bytes()).unwrap();
-            let (instead, refusals) = last_good.resolve(&objects.iter().collect::<Vec<_>>(), i == 0);
-            let said = |sourced: &Sourced| match &sourced.object {
-                Object::AuthorizationPolicy(policy) => {
-                    let selected: Vec<_> = policy.selector.match_labels.values().cloned().collect();
-                    Some(format!(
-                        "{:?} {} {}",
-                        policy.policy.action,
-                        policy.policy.rules.len(),
-                        selected.join(",")
-                    ))
-                }
-                Object::PeerAuthentication(policy) => Some(format!("{:?}", policy.spec.mtls.mode)),
-                _ => None,
-            };
-            let said = objects.iter().chain(&instead).filter_map(said).collect();
-            (said, refusals.iter().map(|refusal| refusal.in_force).collect())
-        });
-        states.collect()
-    }
-
-    fn policy(spec: &str) -> String {
-        format!(
-            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p}}, spec: {spec}}}\n"
-        )
-    }
-
-    const GOOD: &str = "{selector: {matchLabels: {app: cart}}, rules: [{}, {}]}";
-    const BAD: &str = "{selector: {matchLabels: {app: cart}}, rulez: []}";
-
-    // proves: POL-1, SEC-2
-    #[test]
-    fn the_last_good_form_of_a_policy_stays_until_it_is_mended_or_gone() {
-        let (good, bad) = (policy(GOOD), policy(BAD));
-        let states = in_force(&[&good, &bad, &bad, &good, "", &bad]);
-        let kept = vec!["Allow 2 cart".to_owned()];
-        assert_eq!(states[0], (kept.clone(), vec![]));
-        assert_eq!(states[1], (kept.clone(), vec![InForce::LastGood]));
-        assert_eq!(states[2], states[1]);
-        assert_eq!(states[3], (kept, vec![]));
-        assert_eq!(states[4], (vec![], vec![]));
-        // It is another one now, of which nothing was in force.
-        assert_eq!(states[5], (vec![], vec![InForce::Nothing]));
-    }
-
-    // proves: POL-1, SEC-2
-    #[test]
-    fn what_was_in_force_before_the_agent_started_is_not_known_and_so_all_is_closed() {
-        for (spec, expected) in
-            [(BAD, "Deny 1 cart"), ("{selector: {matchLabels: 5}, rules: [{}]}", "Deny 1 "), ("5", "Deny 1 ")]
-        {
-            let bad = policy(spec);
-            let states = in_force(&[&bad, &bad, &policy("{}"), &bad]);
-            assert_eq!(states[0], (vec![expected.to_owned()], vec![InForce::StandIn]), "{spec}");
-            assert_eq!(states[1], states[0], "{spec}");
-            assert_eq!(states[2], (vec!["Allow 0 ".to_owned()], vec![]), "{spec}");
-            assert_eq!(states[3].1, [InForce::LastGood], "{spec}");
-        }
-        let mtls = policy("{mtls: {mode: STRICKT}}").replace("AuthorizationPolicy", "PeerAuthentication");
-        assert_eq!(in_force(&[&mtls])[0], (vec!["Strict".to_owned()], vec![InForce::StandIn]));
-    }
-
-    #[test]
-    fn a_policy_without_a_name_is_a_broken_manifest() {
-        for metadata in ["{}", "{name: 5}", "{name: p, namespace: 5}"] {
-            let text = policy(BAD).replace("{name: p}", metadata);
-            assert!(parse("x.yaml", text.as_bytes()).is_err(), "{metadata}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_a_sentence() {
-        let objects = parse("x.yaml", policy(BAD).as_bytes()).unwrap();
-        let (_, refusals) = LastGood::default().resolve(&[&objects[0]], true);
-        let said = refusals[0].to_string();
-        assert!(
-            said.starts_with("AuthorizationPolicy default/p is refused: x.yaml, document 1, spec.rulez: "),
-            "{said}"
-        );
     }
 }

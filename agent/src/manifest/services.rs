@@ -1,8 +1,9 @@
 //! What Service and EndpointSlice objects say of a service.
 
 use super::error::Wrong;
+use super::metadata::Key;
 use super::names::is_subdomain;
-use super::objects::{self, EndpointSlice, Key};
+use super::objects::{self, EndpointSlice};
 use super::{ManifestError, Place};
 use crate::mesh::{Endpoint, Locality, Service, ServicePort};
 use std::collections::BTreeMap;

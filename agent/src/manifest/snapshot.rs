@@ -1,9 +1,9 @@
 //! Builds a mesh from objects. Pure: the same objects give an equal mesh.
 
 use super::authorization::AuthorizationPolicy;
-use super::objects::{
-    EndpointSlice, Key, Namespace, NetworkPolicy, Object, PeerAuthentication, Pod, Service,
-};
+use super::metadata::Key;
+use super::objects::{EndpointSlice, Namespace, NetworkPolicy, Object, Pod, Service};
+use super::peer_authentication::PeerAuthentication;
 use super::policies::Policies;
 use super::{ManifestError, Place, Sourced, services, workloads};
 use crate::mesh::{Mesh, TrustDomains};

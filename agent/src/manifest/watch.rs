@@ -1,6 +1,7 @@
 //! Watches a manifest directory and publishes a mesh for every state of it that is whole.
 
-use super::refused::{LastGood, Refusal};
+use super::last_good::LastGood;
+use super::refused::Refusal;
 use super::scan::{Directory, unreadable};
 use super::{ManifestError, Object, Settings, Sourced, snapshot};
 use crate::mesh::{Mesh, Policy};

@@ -1,8 +1,9 @@
 //! What a Pod object says of a workload.
 
 use super::error::Wrong;
+use super::metadata::Metadata;
 use super::names::{is_label, is_subdomain};
-use super::objects::{Metadata, Namespace, Pod};
+use super::objects::{Namespace, Pod};
 use super::policies::Policies;
 use super::probes::probe_ports;
 use crate::mesh::{Exclusions, OnAgentLoss, PodName, PortSet, SpiffeId, TrustDomain, Workload};

@@ -1,7 +1,7 @@
-//! Sets of texts and of networks, as policies write them, made for asking whether something is in them.
+//! Sets of texts, networks and ports, as policies write them, made for asking whether something is in them.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 /// Texts: `x` is x alone, `x*` begins with x, `*x` ends with x, `*` is any that is not empty.
@@ -20,6 +20,9 @@ pub struct Networks {
     v4: Vec<Ipv4Net>,
     v6: Vec<Ipv6Net>,
 }
+
+/// TCP ports, each from 1 to 65535.
+pub type PortSet = BTreeSet<u16>;
 
 impl Strings {
     pub fn contains(&self, text: &str) -> bool {

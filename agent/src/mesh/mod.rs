@@ -19,10 +19,10 @@ pub use authorization::{
     Action, Authorization, Condition, Policy, PolicyName, Principals, Rule, Subject, Test,
 };
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain, TrustDomains};
-pub use matching::{Networks, Strings};
+pub use matching::{Networks, PortSet, Strings};
 pub use mtls::{InboundMtls, MtlsMode};
 pub use service::{Endpoint, Locality, Service, ServicePort};
-pub use workload::{Exclusions, OnAgentLoss, PodName, PortSet, Workload};
+pub use workload::{Exclusions, OnAgentLoss, PodName, Workload};
 
 /// One consistent picture of the mesh.
 #[derive(Debug, Default)]

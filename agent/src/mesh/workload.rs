@@ -1,9 +1,8 @@
 //! Pods, as far as a mesh needs to know them.
 
-use super::{Authorization, InboundMtls, SpiffeId};
+use super::{Authorization, InboundMtls, PortSet, SpiffeId};
 use ipnet::IpNet;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -80,9 +79,6 @@ pub struct Exclusions {
     /// Ports of this pod that peers reach as if it were not in the mesh.
     pub inbound_ports: PortSet,
 }
-
-/// TCP ports, each from 1 to 65535.
-pub type PortSet = BTreeSet<u16>;
 
 impl Workload {
     /// The first address of the wanted family.

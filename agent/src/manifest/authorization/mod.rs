@@ -2,11 +2,12 @@
 //! (`scope`). What a policy means for a connection is said elsewhere (`decide`).
 
 mod compile;
+mod policy;
 mod scope;
 mod written;
 
+pub use policy::AuthorizationPolicy;
 pub(super) use scope::Scopes;
-pub use written::AuthorizationPolicy;
 
 #[cfg(test)]
 mod tests;

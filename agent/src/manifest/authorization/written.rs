@@ -1,28 +1,13 @@
 //! An AuthorizationPolicy as it is written. A field that is not known, or cannot mean anything, is an error: it may be a
 //! mistyped one that was to keep somebody out.
 
-use super::compile::compile;
+use crate::manifest::metadata::Metadata;
 use crate::manifest::null::null_as_default;
-use crate::manifest::objects::Metadata;
 use crate::manifest::selector::WorkloadSelector;
-use crate::mesh::Policy;
 use ipnet::IpNet;
 use serde::de::{Error, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use std::net::IpAddr;
-use std::sync::Arc;
-
-/// Istio's `security.istio.io` AuthorizationPolicy.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "Written")]
-pub struct AuthorizationPolicy {
-    pub metadata: Metadata,
-    /// Pods of the policy's namespace; in the root namespace, of all.
-    pub selector: WorkloadSelector,
-    /// It is for gateways or waypoints (`targetRefs`), and no pod's business.
-    pub has_target: bool,
-    pub policy: Arc<Policy>,
-}
 
 #[derive(Deserialize)]
 pub(super) struct Written {
@@ -35,7 +20,7 @@ pub(super) struct Written {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Spec {
     #[serde(default, deserialize_with = "null_as_default")]
-    selector: WorkloadSelector,
+    pub selector: WorkloadSelector,
     target_ref: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "null_as_default")]
     target_refs: Vec<IgnoredAny>,
@@ -184,25 +169,10 @@ pub(super) struct Account {
 /// The most service accounts that Istio's API takes in one list.
 const MOST_ACCOUNTS: usize = 16;
 
-impl TryFrom<Written> for AuthorizationPolicy {
-    type Error = String;
-
-    fn try_from(written: Written) -> Result<Self, String> {
-        let spec = &written.spec;
-        let has_target = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-        let labels = &spec.selector.match_labels;
-        if has_target && !labels.is_empty() {
-            return Err(
-                "has a selector and targetRefs; it can be for pods or for gateways, not for both".into()
-            );
-        }
-        match (spec.action, &spec.provider) {
-            (WrittenAction::Custom, None) => return Err("is CUSTOM and names no provider.name to ask".into()),
-            (WrittenAction::Custom, Some(_)) | (_, None) => {}
-            (_, Some(_)) => return Err("names a provider, which only action CUSTOM asks".into()),
-        }
-        let policy = Arc::new(compile(&written));
-        Ok(Self { metadata: written.metadata, selector: written.spec.selector, has_target, policy })
+impl Spec {
+    /// It is for gateways or waypoints, and no pod's business.
+    pub fn has_target(&self) -> bool {
+        self.target_ref.is_some() || !self.target_refs.is_empty()
     }
 }
 

@@ -1,0 +1,48 @@
+//! What every Kubernetes object says of itself.
+
+use super::null::null_as_default;
+use super::selector::Labels;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    pub name: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub namespace: Option<String>,
+    pub uid: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub labels: Labels,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub creation_timestamp: Option<OffsetDateTime>,
+    /// Only whether it is there matters.
+    pub deletion_timestamp: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// An object's namespace and name.
+pub type Key<'a> = (&'a str, &'a str);
+
+#[derive(Debug, Deserialize)]
+pub struct OwnerReference {
+    pub kind: String,
+    pub name: String,
+    pub controller: Option<bool>,
+}
+
+impl Metadata {
+    /// The namespace that a namespaced object is in.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    pub fn key(&self) -> Key<'_> {
+        (self.namespace(), &self.name)
+    }
+}

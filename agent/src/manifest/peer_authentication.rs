@@ -1,0 +1,78 @@
+//! Istio's PeerAuthentication: what a pod accepts of connections that do not come through the mesh.
+
+use super::metadata::Metadata;
+use super::null::null_as_default;
+use super::selector::WorkloadSelector;
+use crate::mesh::MtlsMode;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+/// Istio's `security.istio.io` PeerAuthentication.
+#[derive(Debug, Deserialize)]
+pub struct PeerAuthentication {
+    pub metadata: Metadata,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: PeerAuthenticationSpec,
+}
+
+/// A field that is not known may be a mistyped one that was to keep plaintext out: it is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthenticationSpec {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub selector: WorkloadSelector,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub mtls: MutualTls,
+    /// Ports of the pod, not of its Services.
+    #[serde(default, deserialize_with = "by_port")]
+    pub port_level_mtls: BTreeMap<NonZeroU16, MutualTls>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MutualTls {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub mode: Mode,
+}
+
+/// A mode as a policy writes it.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Mode {
+    /// As the next wider scope says.
+    #[default]
+    Unset,
+    Disable,
+    Permissive,
+    Strict,
+}
+
+impl PeerAuthenticationSpec {
+    pub fn has_selector(&self) -> bool {
+        !self.selector.match_labels.is_empty()
+    }
+}
+
+impl Mode {
+    pub fn set(self) -> Option<MtlsMode> {
+        match self {
+            Self::Unset => None,
+            Self::Disable => Some(MtlsMode::Disable),
+            Self::Permissive => Some(MtlsMode::Permissive),
+            Self::Strict => Some(MtlsMode::Strict),
+        }
+    }
+}
+
+/// JSON's keys are texts.
+fn by_port<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<NonZeroU16, MutualTls>, D::Error> {
+    let written: BTreeMap<String, MutualTls> = null_as_default(d)?;
+    let port = |text: &str| text.parse::<NonZeroU16>().ok().filter(|port| port.to_string() == text);
+    let entries = written.into_iter().map(|(text, mtls)| match port(&text) {
+        Some(port) => Ok((port, mtls)),
+        None => Err(D::Error::custom(format!("{text:?} is no port: use a number from 1 to 65535"))),
+    });
+    entries.collect()
+}
