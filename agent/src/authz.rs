@@ -80,14 +80,14 @@ fn of_manifests(question: &Authz, directory: &Path) -> anyhow::Result<Answer> {
         root_namespace: question.root_namespace.clone(),
     };
     let manifests = ManifestSource::start(directory.to_owned(), settings)?;
-    let status = manifests.status().borrow().clone();
+    let status = manifests.published().status.borrow().clone();
     if let Some(error) = status.errors.first() {
         bail!("{error}");
     }
     for refusal in status.refused.iter().filter(|refusal| refusal.in_force == InForce::StandIn) {
         eprintln!("pillion: {refusal}");
     }
-    let mesh = manifests.mesh().borrow().clone();
+    let mesh = manifests.published().mesh.borrow().clone();
     let Authz { source, destination, port, .. } = question;
     let explanation = explain(&mesh, source, destination, *port).map_err(|e| anyhow!(e))?;
     Ok(Answer { allowed: explanation.is_allowed(), ways: explanation.lines() })

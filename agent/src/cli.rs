@@ -57,9 +57,8 @@ pub struct Run {
     #[arg(long, env = "PILLION_NODE")]
     pub node: String,
 
-    /// Directory of Kubernetes manifests (Pod, Service, EndpointSlice, Namespace, policies) to watch.
-    #[arg(long, value_name = "DIR", env = "PILLION_MANIFESTS")]
-    pub manifests: PathBuf,
+    #[command(flatten)]
+    pub objects: Objects,
 
     /// Directory of the embedded certificate authority's root; made if there is none. Nodes of one mesh share it.
     #[arg(long, value_name = "DIR", env = "PILLION_CA_DIR")]
@@ -135,6 +134,29 @@ pub struct Run {
     /// Log what the eBPF hooks decide (6 µs a connection; needs a build with `--features bpf-log`).
     #[arg(long, env = "PILLION_BPF_LOG")]
     pub bpf_log: bool,
+}
+
+/// Where the mesh's objects come from: one of the two.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Objects {
+    /// Directory of Kubernetes manifests (Pod, Service, EndpointSlice, Namespace, policies) to watch.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "PILLION_MANIFESTS",
+        required_unless_present = "kube",
+        conflicts_with = "kube"
+    )]
+    pub manifests: Option<PathBuf>,
+
+    /// Watch these objects at a cluster's API server: that of the cluster whose pod this is, or the one --kubeconfig names.
+    #[arg(long, env = "PILLION_KUBE")]
+    pub kube: bool,
+
+    /// How to reach the API server, for --kube outside of a pod.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +296,30 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn objects_come_from_a_directory_or_from_an_api_server() {
+        let run = |args: &[&str]| {
+            let given = ["pillion", "run", "--node=n1", "--ca-dir=/ca", "--state-dir=/state"];
+            match Cli::try_parse_from(given.iter().chain(args)) {
+                Ok(Cli { command: Command::Run(run) }) => {
+                    Ok((run.objects.manifests.is_some(), run.objects.kube))
+                }
+                Ok(_) => panic!("another command"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        assert_eq!(run(&["--manifests=/m"]), Ok((true, false)));
+        assert_eq!(run(&["--kube"]), Ok((false, true)));
+        assert_eq!(run(&["--kube", "--kubeconfig=/k"]), Ok((false, true)));
+        for (args, parts) in [
+            (&[][..], ["--manifests", "required"]),
+            (&["--kube", "--manifests=/m"], ["--manifests", "'--kube'"]),
+        ] {
+            let said = run(args).unwrap_err();
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod authz;
 pub mod ca;
 pub mod cli;
+pub mod cluster;
 pub mod decide;
 pub mod direct;
 pub mod hbone;

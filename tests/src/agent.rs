@@ -65,6 +65,11 @@ impl AgentOptions {
         self
     }
 
+    /// With the objects of an API server instead of the bed's manifests.
+    pub fn kube(self, kubeconfig: &Path) -> Self {
+        self.arg("--kube").arg("--kubeconfig").arg(kubeconfig.display().to_string())
+    }
+
     /// With one JSON line a connection, for [`Agent::access_log`].
     pub fn access_log(self) -> Self {
         self.arg("--access-log")
@@ -93,8 +98,9 @@ impl Node {
         ];
         let mut command = self.pillion("run", options.program.clone())?.args(["--node", self.name()]);
         for (flag, place) in places {
-            // What the caller gives is not given twice.
-            if !options.args.iter().any(|arg| arg == flag) {
+            // What the caller gives is not given twice, and objects come from one place.
+            let is_given = |arg: &String| arg == flag || (flag == "--manifests" && arg == "--kube");
+            if !options.args.iter().any(is_given) {
                 command = command.arg(flag).arg(place);
             }
         }

@@ -31,6 +31,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+mod api_server;
 pub mod apps;
 pub mod attack;
 mod bed;
@@ -58,6 +59,7 @@ mod sys;
 pub mod wait;
 
 pub use agent::{Agent, AgentOptions};
+pub use api_server::ApiServer;
 pub use bed::Bed;
 
 pub use id::Id;

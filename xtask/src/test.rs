@@ -12,6 +12,9 @@ pub struct Args {
     /// Without the end-to-end tests, which need root and take minutes
     #[arg(long)]
     quick: bool,
+    /// Without the tests that need Kubernetes, which takes minutes to build once (`cargo xtask cluster build`)
+    #[arg(long)]
+    no_cluster: bool,
 }
 
 /// Runs all steps; an error names those that failed.
@@ -28,6 +31,9 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.quick {
         steps.run("peers", peers);
         steps.run("end to end", end_to_end);
+        if !args.no_cluster {
+            steps.run("API server", api_server);
+        }
         steps.run("left behind", left_behind);
     }
     steps.finish()
@@ -62,6 +68,15 @@ fn end_to_end() -> Result<Option<String>> {
             .env("PILLION_BIN", program),
     )?;
     cargo_does(&["test", "-p", "xtask", IN_A_BROWSER])
+}
+
+/// The tests with a real API server. Where it is not built they fail, and say how to build it.
+fn api_server() -> Result<Option<String>> {
+    let program = pillion_tests::agent::binary()?;
+    workspace::run(
+        cargo().args(["test", "-p", "pillion-tests", "--test", "kube"]).env("PILLION_BIN", program),
+    )?;
+    Ok(None)
 }
 
 /// A test that ends, however it ends, removes its bed.

@@ -119,7 +119,7 @@ fn read(objects: &Value) -> Option<Mesh> {
     };
     assert!(!errors.is_empty());
     for error in &errors {
-        assert_eq!((&*error.file, error.document), ("x.json", Some(1)), "{error}");
+        assert_eq!((&*error.origin.to_string(), error.document), ("x.json", Some(1)), "{error}");
     }
     None
 }

@@ -2,12 +2,12 @@
 
 use super::null::null_as_default;
 use super::selector::Labels;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     pub name: String,
@@ -16,7 +16,8 @@ pub struct Metadata {
     pub uid: Option<String>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub labels: Labels,
-    #[serde(default, deserialize_with = "null_as_default")]
+    /// Those that may mean anything here: others are many, and can be as large as the object.
+    #[serde(default, deserialize_with = "known_annotations")]
     pub annotations: BTreeMap<String, String>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub creation_timestamp: Option<OffsetDateTime>,
@@ -26,10 +27,19 @@ pub struct Metadata {
     pub owner_references: Vec<OwnerReference>,
 }
 
+/// Whose annotations are read.
+const PREFIXES: [&str; 2] = ["pillion.dev/", "istio.io/"];
+
+fn known_annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let mut annotations: BTreeMap<String, String> = null_as_default(from)?;
+    annotations.retain(|key, _| PREFIXES.iter().any(|prefix| key.starts_with(prefix)));
+    Ok(annotations)
+}
+
 /// An object's namespace and name.
 pub type Key<'a> = (&'a str, &'a str);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct OwnerReference {
     pub kind: String,
     pub name: String,

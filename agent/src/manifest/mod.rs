@@ -1,9 +1,10 @@
 //! From Kubernetes objects to one immutable [`Mesh`](crate::mesh::Mesh).
 //!
-//! Three steps, each of its own: [`objects`] reads text into the few fields that matter, [`snapshot`] builds a
-//! mesh from objects (pure), [`watch`] does both again whenever the directory changes. Anything wrong is a
-//! [`ManifestError`] that says where; the last good mesh stays until it is mended. A policy that is wrong is refused
-//! alone ([`refused`]): the rest goes on, under the policy's last good form.
+//! Three steps, each of its own: [`objects`] reads JSON into the few fields that matter, [`snapshot`] builds a
+//! mesh from objects (pure), [`publish`] makes a new generation of it. [`watch`] does all three again whenever a directory
+//! changes; `cluster` does so for an API server. Anything wrong is a [`ManifestError`] that says where. In a directory the
+//! last good mesh stays until it is mended, in a cluster each object is wrong alone. A policy that is wrong is refused
+//! alone ([`refused`]) in both: the rest goes on, under the policy's last good form.
 //! Nothing in here knows what the mesh is used for.
 
 #![forbid(unsafe_code)]
@@ -15,9 +16,11 @@ mod metadata;
 pub mod names;
 mod null;
 pub mod objects;
+mod owners;
 mod peer_authentication;
 mod policies;
 mod probes;
+mod publish;
 mod refused;
 mod scan;
 mod selector;
@@ -31,10 +34,11 @@ mod text;
 #[cfg(test)]
 mod hostile_tests;
 
-pub use error::{ManifestError, Place};
+pub use error::{ManifestError, Origin, Place};
 pub use objects::{Object, Sourced};
 pub use policies::ROOT_NAMESPACE;
+pub use publish::{ManifestStatus, Published, Publisher, WatchState, WatchStatus};
 pub use refused::{InForce, Refusal};
 pub use snapshot::Settings;
 pub use text::parse;
-pub use watch::{ManifestSource, ManifestStatus};
+pub use watch::ManifestSource;

@@ -8,8 +8,10 @@ use super::metadata::Metadata;
 use super::null::null_as_default;
 use super::peer_authentication::PeerAuthentication;
 use super::policies;
+use super::probes::{Container, probe_ports};
 use super::refused::{PolicyKind, RefusedPolicy};
 use super::selector::LabelSelector;
+use crate::mesh::PortSet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,7 +19,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 /// An object of a kind that the mesh reads.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum Object {
     Namespace(Namespace),
     Pod(Pod),
@@ -31,18 +33,18 @@ pub enum Object {
 }
 
 /// An object and where it was defined.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Sourced {
     pub place: Place,
     pub object: Object,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct Namespace {
     pub metadata: Metadata,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct Pod {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -51,79 +53,41 @@ pub struct Pod {
     pub status: PodStatus,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, PartialEq, Default, Deserialize)]
+#[serde(from = "WrittenPodSpec")]
 pub struct PodSpec {
     pub node_name: Option<String>,
     pub service_account_name: Option<String>,
     pub host_network: Option<bool>,
+    /// The ports that the kubelet dials: all that is kept of the containers, of which there are many.
+    pub probe_ports: PortSet,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenPodSpec {
+    node_name: Option<String>,
+    service_account_name: Option<String>,
+    host_network: Option<bool>,
     #[serde(default, deserialize_with = "null_as_default")]
-    pub containers: Vec<Container>,
+    containers: Vec<Container>,
     #[serde(default, deserialize_with = "null_as_default")]
-    pub init_containers: Vec<Container>,
+    init_containers: Vec<Container>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Container {
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub ports: Vec<ContainerPort>,
-    pub liveness_probe: Option<Probe>,
-    pub readiness_probe: Option<Probe>,
-    pub startup_probe: Option<Probe>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub lifecycle: Lifecycle,
+impl From<WrittenPodSpec> for PodSpec {
+    fn from(written: WrittenPodSpec) -> Self {
+        Self {
+            node_name: written.node_name,
+            service_account_name: written.service_account_name,
+            host_network: written.host_network,
+            // Of the init containers only those that go on (native sidecars) may have probes.
+            probe_ports: probe_ports(written.containers.iter().chain(&written.init_containers)),
+        }
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ContainerPort {
-    pub name: Option<String>,
-    pub container_port: NonZeroU16,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Probe {
-    pub http_get: Option<Action>,
-    pub tcp_socket: Option<Action>,
-    pub grpc: Option<GrpcAction>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Lifecycle {
-    pub post_start: Option<Hook>,
-    pub pre_stop: Option<Hook>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Hook {
-    pub http_get: Option<Action>,
-}
-
-/// A connection that the kubelet makes.
-#[derive(Debug, Deserialize)]
-pub struct Action {
-    pub host: Option<String>,
-    pub port: PortRef,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct GrpcAction {
-    pub port: NonZeroU16,
-}
-
-/// A port by its number, or by the name that the container gives it.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "Value")]
-pub enum PortRef {
-    Number(NonZeroU16),
-    Name(String),
-}
-
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     pub phase: Option<String>,
@@ -133,19 +97,19 @@ pub struct PodStatus {
     pub pod_ips: Vec<PodIp>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct PodIp {
     pub ip: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct Service {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: ServiceSpec,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
     #[serde(rename = "type")]
@@ -160,7 +124,7 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct ServicePort {
     pub name: Option<String>,
     pub port: NonZeroU16,
@@ -168,7 +132,7 @@ pub struct ServicePort {
     pub protocol: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     pub metadata: Metadata,
@@ -179,7 +143,7 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     pub addresses: Vec<String>,
@@ -188,14 +152,14 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 pub struct EndpointConditions {
     ready: Option<bool>,
     serving: Option<bool>,
     terminating: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct EndpointPort {
     pub name: Option<String>,
     /// Absent means every port, which no Service with a selector has: such an entry is passed over.
@@ -204,7 +168,7 @@ pub struct EndpointPort {
     pub protocol: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct NetworkPolicy {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -212,7 +176,7 @@ pub struct NetworkPolicy {
 }
 
 /// Only whom it selects matters here; the cluster's network enforces it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
     #[serde(default, deserialize_with = "null_as_default")]
@@ -230,21 +194,6 @@ impl EndpointConditions {
         self.terminating.unwrap_or(false) && self.serving.unwrap_or_else(|| self.is_ready())
     }
 }
-
-impl TryFrom<Value> for PortRef {
-    type Error = &'static str;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        let number = |n: u64| u16::try_from(n).ok().and_then(NonZeroU16::new);
-        match value {
-            Value::String(name) => Ok(Self::Name(name)),
-            Value::Number(n) => n.as_u64().and_then(number).map(Self::Number).ok_or(PORT_REF),
-            _ => Err(PORT_REF),
-        }
-    }
-}
-
-const PORT_REF: &str = "expected a port from 1 to 65535, or the name of one of the container's ports";
 
 impl Object {
     /// Reads an object; `Ok(None)` for a kind that the mesh does not read.
@@ -326,7 +275,7 @@ mod tests {
         for bad in [json!(0), json!(65536), json!(-1), json!(80.5), json!([]), Value::Null] {
             let (field, message) = read(bad.clone()).unwrap_err();
             assert_eq!(field, "spec.containers[0].livenessProbe.httpGet.port", "{bad}");
-            assert_eq!(message, PORT_REF, "{bad}");
+            assert!(message.starts_with("expected a port from 1"), "{bad}: {message}");
         }
     }
 

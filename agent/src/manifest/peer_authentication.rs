@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 /// Istio's `security.istio.io` PeerAuthentication.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct PeerAuthentication {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -18,7 +18,7 @@ pub struct PeerAuthentication {
 }
 
 /// A field that is not known may be a mistyped one that was to keep plaintext out: it is an error.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerAuthenticationSpec {
     #[serde(default, deserialize_with = "null_as_default")]
@@ -30,7 +30,7 @@ pub struct PeerAuthenticationSpec {
     pub port_level_mtls: BTreeMap<NonZeroU16, MutualTls>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MutualTls {
     #[serde(default, deserialize_with = "null_as_default")]
@@ -38,7 +38,7 @@ pub struct MutualTls {
 }
 
 /// A mode as a policy writes it.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
     /// As the next wider scope says.

@@ -1,13 +1,90 @@
 //! Which of a pod's ports the kubelet dials, from the node.
 
-use super::objects::{Action, Container, PodSpec, PortRef};
+use super::null::null_as_default;
 use crate::mesh::PortSet;
+use serde::Deserialize;
+use serde_json::Value;
+use std::num::NonZeroU16;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub ports: Vec<ContainerPort>,
+    pub liveness_probe: Option<Probe>,
+    pub readiness_probe: Option<Probe>,
+    pub startup_probe: Option<Probe>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub lifecycle: Lifecycle,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub container_port: NonZeroU16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    pub http_get: Option<Action>,
+    pub tcp_socket: Option<Action>,
+    pub grpc: Option<GrpcAction>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lifecycle {
+    pub post_start: Option<Hook>,
+    pub pre_stop: Option<Hook>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hook {
+    pub http_get: Option<Action>,
+}
+
+/// A connection that the kubelet makes.
+#[derive(Debug, Deserialize)]
+pub struct Action {
+    pub host: Option<String>,
+    pub port: PortRef,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct GrpcAction {
+    pub port: NonZeroU16,
+}
+
+/// A port by its number, or by the name that the container gives it.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Value")]
+pub enum PortRef {
+    Number(NonZeroU16),
+    Name(String),
+}
+
+impl TryFrom<Value> for PortRef {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        let number = |n: u64| u16::try_from(n).ok().and_then(NonZeroU16::new);
+        match value {
+            Value::String(name) => Ok(Self::Name(name)),
+            Value::Number(n) => n.as_u64().and_then(number).map(Self::Number).ok_or(PORT_REF),
+            _ => Err(PORT_REF),
+        }
+    }
+}
+
+const PORT_REF: &str = "expected a port from 1 to 65535, or the name of one of the container's ports";
 
 /// The ports that the kubelet probes, or calls at a container's start and end. It dials them at the pod's address, and
 /// never through the mesh.
-pub(super) fn probe_ports(spec: &PodSpec) -> PortSet {
-    // Of the init containers only those that go on (native sidecars) may have probes.
-    spec.containers.iter().chain(&spec.init_containers).flat_map(dialled).collect()
+pub(super) fn probe_ports<'a>(containers: impl IntoIterator<Item = &'a Container>) -> PortSet {
+    containers.into_iter().flat_map(dialled).collect()
 }
 
 fn dialled(container: &Container) -> Vec<u16> {
@@ -42,11 +119,12 @@ fn number(container: &Container, port: &PortRef) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::manifest::objects::PodSpec;
     use serde_json::{Value, json};
 
     fn ports(spec: Value) -> Vec<u16> {
-        probe_ports(&serde_json::from_value(spec).unwrap()).into_iter().collect()
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        spec.probe_ports.into_iter().collect()
     }
 
     fn container(container: Value) -> Vec<u16> {

@@ -13,7 +13,7 @@ pub enum PolicyKind {
 }
 
 /// A policy that has a name and is wrong in some field.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct RefusedPolicy {
     pub kind: PolicyKind,
     pub namespace: String,

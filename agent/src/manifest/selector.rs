@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub type Labels = BTreeMap<String, String>;
 
 /// Kubernetes' label selector: every label and every expression has to fit; an empty selector fits all.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
     #[serde(default, deserialize_with = "null_as_default")]
@@ -18,7 +18,7 @@ pub struct LabelSelector {
 }
 
 /// Istio's workload selector: labels only, compared as they are.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadSelector {
     #[serde(default, deserialize_with = "without_stars")]
@@ -26,7 +26,7 @@ pub struct WorkloadSelector {
 }
 
 /// One entry of `matchExpressions`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Written")]
 enum Expression {
     In {
@@ -56,7 +56,7 @@ struct Written {
     values: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 enum Operator {
     In,
     NotIn,

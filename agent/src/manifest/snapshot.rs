@@ -3,12 +3,12 @@
 use super::authorization::AuthorizationPolicy;
 use super::metadata::Key;
 use super::objects::{EndpointSlice, Namespace, NetworkPolicy, Object, Pod, Service};
+use super::owners::{Authors, Claimant, Owners};
 use super::peer_authentication::PeerAuthentication;
 use super::policies::Policies;
 use super::{ManifestError, Place, Sourced, services, workloads};
 use crate::mesh::{Mesh, TrustDomains};
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a mesh is built by, besides its objects.
@@ -42,10 +42,30 @@ pub fn build<'a>(
     settings: &Settings,
     previous: &Mesh,
 ) -> Result<Mesh, Vec<ManifestError>> {
+    let (mesh, errors) = assemble(objects, settings, previous, Authors::One);
+    if errors.is_empty() { Ok(mesh) } else { Err(errors) }
+}
+
+/// Builds the mesh as [`build`] does, of objects that many people write: what is wrong with one is no reason to stop at what
+/// all were before. No pod is left out. What of it cannot be read is as strict as it can be: the label to capture it says
+/// yes, nothing is excluded, nothing is open without an agent. Where a pod's network namespace is no pod says.
+pub fn build_apart<'a>(
+    objects: impl IntoIterator<Item = &'a Sourced>,
+    settings: &Settings,
+    previous: &Mesh,
+) -> (Mesh, Vec<ManifestError>) {
+    assemble(objects, settings, previous, Authors::Many)
+}
+
+fn assemble<'a>(
+    objects: impl IntoIterator<Item = &'a Sourced>,
+    settings: &Settings,
+    previous: &Mesh,
+    authors: Authors,
+) -> (Mesh, Vec<ManifestError>) {
     let mut errors = Vec::new();
     let objects = Objects::sort(objects, &mut errors);
     let mut mesh = Mesh { generation: previous.generation + 1, ..Mesh::default() };
-    let mut owners = Owners::default();
 
     let policies = Policies::new(
         &settings.root_namespace,
@@ -57,25 +77,29 @@ pub fn build<'a>(
     let of_pods = objects.authorization_policies.values().filter(|(_, policy)| !policy.has_target);
     mesh.policies = of_pods.map(|(_, object)| (object.policy.name.clone(), object.policy.clone())).collect();
 
+    let mut pods = Vec::with_capacity(objects.pods.len());
     for (key, (place, pod)) in &objects.pods {
         let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
-        match workloads::workload(pod, namespace, settings.trust_domains.own(), &policies) {
-            Ok(workload) => {
-                let workload = Arc::new(workload);
-                for address in &workload.addresses {
-                    owners.claim(
-                        *address,
-                        format!("pod {}", workload.name),
-                        place,
-                        "status.podIPs",
-                        &mut errors,
-                    );
-                    mesh.by_address.insert(*address, workload.clone());
-                }
-                mesh.workloads.insert(workload.name.clone(), workload);
-            }
-            Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
+        let (mut workload, wrong) =
+            workloads::workload(pod, namespace, settings.trust_domains.own(), &policies);
+        errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message)));
+        if authors == Authors::Many {
+            // Whoever makes a pod would say which namespace of the node the agent enters.
+            workload.netns = None;
         }
+        pods.push(Claimant { place, made: pod.metadata.creation_timestamp, workload });
+    }
+    let mut owners = Owners::settle(&mut pods, authors, &mut errors);
+    mesh.by_address.reserve(pods.len());
+    mesh.workloads.reserve(pods.len());
+    for Claimant { workload, .. } in pods {
+        // What is equal is shared: a generation of many pods costs what has changed.
+        let workload = match previous.workloads.get(&workload.name) {
+            Some(before) if **before == workload => before.clone(),
+            _ => Arc::new(workload),
+        };
+        mesh.by_address.extend(workload.addresses.iter().map(|address| (*address, workload.clone())));
+        mesh.workloads.insert(workload.name.clone(), workload);
     }
 
     let endpoints = services::endpoints(&objects.slices, &mut errors);
@@ -85,16 +109,16 @@ pub fn build<'a>(
             Ok(Some(service)) => {
                 let service = Arc::new(service);
                 for ip in &service.cluster_ips {
-                    let name = format!("service {}/{}", service.namespace, service.name);
-                    owners.claim(*ip, name, place, "spec.clusterIPs", &mut errors);
-                    mesh.services.insert(*ip, service.clone());
+                    if owners.claim(*ip, &service, place, &mesh.by_address, &mut errors) {
+                        mesh.services.insert(*ip, service.clone());
+                    }
                 }
             }
             Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
         }
     }
     mesh.policy = policy_generation(previous, &mesh, &settings.node);
-    if errors.is_empty() { Ok(mesh) } else { Err(errors) }
+    (mesh, errors)
 }
 
 /// Verdicts stay good as long as the node's captured pods, and what policies say of them, are what they were.
@@ -176,231 +200,6 @@ fn put<'a, T>(
     }
 }
 
-/// Who has which address: one address has one owner.
-#[derive(Default)]
-struct Owners<'a>(HashMap<IpAddr, (String, &'a Place)>);
-
-impl<'a> Owners<'a> {
-    fn claim(
-        &mut self,
-        address: IpAddr,
-        name: String,
-        place: &'a Place,
-        field: &str,
-        errors: &mut Vec<ManifestError>,
-    ) {
-        if let Some((owner, other)) = self.0.get(&address) {
-            let message = format!("{name} and {owner} ({other}) both have the address {address}");
-            errors.push(place.error(field, message));
-        } else {
-            self.0.insert(address, (name, place));
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest::parse;
-    use crate::mesh::{MtlsMode, PodName};
-
-    fn mesh(manifests: &str) -> Result<Mesh, String> {
-        let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
-        build(&objects, &Settings::default(), &Mesh::default())
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    }
-
-    fn pod(name: &str, ip: &str, more: &str) -> String {
-        format!(
-            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop}}, \
-             status: {{podIPs: [{{ip: '{ip}'}}]}}{more}}}\n"
-        )
-    }
-
-    fn service(name: &str, ip: &str) -> String {
-        format!(
-            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
-             spec: {{clusterIP: '{ip}', ports: [{{port: 80}}]}}}}\n"
-        )
-    }
-
-    #[test]
-    fn pods_are_found_by_name_and_by_address() {
-        let mesh = mesh(&(pod("a", "10.0.0.1", "") + &pod("b", "::ffff:10.0.0.2", ""))).unwrap();
-        let name = PodName { namespace: "shop".into(), name: "b".into() };
-        assert!(Arc::ptr_eq(&mesh.workloads[&name], &mesh.by_address[&"10.0.0.2".parse().unwrap()]));
-    }
-
-    #[test]
-    fn two_pods_with_one_address_are_an_error_naming_both() {
-        assert_eq!(
-            mesh(&(pod("a", "10.0.0.1", "") + &pod("b", "10.0.0.1", ""))).unwrap_err(),
-            "x.yaml, document 2, status.podIPs: pod shop/b and pod shop/a (x.yaml, document 1) both have the \
-             address 10.0.0.1"
-        );
-    }
-
-    #[test]
-    fn an_address_may_be_had_again_once_its_pod_is_done() {
-        let done = |phase| {
-            let done = format!(
-                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: job}}, \
-                 status: {{phase: {phase}, podIP: 10.0.0.1}}}}\n"
-            );
-            mesh(&(pod("a", "10.0.0.1", "") + &done))
-        };
-        for phase in ["Succeeded", "Failed"] {
-            let mesh = done(phase).unwrap();
-            assert_eq!(mesh.by_address[&"10.0.0.1".parse().unwrap()].name.name, "a");
-            assert_eq!(mesh.workloads.len(), 2);
-        }
-        assert!(done("Running").is_err());
-    }
-
-    #[test]
-    fn host_network_pods_share_their_nodes_address() {
-        let host = |name| pod(name, "10.0.0.1", ", spec: {hostNetwork: true}");
-        let mesh = mesh(&(host("a") + &host("b"))).unwrap();
-        assert!(mesh.by_address.is_empty());
-    }
-
-    #[test]
-    fn two_services_with_one_cluster_ip_are_an_error_naming_both() {
-        let error = mesh(&(service("a", "10.96.0.1") + &service("b", "10.96.0.1"))).unwrap_err();
-        assert!(error.contains("service shop/b and service shop/a (x.yaml, document 1)"), "{error}");
-        let error = mesh(&(service("a", "10.96.0.1") + &pod("b", "10.96.0.1", ""))).unwrap_err();
-        assert!(error.contains("service shop/a and pod shop/b"), "{error}");
-    }
-
-    #[test]
-    fn an_object_defined_twice_is_an_error_naming_both_places() {
-        let mut objects = parse("one.yaml", pod("a", "10.0.0.1", "").as_bytes()).unwrap();
-        objects.extend(parse("two.yaml", pod("a", "10.0.0.2", "").as_bytes()).unwrap());
-        let errors = build(&objects, &Settings::default(), &Mesh::default()).unwrap_err();
-        assert_eq!(
-            errors[0].to_string(),
-            "two.yaml, document 1, metadata.name: pod shop/a is already defined in one.yaml, document 1"
-        );
-    }
-
-    #[test]
-    fn a_namespaces_label_captures_its_pods() {
-        let namespace = "---\n{apiVersion: v1, kind: Namespace, \
-                         metadata: {name: shop, labels: {pillion.dev/capture: enabled}}}\n";
-        let mesh = mesh(&(pod("a", "10.0.0.1", "") + namespace)).unwrap();
-        assert!(mesh.by_address[&"10.0.0.1".parse().unwrap()].captured);
-    }
-
-    // proves: ID-3
-    #[test]
-    fn policies_say_what_a_pod_accepts() {
-        let policies = "---\n{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
-                        metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}\n\
-                        ---\n{apiVersion: security.istio.io/v1beta1, kind: PeerAuthentication, \
-                        metadata: {name: cart, namespace: shop}, \
-                        spec: {selector: {matchLabels: {app: cart}}, portLevelMtls: {8080: {mode: PERMISSIVE}}}}\n\
-                        ---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
-                        metadata: {name: fence, namespace: shop}, spec: {podSelector: {matchLabels: {app: cart}}}}\n\
-                        ---\n{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, labels: {app: cart}}, \
-                        status: {podIP: 10.0.0.2}}\n";
-        let mesh = mesh(&(pod("a", "10.0.0.1", "") + policies)).unwrap();
-        let at = |address: &str| &mesh.by_address[&address.parse().unwrap()];
-        assert_eq!(at("10.0.0.1").mtls.mode(8080), MtlsMode::Strict);
-        assert_eq!(at("10.0.0.2").mtls.mode(8080), MtlsMode::Permissive);
-        assert_eq!(at("10.0.0.2").mtls.mode(80), MtlsMode::Strict);
-        assert_eq!(at("10.0.0.1").network_policy, None);
-        assert_eq!(at("10.0.0.2").network_policy.as_deref(), Some("fence"));
-    }
-
-    #[test]
-    fn a_broken_policy_is_named_with_file_document_and_field() {
-        let policy = |spec: &str| {
-            let text = format!(
-                "{}---\n{{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {{name: p}}, \
-                 spec: {spec}}}\n",
-                pod("a", "10.0.0.1", "")
-            );
-            match parse("x.yaml", text.as_bytes()) {
-                Ok(objects) => build(&objects, &Settings::default(), &Mesh::default()).unwrap_err(),
-                Err(errors) => errors,
-            }
-        };
-        for (spec, expected) in [
-            (
-                "{mtls: {mode: strict}}",
-                "x.yaml, document 2, spec.mtls.mode: unknown variant `strict`, expected one of",
-            ),
-            (
-                "{mtls: {mod: STRICT}}",
-                "x.yaml, document 2, spec.mtls.mod: unknown field `mod`, expected `mode`",
-            ),
-            (
-                "{mtsl: {mode: STRICT}}",
-                "x.yaml, document 2, spec.mtsl: unknown field `mtsl`, expected one of",
-            ),
-            ("{selector: {app: cart}}", "x.yaml, document 2, spec.selector.app: unknown field `app`"),
-            (
-                "{portLevelMtls: {http: {}}}",
-                "x.yaml, document 2, spec.portLevelMtls: \"http\" is no port: use",
-            ),
-            ("{portLevelMtls: {0: {}}}", "x.yaml, document 2, spec.portLevelMtls: \"0\" is no port: use"),
-            (
-                "{portLevelMtls: {'080': {}}}",
-                "x.yaml, document 2, spec.portLevelMtls: \"080\" is no port: use",
-            ),
-            ("{portLevelMtls: {80: {mode: 1}}}", "x.yaml, document 2, spec.portLevelMtls.80.mode: "),
-            (
-                "{portLevelMtls: {80: {}}}",
-                "x.yaml, document 2, spec.portLevelMtls: has ports, but no selector",
-            ),
-        ] {
-            let error = policy(spec)[0].to_string();
-            assert!(error.starts_with(expected), "{spec}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_policy_generation_follows_the_nodes_captured_pods() {
-        let pod = |name: &str, node: &str, labels: &str| {
-            format!(
-                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{{labels}}}}}, \
-                 spec: {{nodeName: {node}}}}}\n"
-            )
-        };
-        let captured = "pillion.dev/capture: enabled";
-        let strict = "---\n{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
-                      metadata: {name: p, namespace: default}, spec: {mtls: {mode: STRICT}}}\n";
-        let next = |previous: &Mesh, text: &str| {
-            let objects = parse("x.yaml", text.as_bytes()).unwrap();
-            build(&objects, &Settings::default(), previous).unwrap()
-        };
-        let here = pod("here", "n1", captured);
-        let steps = [
-            (here.clone(), 1),
-            // Another node's pods, pods outside the mesh and Services are not what verdicts depend on.
-            (here.clone() + &pod("there", "n2", captured), 1),
-            (here.clone() + &pod("plain", "n1", ""), 1),
-            (here.clone() + &service("web", "10.96.0.1"), 1),
-            (here.clone() + strict, 5),
-            (here.clone(), 6),
-            (here.clone() + &pod("more", "n1", captured), 7),
-            (pod("here", "n1", "") + &pod("more", "n1", captured), 8),
-            (String::new(), 9),
-            (String::new(), 9),
-        ];
-        let mut mesh = next(&Mesh::default(), &pod("there", "n2", captured));
-        assert_eq!((mesh.generation, mesh.policy), (1, 0));
-        mesh = Mesh::default();
-        for (i, (text, expected)) in steps.iter().enumerate() {
-            mesh = next(&mesh, text);
-            assert_eq!((mesh.generation, mesh.policy), (i as u64 + 1, *expected), "step {}", i + 1);
-        }
-    }
-
-    #[test]
-    fn equal_objects_give_equal_meshes() {
-        let text = pod("a", "10.0.0.1", "") + &service("a", "10.96.0.1");
-        assert!(same(&mesh(&text).unwrap(), &mesh(&(text.clone() + "# a comment")).unwrap()));
-        assert!(!same(&mesh(&text).unwrap(), &mesh(&service("a", "10.96.0.1")).unwrap()));
-    }
-}
+#[path = "snapshot_tests.rs"]
+mod tests;

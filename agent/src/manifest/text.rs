@@ -221,10 +221,10 @@ mod tests {
 
     #[test]
     fn small_documents_may_use_aliases() {
-        let text = format!("{POD}  labels: &l {{app: a}}\n  annotations: *l\n");
+        let text = format!("{POD}  labels: &l {{pillion.dev/netns: a}}\n  annotations: *l\n");
         let objects = parse("x.yaml", text.as_bytes()).unwrap();
         let Object::Pod(pod) = &objects[0].object else { panic!("no pod") };
-        assert_eq!(pod.metadata.annotations["app"], "a");
+        assert_eq!(pod.metadata.annotations["pillion.dev/netns"], "a");
     }
 
     // proves: SEC-2

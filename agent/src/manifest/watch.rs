@@ -1,18 +1,15 @@
 //! Watches a manifest directory and publishes a mesh for every state of it that is whole.
 
-use super::last_good::LastGood;
-use super::refused::Refusal;
+use super::publish::{Published, Publisher};
 use super::scan::{Directory, unreadable};
-use super::{ManifestError, Object, Settings, Sourced, snapshot};
-use crate::mesh::{Mesh, Policy};
+use super::{ManifestError, Settings};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -26,20 +23,8 @@ const RESCAN: Duration = Duration::from_secs(10);
 
 /// The mesh that a directory of manifests describes, kept current while this value lives.
 pub struct ManifestSource {
-    mesh: watch::Receiver<Arc<Mesh>>,
-    status: watch::Receiver<ManifestStatus>,
+    published: Published,
     task: JoinHandle<()>,
-}
-
-/// How well the manifests read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ManifestStatus {
-    /// The generation of the mesh in use; 0 while none could be built.
-    pub generation: u64,
-    /// What is wrong with the manifests as they are now. While there is anything, the mesh in use is older.
-    pub errors: Vec<ManifestError>,
-    /// Policies that cannot be read. The mesh goes on, with what is in force of them instead.
-    pub refused: Vec<Refusal>,
 }
 
 impl ManifestSource {
@@ -53,25 +38,19 @@ impl ManifestSource {
     }
 
     fn start_with(path: PathBuf, settings: Settings, rescan: Duration) -> Result<Self, ManifestError> {
-        let mut reader = Reader::new(path.clone(), settings);
+        let (publisher, published) = Publisher::new(settings);
+        let mut reader = Reader { directory: Directory::new(path.clone()), publisher };
         let changed = Arc::new(Notify::new());
         // Watched before it is read: a change between the two must not be lost.
         let watch = DirectoryWatch::start(path, changed.clone())?;
         reader.directory.rescan()?;
         reader.build();
-        let (mesh, status) = (reader.mesh.subscribe(), reader.status.subscribe());
         let task = tokio::spawn(follow(reader, watch, changed, rescan));
-        Ok(Self { mesh, status, task })
+        Ok(Self { published, task })
     }
 
-    /// The latest whole mesh. Readers get every change within a second, not every state in between.
-    pub fn mesh(&self) -> watch::Receiver<Arc<Mesh>> {
-        self.mesh.clone()
-    }
-
-    /// What is wrong at the moment.
-    pub fn status(&self) -> watch::Receiver<ManifestStatus> {
-        self.status.clone()
+    pub fn published(&self) -> &Published {
+        &self.published
     }
 }
 
@@ -102,93 +81,25 @@ async fn follow(mut reader: Reader, mut watch: DirectoryWatch, changed: Arc<Noti
 /// Reads the directory and publishes what comes of it.
 struct Reader {
     directory: Directory,
-    last_good: LastGood,
-    settings: Settings,
-    mesh: watch::Sender<Arc<Mesh>>,
-    status: watch::Sender<ManifestStatus>,
+    publisher: Publisher,
 }
 
 impl Reader {
-    fn new(path: PathBuf, settings: Settings) -> Self {
-        Self {
-            directory: Directory::new(path),
-            last_good: LastGood::default(),
-            settings,
-            mesh: watch::Sender::new(Arc::default()),
-            status: watch::Sender::new(ManifestStatus::default()),
-        }
-    }
-
     fn read(&mut self) {
         match self.directory.rescan() {
             Ok(true) => self.build(),
             // The error of a directory that could not be read the last time is over.
-            Ok(false) if !self.status.borrow().errors.is_empty() => self.build(),
+            Ok(false) if self.publisher.has_errors() => self.build(),
             Ok(false) => {}
-            Err(error) => self.report_errors(vec![error]),
+            Err(error) => self.publisher.keep(vec![error]),
         }
     }
 
-    /// Publishes a new generation, unless the objects say what they said before or are broken.
     fn build(&mut self) {
-        let current = self.mesh.borrow().clone();
-        match self.next(&current) {
-            Ok((mesh, refused)) => {
-                if current.generation == 0 || !snapshot::same(&mesh, &current) {
-                    warn_of_http(&current, &mesh);
-                    tracing::info!(
-                        generation = mesh.generation,
-                        workloads = mesh.workloads.len(),
-                        services = mesh.services.len(),
-                        "manifests read"
-                    );
-                    self.mesh.send_replace(Arc::new(mesh));
-                }
-                self.report(Vec::new(), refused);
-            }
-            Err(errors) => self.report_errors(errors),
+        match self.directory.objects() {
+            Ok(objects) => self.publisher.whole(objects.collect()),
+            Err(errors) => self.publisher.keep(errors),
         }
-    }
-
-    /// The mesh that the objects describe, and the policies among them that are refused.
-    fn next(&mut self, current: &Mesh) -> Result<(Mesh, Vec<Refusal>), Vec<ManifestError>> {
-        let objects: Vec<&Sourced> = self.directory.objects()?.collect();
-        let (instead, refused) = self.last_good.resolve(&objects, current.generation == 0);
-        let readable = objects.into_iter().filter(|o| !matches!(o.object, Object::RefusedPolicy(_)));
-        let mesh = snapshot::build(readable.chain(&instead), &self.settings, current)?;
-        Ok((mesh, refused))
-    }
-
-    /// The mesh stays, and so does what is in force of refused policies.
-    fn report_errors(&self, errors: Vec<ManifestError>) {
-        let refused = self.status.borrow().refused.clone();
-        self.report(errors, refused);
-    }
-
-    fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>) {
-        let status = ManifestStatus { generation: self.mesh.borrow().generation, errors, refused };
-        self.status.send_if_modified(|published| {
-            let modified = *published != status;
-            if modified {
-                for error in &status.errors {
-                    tracing::error!("{error}; the mesh stays at generation {}", status.generation);
-                }
-                for refusal in status.refused.iter().filter(|refusal| !published.refused.contains(refusal)) {
-                    tracing::error!("{refusal}");
-                }
-                *published = status;
-            }
-            modified
-        });
-    }
-}
-
-/// Says which policies have come into force that speak of HTTP, and so do not mean what they seem to.
-fn warn_of_http(before: &Mesh, now: &Mesh) {
-    let is_new = |policy: &&Arc<Policy>| before.policies.get(&policy.name) != Some(policy);
-    for policy in now.policies.values().filter(|policy| !policy.http_fields.is_empty()).filter(is_new) {
-        tracing::warn!(policy = %policy.name, fields = policy.http_fields.join(", "),
-            "fields of HTTP fail safe: an ALLOW rule with them matches nothing, others match without them");
     }
 }
 

@@ -1,6 +1,8 @@
 use super::*;
+use crate::mesh::Mesh;
 use std::fs;
 use std::os::unix::fs::symlink;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// A directory of its own, removed at the end.
@@ -50,7 +52,7 @@ async fn a_change_is_applied_within_a_second() {
     dir.write(".hidden.yaml", "{");
     dir.write("notes.txt", "{");
     let source = dir.source().unwrap();
-    let mut mesh = source.mesh();
+    let mut mesh = source.published().mesh.clone();
     assert_eq!(names(&mesh.borrow()), ["a"]);
     assert_eq!(mesh.borrow().generation, 1);
 
@@ -71,11 +73,11 @@ async fn the_last_whole_mesh_stays_while_a_file_is_broken() {
     let dir = TempDir::new("broken");
     dir.write("a.yaml", &pod("a"));
     let source = dir.source().unwrap();
-    let (mesh, mut status) = (source.mesh(), source.status());
+    let Published { mesh, mut status } = source.published().clone();
     dir.write("b.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}\n");
     wait_for(&mut status, |status| !status.errors.is_empty()).await;
     assert_eq!(status.borrow().errors[0].field.as_deref(), Some("metadata.name"));
-    assert_eq!(status.borrow().errors[0].file, dir.0.join("b.yaml").to_string_lossy());
+    assert_eq!(status.borrow().errors[0].origin.to_string(), dir.0.join("b.yaml").to_string_lossy());
     assert_eq!((names(&mesh.borrow()), mesh.borrow().generation), (vec!["a"], 1));
 
     dir.write("b.yaml", &pod("b"));
@@ -89,7 +91,7 @@ async fn what_says_the_same_makes_no_generation() {
     let dir = TempDir::new("same");
     dir.write("a.yaml", &pod("a"));
     let source = dir.source().unwrap();
-    let (mesh, mut status) = (source.mesh(), source.status());
+    let Published { mesh, mut status } = source.published().clone();
     // An error between the two shows that the second was read.
     dir.write("b.yaml", "{");
     wait_for(&mut status, |status| !status.errors.is_empty()).await;
@@ -104,10 +106,10 @@ async fn a_broken_directory_starts_empty_and_says_why() {
     let dir = TempDir::new("start");
     dir.write("a.yaml", "{");
     let source = dir.source().unwrap();
-    assert_eq!(source.mesh().borrow().generation, 0);
-    assert_eq!(source.status().borrow().errors.len(), 1);
+    assert_eq!(source.published().mesh.borrow().generation, 0);
+    assert_eq!(source.published().status.borrow().errors.len(), 1);
     dir.write("a.yaml", &pod("a"));
-    wait_for(&mut source.mesh(), |mesh| mesh.generation == 1).await;
+    wait_for(&mut source.published().mesh.clone(), |mesh| mesh.generation == 1).await;
 }
 
 #[tokio::test]
@@ -127,11 +129,11 @@ async fn a_configmaps_swap_is_one_change() {
     symlink("..1", dir.0.join("..data")).unwrap();
     symlink("..data/pods.yaml", dir.0.join("pods.yaml")).unwrap();
     let source = dir.source().unwrap();
-    assert_eq!(names(&source.mesh().borrow()), ["old"]);
+    assert_eq!(names(&source.published().mesh.borrow()), ["old"]);
     symlink("..2", dir.0.join("..tmp")).unwrap();
     fs::rename(dir.0.join("..tmp"), dir.0.join("..data")).unwrap();
-    wait_for(&mut source.mesh(), |mesh| names(mesh) == ["new"]).await;
-    assert_eq!(source.mesh().borrow().generation, 2);
+    wait_for(&mut source.published().mesh.clone(), |mesh| names(mesh) == ["new"]).await;
+    assert_eq!(source.published().mesh.borrow().generation, 2);
 }
 
 #[tokio::test]
@@ -142,7 +144,7 @@ async fn a_directory_that_vanishes_and_comes_back_is_watched_anew() {
     fs::write(manifests.join("a.yaml"), pod("a")).unwrap();
     let rescan = Duration::from_millis(300);
     let source = ManifestSource::start_with(manifests.clone(), Settings::default(), rescan).unwrap();
-    let (mesh, mut status) = (source.mesh(), source.status());
+    let Published { mesh, mut status } = source.published().clone();
     fs::rename(&manifests, dir.0.join("away")).unwrap();
     wait_for(&mut status, |status| status.errors.len() == 1).await;
     assert_eq!(names(&mesh.borrow()), ["a"]);
@@ -150,7 +152,7 @@ async fn a_directory_that_vanishes_and_comes_back_is_watched_anew() {
     fs::create_dir(&manifests).unwrap();
     fs::write(manifests.join("b.yaml"), pod("b")).unwrap();
     // Nothing tells of a directory that comes back: the next rescan finds it, and watches it again.
-    wait_for(&mut source.mesh(), |mesh| names(mesh) == ["b"]).await;
+    wait_for(&mut source.published().mesh.clone(), |mesh| names(mesh) == ["b"]).await;
     fs::write(manifests.join("c.yaml"), pod("c")).unwrap();
-    wait_for(&mut source.mesh(), |mesh| names(mesh) == ["b", "c"]).await;
+    wait_for(&mut source.published().mesh.clone(), |mesh| names(mesh) == ["b", "c"]).await;
 }

@@ -5,7 +5,6 @@ use super::metadata::Metadata;
 use super::names::{is_label, is_subdomain};
 use super::objects::{Namespace, Pod};
 use super::policies::Policies;
-use super::probes::probe_ports;
 use crate::mesh::{Exclusions, OnAgentLoss, PodName, PortSet, SpiffeId, TrustDomain, Workload};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -20,13 +19,14 @@ const EXCLUDE_INBOUND_PORTS: &str = "pillion.dev/exclude-inbound-ports";
 const DIRECT: &str = "pillion.dev/direct";
 const ON_AGENT_LOSS: &str = "pillion.dev/on-agent-loss";
 
-/// Reads a pod; `namespace` is the Namespace object it is in, where there is one.
+/// Reads a pod, and says what is wrong with it; `namespace` is the Namespace object it is in, where there is one. What is
+/// wrong is taken for the strictest that it could be.
 pub(super) fn workload(
     pod: &Pod,
     namespace: Option<&Namespace>,
     trust_domain: &TrustDomain,
     policies: &Policies<'_>,
-) -> Result<Workload, Vec<Wrong>> {
+) -> (Workload, Vec<Wrong>) {
     let metadata = &pod.metadata;
     let name = PodName { namespace: metadata.namespace().to_owned(), name: metadata.name.clone() };
     let mut reader = Reader { name: &name, metadata, wrong: Vec::new() };
@@ -50,9 +50,7 @@ pub(super) fn workload(
     let own_network = !pod.spec.host_network.unwrap_or(false)
         && !matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses = if own_network { reader.addresses(pod) } else { Vec::new() };
-    if !reader.wrong.is_empty() {
-        return Err(reader.wrong);
-    }
+    let wrong = reader.wrong;
 
     let label =
         |keys: &[&str]| keys.iter().find_map(|k| metadata.labels.get(*k).filter(|v| !v.is_empty())).cloned();
@@ -61,7 +59,7 @@ pub(super) fn workload(
     let version = label(&["version", "app.kubernetes.io/version"]).unwrap_or_default();
     let or =
         |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
-    Ok(Workload {
+    let workload = Workload {
         uid: metadata.uid.clone().unwrap_or_else(|| name.name.clone()),
         node: pod.spec.node_name.clone().unwrap_or_default(),
         identity: SpiffeId::new(trust_domain, &name.namespace, service_account),
@@ -80,11 +78,12 @@ pub(super) fn workload(
         mtls: policies.mtls(&name.namespace, &metadata.labels),
         authorization: policies.authorization(&name.namespace, &metadata.labels),
         network_policy: policies.network_policy(&name.namespace, &metadata.labels),
-        probe_ports: probe_ports(&pod.spec),
+        probe_ports: pod.spec.probe_ports.clone(),
         direct,
         on_agent_loss,
         name,
-    })
+    };
+    (workload, wrong)
 }
 
 /// What made the pod: its controller; for a ReplicaSet the Deployment behind it, whose name the ReplicaSet's
@@ -141,7 +140,7 @@ impl<'a> Reader<'a> {
             Some((value, whose)) => {
                 let what = format!("label {CAPTURE}{whose} is {value:?}; it is either enabled or disabled");
                 self.wrong("metadata.labels", what);
-                false
+                true
             }
         }
     }
@@ -150,6 +149,7 @@ impl<'a> Reader<'a> {
         let path = self.annotation(NETNS)?;
         if !path.starts_with('/') || path.contains('\0') {
             self.annotation_wrong(NETNS, path, "it is an absolute path such as /run/netns/cart");
+            return None;
         }
         Some(path.into())
     }
@@ -176,6 +176,7 @@ impl<'a> Reader<'a> {
         let items: Vec<&str> = value.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
         if let Some(bad) = items.iter().find(|item| read(item).is_none()) {
             self.annotation_wrong(annotation, value, &format!("{bad:?} does not fit: {rule}"));
+            return C::default();
         }
         items.into_iter().filter_map(read).collect()
     }
@@ -230,9 +231,10 @@ mod tests {
 
     fn read(pod: Value) -> Result<Workload, String> {
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        workload(&pod, None, &"cluster.local".parse().unwrap(), &Policies::default()).map_err(|wrong| {
-            wrong.iter().map(|w| format!("{}: {}", w.field, w.message)).collect::<Vec<_>>().join("\n")
-        })
+        let trust_domain = "cluster.local".parse().unwrap();
+        let (workload, wrong) = workload(&pod, None, &trust_domain, &Policies::default());
+        let said: Vec<_> = wrong.iter().map(|w| format!("{}: {}", w.field, w.message)).collect();
+        if said.is_empty() { Ok(workload) } else { Err(said.join("\n")) }
     }
 
     fn labelled(labels: Value) -> Result<Workload, String> {
@@ -253,7 +255,8 @@ mod tests {
             let labels = own.map(|value| json!({CAPTURE: value}));
             let pod = serde_json::from_value(json!({"metadata": {"name": "a", "labels": labels}})).unwrap();
             let trust_domain = "cluster.local".parse().unwrap();
-            workload(&pod, Some(namespace), &trust_domain, &Policies::default()).map(|w| w.captured).ok()
+            let (workload, wrong) = workload(&pod, Some(namespace), &trust_domain, &Policies::default());
+            wrong.is_empty().then_some(workload.captured)
         };
         let (on, off, odd) = (namespace("enabled"), namespace("disabled"), namespace("on"));
         assert_eq!(captured(None, &on), Some(true));

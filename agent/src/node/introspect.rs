@@ -5,9 +5,9 @@ use super::supervisor::Supervisor;
 use crate::admin::{AuthzQuestion, BoxFuture, Introspect};
 use crate::decide::explain;
 use crate::kernel;
-use crate::manifest::Refusal;
+use crate::manifest::{Refusal, WatchState};
 use crate::mesh::{Action, Mesh, PodName, Policy};
-use crate::telemetry::PathCounts;
+use crate::telemetry::{PathCounts, Watch};
 use crate::worker::Report;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -106,7 +106,8 @@ impl Supervisor {
     pub fn waits_for(&self) -> Vec<String> {
         let mut waits_for = vec![];
         if self.mesh.borrow().generation == 0 {
-            waits_for.push("manifests that are whole: see /config_dump for what is wrong".to_owned());
+            waits_for
+                .push("objects that are whole: see manifests in /config_dump for what is wrong".to_owned());
         }
         let starting = self.pods.iter().filter(|(_, pod)| pod.state == State::Starting);
         waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
@@ -148,6 +149,11 @@ impl Supervisor {
     fn scrape(&self) -> String {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
+        self.metrics.watches().set(manifests.watches.iter().map(|watch| Watch {
+            resource: watch.resource,
+            connected: watch.state == WatchState::Connected,
+            since: watch.since,
+        }));
         self.count_trust();
         let kind = |refusal: &Refusal| format!("{:?}", refusal.kind);
         let refused = manifests.refused.iter().map(|r| [kind(r), r.namespace.clone(), r.name.clone()]);

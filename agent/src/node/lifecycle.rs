@@ -7,10 +7,11 @@ use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{Run, Uninstall};
+use crate::cluster::ClusterSource;
 use crate::direct::{self, DirectLog};
 use crate::identity::{CertificateAuthority, EmbeddedCa};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
-use crate::manifest::{ManifestSource, Settings};
+use crate::manifest::{ManifestSource, Published, Settings};
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -41,8 +42,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         trust_domains: config.trust.trust_domains(),
         root_namespace: config.root_namespace.clone(),
     };
-    let manifests = ManifestSource::start(config.manifests.clone(), settings)
-        .context("--manifests needs a directory that is there and can be read")?;
+    let source = Source::start(&config, settings).await?;
+    let Published { mesh, status } = source.published().clone();
     raise_file_limit();
 
     state_dir.write(&Record { node: config.node.clone(), bpffs: config.bpffs.clone() })?;
@@ -76,8 +77,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (supervisor, events) = Supervisor::new(Parts {
         config: config.clone(),
         kernel,
-        mesh: manifests.mesh(),
-        manifests: manifests.status(),
+        mesh,
+        manifests: status,
         metrics,
         access_log: access_log.clone(),
         signer,
@@ -87,7 +88,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
-    let (readiness, waits_for) = watch::channel(vec!["the first look at the manifests".to_owned()]);
+    let (readiness, waits_for) = watch::channel(vec!["the first look at the mesh".to_owned()]);
     let addresses =
         Addresses { admin: config.admin_addr, metrics: config.metrics_addr, health: config.health_addr };
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
@@ -99,6 +100,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     node.drain(&mut signals, config.drain_timeout).await;
     // Both log: what is still to be told is told before the log's end.
     drop(node);
+    drop(source);
     drop(direct_log);
     if access_log.is_some_and(|log| !log.flush(LOG_FLUSH)) {
         tracing::warn!("the end of the access log could not be written");
@@ -122,6 +124,33 @@ pub fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
     state_dir.remove()?;
     println!("nothing of the agent is left in the kernel");
     Ok(())
+}
+
+/// Where the mesh comes from; it is kept current while this lives.
+enum Source {
+    Manifests(ManifestSource),
+    Cluster(ClusterSource),
+}
+
+impl Source {
+    async fn start(config: &Run, settings: Settings) -> anyhow::Result<Self> {
+        Ok(match &config.objects.manifests {
+            Some(directory) => {
+                let source = ManifestSource::start(directory.clone(), settings);
+                Self::Manifests(
+                    source.context("--manifests needs a directory that is there and can be read")?,
+                )
+            }
+            None => Self::Cluster(ClusterSource::start(config.objects.kubeconfig.clone(), settings).await?),
+        })
+    }
+
+    fn published(&self) -> &Published {
+        match self {
+            Self::Manifests(source) => source.published(),
+            Self::Cluster(source) => source.published(),
+        }
+    }
 }
 
 struct Node {

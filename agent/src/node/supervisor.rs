@@ -113,6 +113,10 @@ impl Supervisor {
     /// Brings workers and kernel in line with the mesh as it is now.
     pub fn reconcile(&mut self) {
         let mesh = self.mesh.borrow_and_update().clone();
+        // Nobody knows yet who is in the mesh: what an earlier agent left in the kernel stays.
+        if mesh.generation == 0 {
+            return;
+        }
         let wanted_here = |now: &&Arc<Workload>| now.captured && now.node == self.config.node;
         let changed: Vec<PodName> = self
             .pods
@@ -194,6 +198,9 @@ impl Supervisor {
     /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
+        if self.mesh.borrow().generation == 0 {
+            return None;
+        }
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
         captured.map(|pod| Some((pod.cookie?, capture(pod, pod.direct.is_ok())))).collect()
     }

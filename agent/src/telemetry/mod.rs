@@ -15,6 +15,7 @@ mod node_metrics;
 mod parties;
 mod path_metrics;
 mod register;
+mod watch_metrics;
 mod worker_metrics;
 
 pub use access_log::{AccessLog, AccessLogEntry, Direction};
@@ -25,4 +26,5 @@ pub use logging::{Logging, LoggingError};
 pub use node_metrics::NodeMetrics;
 pub use parties::{Outcome, Parties};
 pub use path_metrics::{PathCounts, PathMetrics};
+pub use watch_metrics::{Watch, WatchMetrics};
 pub use worker_metrics::{ConnectionSeries, HandshakeRole, OpenConnection, WorkerMetrics};

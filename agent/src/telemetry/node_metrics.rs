@@ -1,6 +1,7 @@
 //! What the node counts, and the scrape that gathers it with what the workers count.
 
 use super::register::register;
+use super::watch_metrics::WatchMetrics;
 use crate::mesh::PodName;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -27,6 +28,7 @@ pub struct NodeMetrics {
     access_log_dropped: IntCounter,
     direct_events_lost: IntCounter,
     denials_lost: IntCounter,
+    watches: WatchMetrics,
     workers: Mutex<BTreeMap<PodName, Registry>>,
 }
 
@@ -86,6 +88,7 @@ impl NodeMetrics {
                 "pillion_denials_lost_total",
                 "Denied plain connections that the kernel had no room to tell of; they are counted as denied.",
             ),
+            watches: WatchMetrics::new(&registry),
             workers: Mutex::default(),
             registry,
         }
@@ -149,6 +152,11 @@ impl NodeMetrics {
         for (root, not_after) in roots {
             self.root_expiry.with_label_values(&[root]).set(not_after.unix_timestamp());
         }
+    }
+
+    /// How it stands with the API server.
+    pub fn watches(&self) -> &WatchMetrics {
+        &self.watches
     }
 
     /// The policies that are refused now, each by kind, namespace and name.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 /// Istio's `security.istio.io` AuthorizationPolicy.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct AuthorizationPolicy {
     pub metadata: Metadata,

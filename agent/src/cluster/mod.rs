@@ -1,0 +1,20 @@
+//! Kubernetes objects from the API server: the same mesh as from a directory of manifests.
+//!
+//! [`resources`] says what is read, [`watch`] keeps one resource current, [`store`] holds what is known of all, and
+//! [`source`] has a mesh made of it. Only the fields that the mesh reads are kept ([`Object`](crate::manifest::Object)); what
+//! they mean `manifest` knows. While the API server is away everything stays as it was.
+//! Nothing in here knows what the mesh is used for.
+
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod connect;
+mod resources;
+mod source;
+mod store;
+mod watch;
+
+pub use connect::ConnectError;
+pub use resources::{RESOURCES, Resource};
+pub use source::ClusterSource;
+pub use store::{Item, Store};

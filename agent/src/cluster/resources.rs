@@ -1,0 +1,64 @@
+//! What is read of the API server.
+
+/// One kind of objects, in all namespaces.
+#[derive(Debug)]
+pub struct Resource {
+    /// In the plural, as in paths.
+    pub name: &'static str,
+    /// The path of the whole collection.
+    pub path: &'static str,
+    pub api_version: &'static str,
+    pub kind: &'static str,
+    /// What the API server leaves out by itself.
+    pub fields: Option<&'static str>,
+    /// A cluster may be without it: it comes with a CustomResourceDefinition.
+    pub may_be_absent: bool,
+}
+
+/// A finished pod has no address and no network: the cluster may hold many of them, and none is sent.
+const NOT_FINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+
+pub const RESOURCES: [Resource; 7] = [
+    Resource { fields: Some(NOT_FINISHED), ..built_in("pods", "Pod", "v1", "/api/v1/pods") },
+    built_in("namespaces", "Namespace", "v1", "/api/v1/namespaces"),
+    built_in("services", "Service", "v1", "/api/v1/services"),
+    built_in(
+        "endpointslices",
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        "/apis/discovery.k8s.io/v1/endpointslices",
+    ),
+    built_in(
+        "networkpolicies",
+        "NetworkPolicy",
+        "networking.k8s.io/v1",
+        "/apis/networking.k8s.io/v1/networkpolicies",
+    ),
+    Resource {
+        may_be_absent: true,
+        ..built_in(
+            "peerauthentications",
+            "PeerAuthentication",
+            "security.istio.io/v1",
+            "/apis/security.istio.io/v1/peerauthentications",
+        )
+    },
+    Resource {
+        may_be_absent: true,
+        ..built_in(
+            "authorizationpolicies",
+            "AuthorizationPolicy",
+            "security.istio.io/v1",
+            "/apis/security.istio.io/v1/authorizationpolicies",
+        )
+    },
+];
+
+const fn built_in(
+    name: &'static str,
+    kind: &'static str,
+    api_version: &'static str,
+    path: &'static str,
+) -> Resource {
+    Resource { name, path, api_version, kind, fields: None, may_be_absent: false }
+}

@@ -1,0 +1,189 @@
+//! The mesh that a cluster's objects describe.
+
+use super::connect::{ConnectError, connect};
+use super::resources::RESOURCES;
+use super::store::Store;
+use super::watch::{self, News, What};
+use crate::manifest::{Published, Publisher, Settings, WatchState, WatchStatus};
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+/// How long the first change waits for those that belong to it, as for manifests.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// After a mesh that took long to make the next one waits so many times as long: a cluster that never rests costs a node a
+/// fifth of a core at most.
+const REST: u32 = 4;
+
+/// News that wait to be taken in; more wait at the API server.
+const QUEUE: usize = 256;
+
+/// The mesh of a cluster, kept current while this value lives.
+///
+/// All of it is on a thread of its own: what a cluster tells at once may take a second to read.
+pub struct ClusterSource {
+    published: Published,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ClusterSource {
+    /// Watches the API server that the kubeconfig names, or else the one whose pod this is. One that is away is no reason not
+    /// to start: there is no mesh until it is there, and the status says so.
+    ///
+    /// # Errors
+    /// When nothing says where the API server is, or how to speak with it.
+    pub async fn start(kubeconfig: Option<PathBuf>, settings: Settings) -> Result<Self, ConnectError> {
+        let (publisher, published) = Publisher::new(settings);
+        let (stop, stopped) = oneshot::channel();
+        let (begun, begins) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new().name("kube".into()).spawn(move || {
+            runtime.block_on(async {
+                let client = match connect(kubeconfig.as_deref()).await {
+                    Ok(client) => client,
+                    Err(error) => return drop(begun.send(Err(error))),
+                };
+                // Whoever waits for this has gone, and drops the other end of `stopped`.
+                let _ = begun.send(Ok(()));
+                tokio::select! {
+                    _ = stopped => {}
+                    () = follow(client, publisher) => {}
+                }
+            });
+        })?;
+        let source = Self { published, stop: Some(stop), thread: Some(thread) };
+        match begins.await {
+            Ok(Ok(())) => Ok(source),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ConnectError::Client("its thread ended".into())),
+        }
+    }
+
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+}
+
+impl Drop for ClusterSource {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It panicked and said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn follow(client: kube::Client, publisher: Publisher) {
+    let (sender, mut news) = mpsc::channel(QUEUE);
+    for (index, resource) in RESOURCES.iter().enumerate() {
+        tokio::spawn(watch::follow(client.clone(), index, resource, sender.clone()));
+    }
+    drop(sender);
+    let mut cluster = Cluster::new(publisher);
+    loop {
+        tokio::select! {
+            received = news.recv() => match received {
+                Some(received) => cluster.take(received),
+                None => return,
+            },
+            () = sleep_until(cluster.due.unwrap_or_else(Instant::now)), if cluster.due.is_some() => cluster.publish(),
+        }
+    }
+}
+
+struct Cluster {
+    store: Store,
+    watches: Vec<WatchStatus>,
+    publisher: Publisher,
+    /// When the next mesh is to be made; `None` while nothing has changed.
+    due: Option<Instant>,
+    /// Before this there is none.
+    rests_until: Instant,
+}
+
+impl Cluster {
+    fn new(publisher: Publisher) -> Self {
+        let since = OffsetDateTime::now_utc();
+        let watches = RESOURCES.iter().map(|resource| WatchStatus {
+            resource: resource.name,
+            state: WatchState::Disconnected,
+            since,
+            error: None,
+        });
+        let cluster = Self {
+            store: Store::default(),
+            watches: watches.collect(),
+            publisher,
+            due: None,
+            rests_until: Instant::now(),
+        };
+        cluster.publisher.watches(cluster.watches.clone());
+        cluster
+    }
+
+    fn take(&mut self, News { resource, what }: News) {
+        let has_changed = match what {
+            What::All(items) => self.store.replace(resource, items),
+            What::Put(item) => self.store.put(resource, item),
+            What::Deleted(item) => self.store.delete(resource, &item),
+            What::Connected => {
+                self.watch_is(resource, WatchState::Connected, None);
+                false
+            }
+            What::Disconnected(error) => {
+                self.watch_is(resource, WatchState::Disconnected, Some(error));
+                false
+            }
+            What::Absent => {
+                self.watch_is(resource, WatchState::Absent, None);
+                self.store.replace(resource, Vec::new())
+            }
+        };
+        if has_changed && self.store.is_whole() && self.due.is_none() {
+            self.due = Some((Instant::now() + DEBOUNCE).max(self.rests_until));
+        }
+    }
+
+    fn publish(&mut self) {
+        let begun = Instant::now();
+        self.publisher.apart(self.store.objects(), self.store.errors());
+        let now = Instant::now();
+        self.due = None;
+        self.rests_until = now + (now - begun) * REST;
+    }
+
+    /// Says in what state a watch is, once for each change.
+    fn watch_is(&mut self, resource: usize, state: WatchState, error: Option<String>) {
+        let watch = &mut self.watches[resource];
+        if watch.state != state {
+            match state {
+                WatchState::Connected => {
+                    tracing::info!(resource = watch.resource, "the API server is watched")
+                }
+                WatchState::Absent => tracing::info!(
+                    resource = watch.resource,
+                    "the cluster does not have this resource; it is looked for again"
+                ),
+                WatchState::Disconnected => {}
+            }
+            watch.since = OffsetDateTime::now_utc();
+        }
+        if let Some(error) = &error
+            && (watch.state != state || watch.error.is_none())
+        {
+            tracing::warn!(
+                resource = watch.resource,
+                "the API server is away, and the mesh stays as it is: {error}"
+            );
+        }
+        watch.state = state;
+        watch.error = error;
+        self.publisher.watches(self.watches.clone());
+    }
+}

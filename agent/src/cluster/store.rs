@@ -1,0 +1,194 @@
+//! The objects that the API server has, as far as it was heard.
+
+use super::resources::{RESOURCES, Resource};
+use crate::manifest::{ManifestError, Object, Place, Sourced};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// An object as it came, read.
+pub struct Item {
+    /// Its kind, namespace and name: `Pod shop/cart`.
+    name: Arc<str>,
+    read: Result<Object, (String, String)>,
+}
+
+impl Item {
+    /// Reads an object of a resource; `None` for one without a name, which the API server does not have. Nothing is kept of
+    /// its text but the fields of [`Object`].
+    pub fn read(resource: &Resource, mut value: Value) -> Option<Self> {
+        let metadata = value.get("metadata")?;
+        let name = metadata.get("name")?.as_str()?;
+        let name = match metadata.get("namespace").and_then(Value::as_str) {
+            Some(namespace) => format!("{} {namespace}/{name}", resource.kind),
+            None => format!("{} {name}", resource.kind),
+        };
+        // The items of a list leave out what the list's own kind says.
+        let object = value.as_object_mut()?;
+        object.insert("apiVersion".to_owned(), resource.api_version.into());
+        object.insert("kind".to_owned(), resource.kind.into());
+        let read = match Object::read(&value) {
+            Ok(Some(object)) => Ok(object),
+            Ok(None) => return None,
+            Err(wrong) => Err(wrong),
+        };
+        Some(Self { name: name.into(), read })
+    }
+}
+
+/// All objects of all resources.
+pub struct Store([Objects; RESOURCES.len()]);
+
+/// The objects of one resource, by name.
+#[derive(Default)]
+struct Objects {
+    /// All of them have been heard once.
+    is_known: bool,
+    objects: BTreeMap<Arc<str>, Sourced>,
+    /// Objects that cannot be read. What was known of them before stays among the objects.
+    unreadable: BTreeMap<Arc<str>, ManifestError>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Objects::default()))
+    }
+}
+
+impl Store {
+    /// Takes these for all objects of a resource. True when that changes anything.
+    pub fn replace(&mut self, resource: usize, items: Vec<Item>) -> bool {
+        let objects = &mut self.0[resource];
+        let mut changed = !std::mem::replace(&mut objects.is_known, true);
+        let mut before = std::mem::take(&mut objects.objects);
+        let mut unreadable = std::mem::take(&mut objects.unreadable);
+        for item in items {
+            if let Some((name, sourced)) = before.remove_entry(&item.name) {
+                objects.objects.insert(name, sourced);
+            }
+            if let Some((name, error)) = unreadable.remove_entry(&item.name) {
+                objects.unreadable.insert(name, error);
+            }
+            changed |= objects.put(item);
+        }
+        changed || !before.is_empty() || !unreadable.is_empty()
+    }
+
+    /// Takes in an object that is new or has changed. True when anything changes that the mesh reads.
+    pub fn put(&mut self, resource: usize, item: Item) -> bool {
+        self.0[resource].put(item)
+    }
+
+    /// Forgets an object. True when it was there.
+    pub fn delete(&mut self, resource: usize, item: &Item) -> bool {
+        let objects = &mut self.0[resource];
+        let was_unreadable = objects.unreadable.remove(&item.name).is_some();
+        objects.objects.remove(&item.name).is_some() || was_unreadable
+    }
+
+    /// Whether all objects of every resource have been heard once: before, there is no mesh to make of them.
+    pub fn is_whole(&self) -> bool {
+        self.0.iter().all(|objects| objects.is_known)
+    }
+
+    pub fn objects(&self) -> Vec<&Sourced> {
+        self.0.iter().flat_map(|objects| objects.objects.values()).collect()
+    }
+
+    pub fn errors(&self) -> Vec<ManifestError> {
+        self.0.iter().flat_map(|objects| objects.unreadable.values().cloned()).collect()
+    }
+}
+
+impl Objects {
+    fn put(&mut self, item: Item) -> bool {
+        let Item { name, read } = item;
+        match read {
+            Ok(object) => {
+                let was_unreadable = self.unreadable.remove(&name).is_some();
+                // Most changes are of fields that nobody reads here.
+                match self.objects.get_mut(&name) {
+                    Some(known) if known.object == object => return was_unreadable,
+                    Some(known) => known.object = object,
+                    None => {
+                        let place = Place::object(name.clone());
+                        self.objects.insert(name, Sourced { place, object });
+                    }
+                }
+                true
+            }
+            Err((field, message)) => {
+                let error = Place::object(name.clone()).error(&field, message);
+                self.unreadable.insert(name, error.clone()).is_none_or(|before| before != error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const SERVICES: usize = 2;
+
+    fn service(name: &str, port: Value) -> Item {
+        let object = json!({"metadata": {"name": name, "namespace": "shop", "resourceVersion": "7"},
+            "spec": {"ports": [{"port": port}]}});
+        Item::read(&RESOURCES[SERVICES], object).unwrap()
+    }
+
+    fn names(store: &Store) -> Vec<String> {
+        store.objects().iter().map(|sourced| sourced.place.to_string()).collect()
+    }
+
+    #[test]
+    fn only_what_the_mesh_reads_is_a_change() {
+        let mut store = Store::default();
+        assert!(store.put(SERVICES, service("cart", json!(80))));
+        let mut object = json!({"metadata": {"name": "cart", "namespace": "shop", "resourceVersion": "8",
+            "annotations": {"example.com/note": "new"}}, "spec": {"ports": [{"port": 80}]}});
+        assert!(!store.put(SERVICES, Item::read(&RESOURCES[SERVICES], object.clone()).unwrap()));
+        object["spec"]["ports"][0]["port"] = json!(81);
+        assert!(store.put(SERVICES, Item::read(&RESOURCES[SERVICES], object).unwrap()));
+        assert_eq!(names(&store), ["Service shop/cart"]);
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_have_is_gone() {
+        let mut store = Store::default();
+        assert!(store.replace(SERVICES, vec![service("a", json!(80)), service("b", json!(80))]));
+        assert!(!store.replace(SERVICES, vec![service("b", json!(80)), service("a", json!(80))]));
+        assert!(store.replace(SERVICES, vec![service("b", json!(80))]));
+        assert_eq!(names(&store), ["Service shop/b"]);
+        assert!(store.delete(SERVICES, &service("b", json!(80))));
+        assert!(!store.delete(SERVICES, &service("b", json!(80))));
+        assert!(names(&store).is_empty());
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_stays_as_it_was() {
+        let mut store = Store::default();
+        store.replace(SERVICES, vec![service("a", json!(80))]);
+        assert!(store.put(SERVICES, service("a", json!("http"))));
+        assert!(!store.put(SERVICES, service("a", json!("http"))));
+        assert_eq!(names(&store), ["Service shop/a"]);
+        let error = store.errors()[0].to_string();
+        assert!(error.starts_with("Service shop/a, spec.ports[0].port: "), "{error}");
+        // Listing anew says the same.
+        assert!(!store.replace(SERVICES, vec![service("a", json!("http"))]));
+        assert_eq!((names(&store).len(), store.errors().len()), (1, 1));
+        assert!(store.put(SERVICES, service("a", json!(80))));
+        assert!(store.errors().is_empty());
+    }
+
+    #[test]
+    fn a_mesh_is_made_once_everything_has_been_heard() {
+        let mut store = Store::default();
+        for resource in 0..RESOURCES.len() {
+            assert!(!store.is_whole());
+            assert!(store.replace(resource, vec![]));
+        }
+        assert!(store.is_whole());
+    }
+}

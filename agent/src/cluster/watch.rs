@@ -1,0 +1,289 @@
+//! Keeps one resource current: all of it once, then what changes, across whatever befalls the connection.
+//!
+//! A watch goes on from the version that was heard last, for which bookmarks keep it fresh; where the API server no longer
+//! has that version (410 Gone) everything is heard anew. It is heard as a stream of events where the API server does so
+//! (Kubernetes 1.34 by default), which spares it and us the whole list at once; else in pages.
+
+use super::backoff::Backoff;
+use super::connect::chain;
+use super::resources::Resource;
+use super::store::Item;
+use futures::TryStreamExt;
+use kube::Client;
+use kube::core::WatchEvent;
+use rand::Rng;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+/// The API server sends a bookmark a minute: a connection that brings nothing for so long is dead, though nobody closed it.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// How long the API server lets a watch live (client-go's own bounds): the nodes of a cluster come back one by one.
+const LIFETIME: std::ops::Range<u64> = 300..600;
+
+/// A connection that lived so long was a good one, whatever ended it.
+const GOOD: Duration = Duration::from_secs(10);
+
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// How often a resource is looked for that the cluster does not have.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(60);
+
+/// How long a resource that was there has to be missing until its objects are taken for gone: an API server that comes up
+/// may not know of it yet, and no policy may fall with it.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// How many objects one answer has; client-go's own number.
+const PAGE: usize = 500;
+
+/// News of one resource, by its index.
+pub struct News {
+    pub resource: usize,
+    pub what: What,
+}
+
+pub enum What {
+    /// All objects there are.
+    All(Vec<Item>),
+    Put(Item),
+    Deleted(Item),
+    Connected,
+    /// The connection failed, which says nothing about the objects.
+    Disconnected(String),
+    /// The cluster does not have this resource: there are no objects of it.
+    Absent,
+}
+
+/// Why a connection ended that should not have.
+enum Failure {
+    /// The version from which to go on is no longer there.
+    Gone,
+    /// The API server does not know the resource; what it said.
+    Absent(String),
+    /// It does not give a list as a stream.
+    NoStreams,
+    Other(String),
+    /// Nobody listens.
+    Ended,
+}
+
+/// Follows a resource until nobody listens any more.
+pub async fn follow(client: Client, index: usize, resource: &'static Resource, news: mpsc::Sender<News>) {
+    let mut watch = Watch {
+        client,
+        index,
+        resource,
+        news,
+        version: None,
+        streams: true,
+        was_heard: false,
+        missing_since: None,
+    };
+    let (mut failures, mut absences) = (Backoff::up_to(LONGEST_WAIT), Backoff::up_to(LONGEST_ABSENCE));
+    loop {
+        let begun = Instant::now();
+        let result = watch.connection().await;
+        if begun.elapsed() >= GOOD {
+            failures.reset();
+            absences.reset();
+        }
+        let (told, wait) = match result {
+            Ok(()) if begun.elapsed() >= GOOD => continue,
+            Ok(()) => (Ok(()), failures.wait()),
+            Err(Failure::Gone) => {
+                tracing::info!(
+                    resource = resource.name,
+                    "the API server has forgotten where the watch was: all is heard anew"
+                );
+                watch.version = None;
+                (Ok(()), failures.wait())
+            }
+            Err(Failure::NoStreams) => {
+                watch.streams = false;
+                continue;
+            }
+            Err(Failure::Absent(error)) => {
+                let told = match watch.is_gone() {
+                    true => watch.tell(What::Absent).await,
+                    false => watch.tell(What::Disconnected(error)).await,
+                };
+                (told, absences.wait())
+            }
+            Err(Failure::Other(error)) => (watch.tell(What::Disconnected(error)).await, failures.wait()),
+            Err(Failure::Ended) => return,
+        };
+        if told.is_err() {
+            return;
+        }
+        sleep(wait).await;
+    }
+}
+
+struct Watch {
+    client: Client,
+    index: usize,
+    resource: &'static Resource,
+    news: mpsc::Sender<News>,
+    /// The version up to which everything has been heard; `None` before, and when it has to be heard anew.
+    version: Option<String>,
+    /// Whether the API server gives a list as a stream, as far as is known.
+    streams: bool,
+    /// Whether objects of it may be known.
+    was_heard: bool,
+    /// Since when the API server has not known the resource.
+    missing_since: Option<Instant>,
+}
+
+impl Watch {
+    /// One connection, until it ends.
+    async fn connection(&mut self) -> Result<(), Failure> {
+        if self.version.is_none() && !self.streams {
+            self.list().await?;
+        }
+        let request = self.get(&self.watch_query())?;
+        let events = in_time(self.client.request_events::<Value>(request)).await?;
+        let mut events = pin!(events.map_err(|error| self.failure(&error))?);
+        (self.was_heard, self.missing_since) = (true, None);
+        self.tell(What::Connected).await?;
+        // What comes before the bookmark that ends it is all there is.
+        let mut all = self.version.is_none().then(Vec::new);
+        loop {
+            let next = in_time(events.try_next()).await?;
+            let Some(event) = next.map_err(|error| self.failure(&error))? else { return Ok(()) };
+            let (value, is_deleted) = match event {
+                WatchEvent::Added(value) | WatchEvent::Modified(value) => (value, false),
+                WatchEvent::Deleted(value) => (value, true),
+                WatchEvent::Bookmark(bookmark) => {
+                    let metadata = bookmark.metadata;
+                    if metadata.annotations.contains_key("k8s.io/initial-events-end")
+                        && let Some(all) = all.take()
+                    {
+                        self.tell(What::All(all)).await?;
+                    }
+                    if all.is_none() {
+                        self.version = Some(metadata.resource_version);
+                    }
+                    continue;
+                }
+                WatchEvent::Error(status) => return Err(self.failure(&kube::Error::Api(status))),
+            };
+            let version =
+                value.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
+            let Some(item) = Item::read(self.resource, value) else { continue };
+            match &mut all {
+                Some(all) => all.push(item),
+                None => {
+                    self.tell(if is_deleted { What::Deleted(item) } else { What::Put(item) }).await?;
+                    self.version = version.or(self.version.take());
+                }
+            }
+        }
+    }
+
+    /// Hears everything in pages.
+    async fn list(&mut self) -> Result<(), Failure> {
+        let mut all = Vec::new();
+        let mut rest = String::new();
+        loop {
+            let mut query = self.query();
+            query.push(("limit", PAGE.to_string()));
+            if !rest.is_empty() {
+                query.push(("continue", rest));
+            }
+            let page = in_time(self.client.request::<Page>(self.get(&query)?)).await?;
+            let page = page.map_err(|error| self.failure(&error))?;
+            for item in page.items {
+                let item =
+                    serde_json::from_str(item.get()).ok().and_then(|value| Item::read(self.resource, value));
+                all.extend(item);
+            }
+            rest = page.metadata.rest;
+            if rest.is_empty() {
+                self.version = Some(page.metadata.resource_version);
+                return self.tell(What::All(all)).await;
+            }
+        }
+    }
+
+    /// Whether a resource that the API server does not know is to be taken for gone.
+    fn is_gone(&mut self) -> bool {
+        let since = *self.missing_since.get_or_insert_with(Instant::now);
+        if self.was_heard && since.elapsed() < SETTLED {
+            return false;
+        }
+        (self.was_heard, self.version) = (false, None);
+        true
+    }
+
+    fn query(&self) -> Vec<(&'static str, String)> {
+        self.resource.fields.iter().map(|fields| ("fieldSelector", (*fields).to_owned())).collect()
+    }
+
+    fn watch_query(&self) -> Vec<(&'static str, String)> {
+        let mut query = self.query();
+        query.push(("watch", "true".to_owned()));
+        query.push(("allowWatchBookmarks", "true".to_owned()));
+        query.push(("timeoutSeconds", rand::rng().random_range(LIFETIME).to_string()));
+        match &self.version {
+            Some(version) => query.push(("resourceVersion", version.clone())),
+            None => {
+                query.push(("sendInitialEvents", "true".to_owned()));
+                query.push(("resourceVersionMatch", "NotOlderThan".to_owned()));
+            }
+        }
+        query
+    }
+
+    fn get(&self, query: &[(&str, String)]) -> Result<http::Request<Vec<u8>>, Failure> {
+        let query: Vec<String> =
+            query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
+        let uri = format!("{}?{}", self.resource.path, query.join("&"));
+        http::Request::get(uri).body(vec![]).map_err(|error| Failure::Other(error.to_string()))
+    }
+
+    fn failure(&self, error: &kube::Error) -> Failure {
+        let kube::Error::Api(status) = error else { return Failure::Other(chain(error)) };
+        match status.code {
+            410 => Failure::Gone,
+            404 if self.resource.may_be_absent => Failure::Absent(format!("404 {}", status.message)),
+            400 | 422 if self.version.is_none() && self.streams => Failure::NoStreams,
+            code => Failure::Other(format!("{code} {}", status.message)),
+        }
+    }
+
+    async fn tell(&self, what: What) -> Result<(), Failure> {
+        self.news.send(News { resource: self.index, what }).await.map_err(|_| Failure::Ended)
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Failure> {
+    let answer = timeout(SILENCE, answer).await;
+    answer.map_err(|_| Failure::Other(format!("nothing was heard for {} s", SILENCE.as_secs())))
+}
+
+/// One page of a list. Its items are read one by one: of their text as values there is never more than one.
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMetadata,
+    items: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMetadata {
+    resource_version: String,
+    /// Where the next page begins; empty on the last.
+    #[serde(default, rename = "continue")]
+    rest: String,
+}
+
+/// What a query may not hold as it is.
+fn escaped(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

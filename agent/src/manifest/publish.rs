@@ -1,0 +1,172 @@
+//! Publishes a mesh for every state of the objects, wherever they come from, and says what is wrong with them.
+
+use super::last_good::LastGood;
+use super::refused::Refusal;
+use super::{ManifestError, Object, Settings, Sourced, snapshot};
+use crate::mesh::{Mesh, Policy};
+use serde::Serialize;
+use std::sync::Arc;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+/// What everybody may read of the objects: the mesh, and how it stands with it.
+#[derive(Clone)]
+pub struct Published {
+    /// The latest mesh. Readers get every change within a second, not every state in between.
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// What is wrong at the moment.
+    pub status: watch::Receiver<ManifestStatus>,
+}
+
+/// How well the objects read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ManifestStatus {
+    /// The generation of the mesh in use; 0 while none could be built.
+    pub generation: u64,
+    /// What is wrong with the objects as they are now. While there is anything in a directory, the mesh in use is older;
+    /// of a cluster's objects each is then in the mesh at its strictest, or left as it was.
+    pub errors: Vec<ManifestError>,
+    /// Policies that cannot be read. The mesh goes on, with what is in force of them instead.
+    pub refused: Vec<Refusal>,
+    /// How it stands with what comes from the API server, for each resource; none for a directory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub watches: Vec<WatchStatus>,
+}
+
+/// How a watch on one resource of the API server goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WatchStatus {
+    /// In the plural, as in paths: `pods`.
+    pub resource: &'static str,
+    pub state: WatchState,
+    /// Since when it is in this state.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// What went wrong last, while it is disconnected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchState {
+    /// What is known may be old, and stays until the API server is back.
+    Disconnected,
+    Connected,
+    /// The cluster does not have this resource (yet): there are no objects of it.
+    Absent,
+}
+
+/// Makes meshes of objects, one after the other.
+pub struct Publisher {
+    last_good: LastGood,
+    settings: Settings,
+    mesh: watch::Sender<Arc<Mesh>>,
+    status: watch::Sender<ManifestStatus>,
+}
+
+impl Publisher {
+    pub fn new(settings: Settings) -> (Self, Published) {
+        let (mesh, status) = (watch::Sender::default(), watch::Sender::default());
+        let published = Published { mesh: mesh.subscribe(), status: status.subscribe() };
+        (Self { last_good: LastGood::default(), settings, mesh, status }, published)
+    }
+
+    pub fn has_errors(&self) -> bool {
+        !self.status.borrow().errors.is_empty()
+    }
+
+    /// Publishes a new generation, unless the objects say what they said before. Where anything is wrong the mesh stays:
+    /// who writes manifests mends them.
+    pub fn whole(&mut self, objects: Vec<&Sourced>) {
+        let current = self.mesh.borrow().clone();
+        let (objects, instead, refused) = self.resolve(objects, &current);
+        match snapshot::build(objects.into_iter().chain(&instead), &self.settings, &current) {
+            Ok(mesh) => {
+                self.put(&current, mesh);
+                self.report(Vec::new(), refused);
+            }
+            Err(errors) => self.keep(errors),
+        }
+    }
+
+    /// Publishes a new generation, unless the objects say what they said before. What is wrong with one object is that
+    /// object's alone: many people write a cluster's, and none of them may stop the others' changes. `errors` is what
+    /// was wrong with objects that could not be read.
+    pub fn apart(&mut self, objects: Vec<&Sourced>, mut errors: Vec<ManifestError>) {
+        let current = self.mesh.borrow().clone();
+        let (objects, instead, refused) = self.resolve(objects, &current);
+        let (mesh, wrong) =
+            snapshot::build_apart(objects.into_iter().chain(&instead), &self.settings, &current);
+        errors.extend(wrong);
+        self.put(&current, mesh);
+        self.report(errors, refused);
+    }
+
+    /// The mesh stays, and so does what is in force of refused policies.
+    pub fn keep(&self, errors: Vec<ManifestError>) {
+        let refused = self.status.borrow().refused.clone();
+        self.report(errors, refused);
+    }
+
+    /// Says how it stands with the watches on the API server.
+    pub fn watches(&self, watches: Vec<WatchStatus>) {
+        self.status.send_if_modified(|published| {
+            let modified = published.watches != watches;
+            published.watches = watches;
+            modified
+        });
+    }
+
+    /// The objects that can be read, what is in force instead of policies that cannot, and what is said of those.
+    fn resolve<'a>(
+        &mut self,
+        mut objects: Vec<&'a Sourced>,
+        current: &Mesh,
+    ) -> (Vec<&'a Sourced>, Vec<Sourced>, Vec<Refusal>) {
+        let (instead, refused) = self.last_good.resolve(&objects, current.generation == 0);
+        objects.retain(|sourced| !matches!(sourced.object, Object::RefusedPolicy(_)));
+        (objects, instead, refused)
+    }
+
+    fn put(&self, current: &Mesh, mesh: Mesh) {
+        if current.generation != 0 && snapshot::same(&mesh, current) {
+            return;
+        }
+        warn_of_http(current, &mesh);
+        tracing::info!(
+            generation = mesh.generation,
+            workloads = mesh.workloads.len(),
+            services = mesh.services.len(),
+            "a new mesh"
+        );
+        self.mesh.send_replace(Arc::new(mesh));
+    }
+
+    fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>) {
+        let generation = self.mesh.borrow().generation;
+        self.status.send_if_modified(|published| {
+            for error in errors.iter().filter(|error| !published.errors.contains(error)) {
+                tracing::error!("{error}");
+            }
+            for refusal in refused.iter().filter(|refusal| !published.refused.contains(refusal)) {
+                tracing::error!("{refusal}");
+            }
+            let watches = std::mem::take(&mut published.watches);
+            let status = ManifestStatus { generation, errors, refused, watches };
+            let modified = (generation, &status.errors, &status.refused)
+                != (published.generation, &published.errors, &published.refused);
+            *published = status;
+            modified
+        });
+    }
+}
+
+/// Says which policies have come into force that speak of HTTP, and so do not mean what they seem to.
+fn warn_of_http(before: &Mesh, now: &Mesh) {
+    let is_new = |policy: &&Arc<Policy>| before.policies.get(&policy.name) != Some(policy);
+    for policy in now.policies.values().filter(|policy| !policy.http_fields.is_empty()).filter(is_new) {
+        tracing::warn!(policy = %policy.name, fields = policy.http_fields.join(", "),
+            "fields of HTTP fail safe: an ALLOW rule with them matches nothing, others match without them");
+    }
+}

@@ -1,0 +1,26 @@
+//! Objects that come from a real API server instead of a directory. Each test has an API server of its own.
+
+mod away;
+mod objects;
+mod policies;
+mod write;
+
+use anyhow::Result;
+use pillion_tests::{Agent, AgentOptions, ApiServer, Bed};
+
+/// An API server and an agent that watches it, on one node.
+struct Standing {
+    api: ApiServer,
+    agent: Agent,
+    _bed: Bed,
+}
+
+impl Standing {
+    fn new(name: &str, flags: &[&str]) -> Result<Self> {
+        let bed = Bed::new(name)?;
+        let node = bed.node("n1")?;
+        let api = ApiServer::start(&bed, &node, flags)?;
+        let agent = node.start_agent(&AgentOptions::default().kube(&api.kubeconfig()))?;
+        Ok(Self { api, agent, _bed: bed })
+    }
+}
