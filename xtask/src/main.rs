@@ -4,6 +4,7 @@
 
 mod acyclic;
 mod bench;
+mod cluster;
 mod demo;
 mod deny;
 mod load;
@@ -51,6 +52,10 @@ enum Task {
     /// Builds the agents with frame pointers into target/profile, loads a captured pair of pods on two nodes, and
     /// records the agents' threads with Linux's perf. Writes report/profile-CASE.svg.
     Profile(profile::Args),
+    /// A real Kubernetes on this machine: one control plane, two nodes, each in namespaces of its own (as root)
+    ///
+    /// The first time builds Kubernetes from its sources, which takes several minutes. See docs/cluster.md.
+    Cluster(cluster::Args),
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Profile(args) => profile::run(&args),
+        Task::Cluster(args) => cluster::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
     };
