@@ -71,11 +71,20 @@ impl ControlPlane<'_> {
         self.machine.wait_for("kube-scheduler", "the scheduler", || self.answers(10259, "/healthz"))
     }
 
-    /// What the API server says of the node; nothing where it knows none.
+    /// Whether the API server says that the node is ready.
     pub(super) fn node_is_ready(&self, node: &str) -> Result<bool> {
-        let Some(said) = self.get(6443, &format!("/api/v1/nodes/{node}"))? else { return Ok(false) };
-        let node: Value = serde_json::from_str(&said).context("the API server says no JSON")?;
-        Ok(is_ready(&node))
+        Ok(self.object(&format!("/api/v1/nodes/{node}"))?.is_some_and(|node| is_ready(&node)))
+    }
+
+    /// When the node's kubelet was last heard of, in the API server's own words.
+    pub(super) fn heard_of(&self, node: &str) -> Result<Option<Value>> {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}");
+        Ok(self.object(&path)?.map(|lease| lease["spec"]["renewTime"].clone()))
+    }
+
+    fn object(&self, path: &str) -> Result<Option<Value>> {
+        let said = self.get(6443, path)?;
+        said.map(|said| serde_json::from_str(&said).context("the API server says no JSON")).transpose()
     }
 
     fn answers(&self, port: u16, path: &str) -> Result<bool> {

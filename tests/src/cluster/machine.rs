@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -115,19 +115,19 @@ impl Machine {
         }
         let there = self.cgroups.remove()?;
         match fs::remove_file(self.record()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             _ => Ok(there),
         }
     }
 
     /// Removes what it has written but for its logs.
     pub(super) fn remove_disk(&self) -> Result<()> {
-        for dir in ["var", "etc"].map(|dir| self.dir.join(dir)) {
-            if dir.exists() {
-                fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
-            }
-        }
-        Ok(())
+        ["var", "etc"].map(|dir| self.dir.join(dir)).iter().try_for_each(|dir| remove_dir(dir))
+    }
+
+    /// Removes its logs, too.
+    pub(super) fn remove_all(&self) -> Result<()> {
+        remove_dir(&self.dir)
     }
 
     /// A file with its first process: its pid, and when it started, which tells it from another that came to have the
@@ -230,7 +230,13 @@ impl Machine {
             if found()? {
                 return Ok(Some(()));
             }
-            ensure!(self.running()?.contains(program), "{program} on {} has ended", self.name);
+            // "setsid" is one that was started a moment ago.
+            let running = self.running()?;
+            ensure!(
+                running.contains(program) || running.contains("setsid"),
+                "{program} on {} has ended",
+                self.name
+            );
             Ok(None)
         });
         waited.with_context(|| {
@@ -247,6 +253,15 @@ impl Machine {
             Some(program.file_name()?.to_string_lossy().into_owned())
         };
         Ok(self.cgroups.processes()?.into_iter().filter_map(name).collect())
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 

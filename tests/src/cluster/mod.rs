@@ -105,6 +105,9 @@ impl Cluster {
             self.state.display()
         );
         self.remove()?;
+        for name in node::names(Self::MOST_NODES).iter().map(String::as_str).chain([control_plane::NAME]) {
+            self.machine_named(name).remove_all()?;
+        }
         let given = given.map(Path::canonicalize).transpose()?;
         self.write(&Record { nodes, given })?;
         let (pki, names) = (Pki::at(&self.state), node::names(nodes));

@@ -46,24 +46,23 @@ impl Node<'_> {
     pub(super) fn join(&self, control_plane: &ControlPlane) -> Result<()> {
         self.write("resolv.conf", "")?;
         let (name, path) = (self.machine.name(), self.programs.search_path()?);
+        let heard_before = control_plane.heard_of(name)?;
         let mut kubelet = Command::new(self.programs.path("kubelet")?);
-        kubelet
-            .env("PATH", &path)
-            .arg("--config")
-            .arg(self.write("kubelet.yaml", &self.kubelet().to_string())?);
+        kubelet.env("PATH", &path);
+        kubelet.arg("--config").arg(self.write("kubelet.yaml", &self.kubelet().to_string())?);
         kubelet.arg(format!("--kubeconfig={}", self.pki.path(&format!("{name}.conf"))));
-        kubelet.args([
-            format!("--hostname-override={name}"),
-            format!("--node-ip={}", network::node(self.number)),
-        ]);
+        kubelet.arg(format!("--hostname-override={name}"));
+        kubelet.arg(format!("--node-ip={}", network::node(self.number)));
         self.machine.start(&kubelet)?;
         let mut proxy = Command::new(self.programs.path("kube-proxy")?);
-        proxy
-            .env("PATH", &path)
-            .arg("--config")
-            .arg(self.write("kube-proxy.yaml", &self.proxy().to_string())?);
+        proxy.env("PATH", &path);
+        proxy.arg("--config").arg(self.write("kube-proxy.yaml", &self.proxy().to_string())?);
         self.machine.start(&proxy)?;
-        self.machine.wait_for("kubelet", "the kubelet", || control_plane.node_is_ready(name))?;
+        self.machine.wait_for("kubelet", "the kubelet", || {
+            // A node that was off for a moment only counts as ready still.
+            let is_new = heard_before.is_none() || control_plane.heard_of(name)? != heard_before;
+            Ok(is_new && control_plane.node_is_ready(name)?)
+        })?;
         self.machine.wait_for("kube-proxy", "kube-proxy", || {
             let mut curl = Command::new("curl");
             curl.args(["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:10256/healthz"]);
