@@ -42,7 +42,7 @@ pub use path::{PathError, TrafficControl};
 pub use services::ServiceEndpoints;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable};
-pub use sys::netns_cookie;
+pub use sys::{inherited, netns_cookie};
 pub use verdicts::VerdictTable;
 
 use aya::maps::Map;

@@ -11,6 +11,8 @@ mod direct;
 mod introspect;
 mod lifecycle;
 mod pod;
+mod runtime;
+mod sandboxes;
 mod state_dir;
 mod supervisor;
 
