@@ -200,8 +200,9 @@ mod tests {
         assert_eq!(start(&streaming), Err(FrameError::Type(3)));
     }
 
+    // proves: SEC-2
     #[test]
-    fn no_bytes_make_it_panic() {
+    fn hostile_frames_are_an_error_and_no_panic() {
         let mut random = StdRng::seed_from_u64(1);
         for _ in 0..20_000 {
             let mut bytes = encode(Connection::Plugin, random.random(), Kind::Request, b"\x0a\x03abc");

@@ -138,9 +138,10 @@ fn what_is_not_known_is_declined_and_the_session_goes_on() {
     assert_eq!(session.receive(&request(5, "Shutdown", &Response::default())).unwrap(), [Event::Shutdown]);
 }
 
-/// SEC-2: whatever comes is an event, an answer or an error.
+/// Whatever comes is an event, an answer or an error.
+// proves: SEC-2
 #[test]
-fn no_bytes_make_it_panic() {
+fn hostile_bytes_of_a_runtime_are_an_error_and_no_panic() {
     let mut random = StdRng::seed_from_u64(2);
     let sync = SynchronizeRequest { pods: vec![pod("a"), pod("b")], more: false };
     let run = PodRequest { pod: Some(pod("a")) };
