@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::unistd::geteuid;
 use pillion_tests::cluster::{Cluster, Programs};
 use pillion_tests::requirements;
@@ -94,10 +94,9 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn up(cluster: &Cluster, wishes: &Up) -> Result<()> {
     requirements::ensure(PACKAGES)?;
-    let (begun, say) = (Instant::now(), say(Instant::now()));
-    cluster.up(wishes.nodes, wishes.kube_bin.as_deref(), &say).context(
-        "the cluster does not stand: `cargo xtask cluster status` says what does, `down` ends that",
-    )?;
+    let begun = Instant::now();
+    let say = say(begun);
+    cluster.up(wishes.nodes, wishes.kube_bin.as_deref(), &say)?;
     let took = begun.elapsed().as_secs_f64();
     eprintln!(
         "{} the cluster stands, in {took:.0} s: cargo xtask cluster kubectl -- get nodes",
@@ -117,7 +116,7 @@ fn down(cluster: &Cluster) -> Result<()> {
 fn status(cluster: &Cluster) -> Result<()> {
     let status = cluster.status()?;
     println!("{status}");
-    ensure!(status.is_well(), "not all is well");
+    ensure!(status.is_well(), "not all of it is well");
     Ok(())
 }
 

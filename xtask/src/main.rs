@@ -56,7 +56,8 @@ enum Task {
     ///
     /// The first time builds Kubernetes from its sources, which takes several minutes. See docs/cluster.md.
     Cluster(cluster::Args),
-    /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
+    /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files,
+    /// the cluster of tests
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
     Requirements,
@@ -85,7 +86,9 @@ fn main() -> ExitCode {
 fn sweep() -> Result<()> {
     let swept = pillion_tests::sweep()?;
     swept.iter().for_each(|id| println!("removed {id}"));
-    if swept.is_empty() {
+    let machines = pillion_tests::cluster::Cluster::sweep()?;
+    machines.iter().for_each(|name| println!("removed the machine {name} of the tests' cluster"));
+    if swept.is_empty() && machines.is_empty() {
         println!("nothing was left behind");
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nix::unistd::geteuid;
+use pillion_tests::cluster::{Cluster, Programs};
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
@@ -12,6 +13,9 @@ pub struct Args {
     /// Without the end-to-end tests, which need root and take minutes
     #[arg(long)]
     quick: bool,
+    /// Without the tests on a real Kubernetes, which is built once, in 8 to 16 minutes
+    #[arg(long)]
+    no_cluster: bool,
 }
 
 /// Runs all steps; an error names those that failed.
@@ -28,6 +32,11 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.quick {
         steps.run("peers", peers);
         steps.run("end to end", end_to_end);
+        if args.no_cluster {
+            steps.run("cluster", || Ok(Some("left out, as --no-cluster asks".into())));
+        } else {
+            steps.run("cluster", cluster);
+        }
         steps.run("left behind", left_behind);
     }
     steps.finish()
@@ -35,6 +44,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Tests of xtask's that need Debian's Chromium, by what is in their names: no unit tests.
 const IN_A_BROWSER: &str = "in_a_browser";
+/// Tests that need a real Kubernetes, by what is in their names: a step of their own.
+const IN_A_CLUSTER: &str = "in_a_cluster";
 
 fn unit_tests() -> Result<Option<String>> {
     let without = ["--exclude", "pillion-tests", "--no-fail-fast", "--", "--skip", IN_A_BROWSER];
@@ -58,16 +69,25 @@ fn end_to_end() -> Result<Option<String>> {
     let program = pillion_tests::agent::binary()?;
     workspace::run(
         cargo()
-            .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast"])
+            .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast", "--", "--skip", IN_A_CLUSTER])
             .env("PILLION_BIN", program),
     )?;
     cargo_does(&["test", "-p", "xtask", IN_A_BROWSER])
 }
 
-/// A test that ends, however it ends, removes its bed.
+/// On a real Kubernetes: its own programs are built here, so that no test's time is theirs.
+fn cluster() -> Result<Option<String>> {
+    ensure!(geteuid().is_root(), "namespaces and cgroups need root; `--no-cluster` leaves these tests out");
+    requirements::ensure()?;
+    Programs::build()?;
+    cargo_does(&["test", "-p", "pillion-tests", "--test", "cluster"])
+}
+
+/// A test that ends, however it ends, removes its bed, or its cluster.
 fn left_behind() -> Result<Option<String>> {
     let dead = pillion_tests::sweep()?;
-    let names: Vec<String> = dead.iter().map(ToString::to_string).collect();
+    let names = dead.iter().map(ToString::to_string).chain(Cluster::sweep()?);
+    let names: Vec<String> = names.collect();
     ensure!(names.is_empty(), "tests that have ended left {} (removed now)", names.join(", "));
     Ok(None)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::sethostname;
 
@@ -29,6 +29,7 @@ pub(super) fn lay_out(name: &str, dir: &Path, first: u32) -> Result<()> {
     setns(&cgroups, CloneFlags::CLONE_NEWCGROUP)?;
     let (none, from_here) = (MsFlags::empty(), MsFlags::MS_BIND);
     attach(None, "/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None)?;
+    let_go_of_others()?;
     mount_cgroups()?;
     attach_proc("/proc")?;
     // Pins of this machine's eBPF objects, gone when it is off.
@@ -48,6 +49,27 @@ pub(super) fn lay_out(name: &str, dir: &Path, first: u32) -> Result<()> {
     attach(None, "/", None, MsFlags::MS_REC | MsFlags::MS_SHARED, None)?;
     sethostname(name).context("cannot name the machine")?;
     run("ip", &["link", "set", "lo", "up"])
+}
+
+/// Unmounts what would be hidden here, and what others have mounted to hold kernel objects of theirs: a copy of it
+/// would hold a network namespace, or pins, that they have let go of.
+fn let_go_of_others() -> Result<()> {
+    // This thread's: the process's other threads are in another namespace.
+    let mounts = fs::read_to_string("/proc/thread-self/mounts")?;
+    let theirs = mounts.lines().rev().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, kind) = (fields.next()?, fields.next()?);
+        let hidden = at.starts_with("/run/") || at.starts_with("/var/");
+        (hidden || kind == "nsfs" || kind == "bpf").then_some(at)
+    });
+    for at in theirs {
+        match umount2(at, MntFlags::MNT_DETACH) {
+            // It went with another.
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot unmount {at}")),
+        }
+    }
+    Ok(())
 }
 
 /// By a child: it is in the machine's pid namespace, of which this thread only is where its children begin, and proc

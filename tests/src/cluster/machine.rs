@@ -73,16 +73,18 @@ impl Machine {
         }
         self.cgroups.create()?;
         let booted = on_thread(|| {
-            let first = self.begin(pause)?;
-            Ok((boot::lay_out(&self.name, &self.dir, first.id()), first))
+            let mut first = self.begin(pause)?;
+            let laid_out = boot::lay_out(&self.name, &self.dir, first.id());
+            Ok((laid_out, move || first.wait()))
         });
-        let (laid_out, mut first) =
-            booted.with_context(|| format!("cannot begin the machine {}", self.name))?;
-        // Reaped when it ends, for as long as this process lives.
-        thread::spawn(move || first.wait());
+        let laid_out = booted.and_then(|(laid_out, wait)| {
+            // Reaped when it ends, for as long as this process lives.
+            thread::spawn(wait);
+            laid_out
+        });
         if let Err(error) = laid_out {
             self.power_off()?;
-            return Err(error).with_context(|| format!("cannot lay out the machine {}", self.name));
+            return Err(error).with_context(|| format!("cannot begin the machine {}", self.name));
         }
         Ok(())
     }

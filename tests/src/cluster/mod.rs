@@ -25,17 +25,17 @@ mod network;
 mod node;
 mod pki;
 mod programs;
+mod record;
+mod side_by_side;
 mod status;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::unistd::geteuid;
-use serde_json::{Value, json};
 
 use crate::once;
 use control_plane::ControlPlane;
@@ -44,7 +44,12 @@ pub use machine::Machine;
 use node::Node;
 use pki::Pki;
 pub use programs::Programs;
+use record::Record;
+use side_by_side::{at_once, both};
 pub use status::Status;
+
+/// The directory of the tests' cluster.
+const OF_TESTS: &str = "cluster-of-tests";
 
 /// Told of what has come to stand.
 pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
@@ -54,13 +59,8 @@ pub struct Cluster {
     state: PathBuf,
     /// Its cgroups begin with it.
     name: String,
-}
-
-/// What is written down of a cluster that was brought up.
-struct Record {
-    nodes: u8,
-    /// Where programs that were given are; those of `target/kube` otherwise.
-    given: Option<PathBuf>,
+    /// Locked for as long as a test lives whose cluster it is.
+    owner: Option<File>,
 }
 
 impl Cluster {
@@ -81,12 +81,30 @@ impl Cluster {
         }
         let hash = digest(&SHA256, state.as_os_str().as_encoded_bytes());
         let short: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { state, name: format!("pillion-{short}") })
+        Ok(Self { state, name: format!("pillion-{short}"), owner: None })
     }
 
-    /// The one that tests bring up, apart from whatever else stands.
+    /// The one that a test brings up, for as long as this lives: other tests that want it wait. What a test that was
+    /// killed has left of it is removed.
     pub fn of_tests() -> Result<Self> {
-        Self::at(&once::target().join("cluster-of-tests"))
+        let mut cluster = Self::at(&once::target().join(OF_TESTS))?;
+        let owner = cluster.owner_file()?;
+        owner.lock().context("cannot lock the cluster of the tests")?;
+        cluster.owner = Some(owner);
+        cluster.down()?;
+        Ok(cluster)
+    }
+
+    /// Removes what a test that was killed has left, and gives the names of what it has ended.
+    pub fn sweep() -> Result<Vec<String>> {
+        let cluster = Self::at(&once::target().join(OF_TESTS))?;
+        match cluster.owner_file()?.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(Vec::new()),
+            other => {
+                other.context("cannot lock the cluster of the tests")?;
+                cluster.down()
+            }
+        }
     }
 
     /// Brings it up, with this many nodes. What a cluster that was here before has left is removed; one that stands is
@@ -111,36 +129,13 @@ impl Cluster {
             self.machine_named(name).remove_all()?;
         }
         let given = given.map(Path::canonicalize).transpose()?;
-        self.write(&Record { nodes, given })?;
-        let (pki, names) = (Pki::at(&self.state), node::names(nodes));
-        pki.create(&names)?;
-
-        let machine = self.machine_named(control_plane::NAME);
-        machine.power_on(&programs.path("pause")?)?;
-        network::lay_bridge(&machine)?;
-        say("the machine cp");
-        let control_plane = ControlPlane { machine: &machine, programs: &programs, pki: &pki };
-        let machines: Vec<Machine> = names.iter().map(|name| self.machine_named(name)).collect();
-        let nodes: Vec<Node> = (1..)
-            .zip(&machines)
-            .map(|(number, machine)| Node { number, machine, programs: &programs, pki: &pki })
-            .collect();
-        let api = || {
-            control_plane.start_api()?;
-            say("the API server");
-            Ok(())
-        };
-        let runtimes = || {
-            images::write(&programs, &self.images())?;
-            at_once(&nodes, |node| self.begin(node, &machine, say))
-        };
-        both(api, runtimes)?;
-        let controllers = || {
-            control_plane.start_controllers()?;
-            say("the controller manager and the scheduler");
-            Ok(())
-        };
-        both(controllers, || at_once(&nodes, |node| join(node, &control_plane, say)))
+        Record { nodes, given }.write(&self.state)?;
+        self.bring_up(&programs, nodes, say).with_context(|| {
+            let state = self.state.display();
+            format!(
+                "the cluster in {state} is not whole: `cargo xtask cluster status` shows it, `down` ends it"
+            )
+        })
     }
 
     /// Ends it, with all that it made but its logs. Gives the names of what it has ended.
@@ -198,6 +193,38 @@ impl Cluster {
         cp.run(self.command("kubectl")?.args(args), input)
     }
 
+    fn bring_up(&self, programs: &Programs, nodes: u8, say: Say) -> Result<()> {
+        let (pki, names) = (Pki::at(&self.state), node::names(nodes));
+        pki.create(&names)?;
+
+        let machine = self.machine_named(control_plane::NAME);
+        machine.power_on(&programs.path("pause")?)?;
+        network::lay_bridge(&machine)?;
+        say("the machine cp");
+        let control_plane = ControlPlane { machine: &machine, programs, pki: &pki };
+        let machines: Vec<Machine> = names.iter().map(|name| self.machine_named(name)).collect();
+        let nodes: Vec<Node> = (1..)
+            .zip(&machines)
+            .map(|(number, machine)| Node { number, machine, programs, pki: &pki })
+            .collect();
+        let api = || {
+            control_plane.start_api()?;
+            say("the API server");
+            Ok(())
+        };
+        let runtimes = || {
+            images::write(programs, &self.images())?;
+            at_once(&nodes, |node| self.begin(node, &machine, say))
+        };
+        both(api, runtimes)?;
+        let controllers = || {
+            control_plane.start_controllers()?;
+            say("the controller manager and the scheduler");
+            Ok(())
+        };
+        both(controllers, || at_once(&nodes, |node| join(node, &control_plane, say)))
+    }
+
     fn begin(&self, node: &Node, control_plane: &Machine, say: Say) -> Result<()> {
         node.machine.power_on(&node.programs.path("pause")?)?;
         network::lay_cable(control_plane, node.machine, node.number)?;
@@ -207,14 +234,14 @@ impl Cluster {
     }
 
     fn node(&self, name: &str) -> Result<(u8, Machine)> {
-        let nodes = node::names(self.read()?.nodes);
+        let nodes = node::names(Record::read(&self.state)?.nodes);
         let number = (1..).zip(nodes).find(|(_, node)| node == name).map(|(number, _)| number);
         let number = number.with_context(|| format!("the cluster has no node {name:?}"))?;
         Ok((number, self.machine_named(name)))
     }
 
     fn programs(&self) -> Result<Programs> {
-        programs(self.read()?.given.as_deref())
+        programs(Record::read(&self.state)?.given.as_deref())
     }
 
     fn machine_named(&self, name: &str) -> Machine {
@@ -224,8 +251,8 @@ impl Cluster {
     /// All that there may be, the nodes first: what was written down, and what bears its name.
     fn machines(&self) -> Result<Vec<Machine>> {
         let mut names = cgroups::beginning_with(&format!("{}-", self.name))?;
-        if self.file("cluster.json").exists() {
-            names.extend(node::names(self.read()?.nodes));
+        if Record::is_there(&self.state) {
+            names.extend(node::names(Record::read(&self.state)?.nodes));
             names.insert(control_plane::NAME.to_owned());
         }
         Ok(names.iter().rev().map(|name| self.machine_named(name)).collect())
@@ -239,7 +266,7 @@ impl Cluster {
             machine.remove_disk()?;
         }
         for file in
-            ["cluster.json", "images.tar"].map(|name| self.file(name)).iter().filter(|file| file.exists())
+            [record::FILE, "images.tar"].map(|name| self.file(name)).iter().filter(|file| file.exists())
         {
             fs::remove_file(file)?;
         }
@@ -257,26 +284,15 @@ impl Cluster {
         self.state.join(name)
     }
 
+    fn owner_file(&self) -> Result<File> {
+        File::create(self.file("owner")).context("cannot write in the cluster's directory")
+    }
+
     /// One at a time changes what stands.
     fn lock(&self) -> Result<File> {
         let lock = File::create(self.file("lock")).context("cannot write in the cluster's directory")?;
         lock.lock().context("cannot lock the cluster")?;
         Ok(lock)
-    }
-
-    fn write(&self, record: &Record) -> Result<()> {
-        let record = json!({"nodes": record.nodes, "given": record.given});
-        fs::write(self.file("cluster.json"), record.to_string()).context("cannot write the cluster's record")
-    }
-
-    fn read(&self) -> Result<Record> {
-        let none =
-            || format!("no cluster stands in {}: `cargo xtask cluster up` makes one", self.state.display());
-        let text = fs::read_to_string(self.file("cluster.json")).with_context(none)?;
-        let record: Value = serde_json::from_str(&text).context("the cluster's record is broken")?;
-        let nodes = record["nodes"].as_u64().and_then(|nodes| nodes.try_into().ok());
-        let nodes = nodes.context("the cluster's record names no nodes")?;
-        Ok(Record { nodes, given: record["given"].as_str().map(PathBuf::from) })
     }
 }
 
@@ -288,24 +304,4 @@ fn join(node: &Node, control_plane: &ControlPlane, say: Say) -> Result<()> {
     node.join(control_plane)?;
     say(&format!("{}: ready", node.machine.name()));
     Ok(())
-}
-
-/// Does both at the same time.
-fn both(one: impl FnOnce() -> Result<()> + Send, other: impl FnOnce() -> Result<()>) -> Result<()> {
-    thread::scope(|scope| {
-        let one = scope.spawn(one);
-        let other = other();
-        one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(other)
-    })
-}
-
-/// Does it for all nodes at the same time.
-fn at_once(nodes: &[Node], work: impl Fn(&Node) -> Result<()> + Sync) -> Result<()> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(|| work(node))).collect();
-        let done = threads
-            .into_iter()
-            .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        done.collect::<Vec<_>>().into_iter().collect()
-    })
 }

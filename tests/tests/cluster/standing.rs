@@ -17,10 +17,7 @@ impl Standing {
     /// Brings the cluster up, and the workloads; waits until all are ready.
     pub fn begin() -> Result<Self> {
         requirements::ensure(&["curl", "iproute2"])?;
-        let cluster = Cluster::of_tests()?;
-        // What a test that was killed has left.
-        cluster.down()?;
-        let standing = Self { cluster, begun: Instant::now() };
+        let standing = Self { cluster: Cluster::of_tests()?, begun: Instant::now() };
         standing.cluster.up(2, None, &|what| standing.say(what))?;
         standing.kubectl(&["apply", "--filename=-"], WORKLOADS)?;
         for what in ["deployment/web", "daemonset/agent"] {

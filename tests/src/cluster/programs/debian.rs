@@ -27,6 +27,8 @@ pub(super) fn unpacked() -> Result<Root> {
             once::run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(draft))?;
         }
         fs::remove_dir_all(draft.join("fetched"))?;
+        // Nothing in here shall make a user of this machine root.
+        once::run(Command::new("chmod").args(["--recursive", "u-s,g-s"]).arg(draft))?;
         root.find("usr/sbin/nft").map(drop)
     })?;
     let root = Root(dir);
@@ -34,7 +36,8 @@ pub(super) fn unpacked() -> Result<Root> {
     Ok(root)
 }
 
-/// To apt-get nothing is installed, so that it fetches all dependencies; its own state and cache stay as they are.
+/// To apt-get nothing is installed, so that it fetches all dependencies; what is installed, and its cache, stay as
+/// they are.
 fn fetch(dir: &Path) -> Result<()> {
     let (status, archives) = (dir.join("status"), dir.join("archives"));
     fs::create_dir_all(archives.join("partial"))?;

@@ -30,7 +30,7 @@ pub(super) fn built() -> Result<PathBuf> {
     let requires = fs::read_to_string(module.join("go.mod")).context("no go.mod of Kubernetes")?;
     let version = requires.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
     let version = version.context("tests/kube/go.mod requires no k8s.io/kubernetes")?;
-    let what = "building Kubernetes, about 7 minutes of CPU time,";
+    let what = "building Kubernetes, which takes about 10 minutes of CPU time,";
     directory(&format!("kubernetes-{version}"), what, |dir| build(&module, version, dir))
 }
 
