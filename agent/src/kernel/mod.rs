@@ -32,7 +32,7 @@ mod verdicts;
 pub use address::{from_address, to_address};
 pub use audit::Repair;
 pub use capture::{Inbound, InboundMode, PlainRules, PodCapture, SourceRules};
-pub use device::{NoPath, PodDevice, node_addresses, pod_device};
+pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};
 pub use flows::{AttestedFlow, FlowTable};

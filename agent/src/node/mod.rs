@@ -13,6 +13,7 @@ mod lifecycle;
 mod pod;
 mod runtime;
 mod sandboxes;
+mod standing;
 mod state_dir;
 mod supervisor;
 

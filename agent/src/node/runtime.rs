@@ -3,7 +3,9 @@
 
 use super::pod::State;
 use super::sandboxes::Sandboxes;
+use super::standing::{self, Standing};
 use super::supervisor::Supervisor;
+use crate::kernel;
 use crate::mesh::{Mesh, Workload};
 use crate::nri::{Answer, Call, Installation, NriOptions, Passes, Question, Sandbox};
 use serde_json::{Value, json};
@@ -38,21 +40,9 @@ enum Link {
 /// The runtime waits.
 struct Waiting {
     question: Question,
+    asked: Instant,
     deadline: Instant,
     answer: Answer,
-}
-
-/// How a sandbox's pod stands.
-enum Standing {
-    /// It is not to be in the mesh.
-    Plain,
-    Captured,
-    /// Its object is not known.
-    Unknown,
-    /// Its worker is on its way up.
-    Coming,
-    /// It is to be in the mesh and cannot be. Why.
-    Refused(String),
 }
 
 impl Runtime {
@@ -164,7 +154,8 @@ impl Supervisor {
                 self.runtime.link = Link::Away(why);
                 self.runtime.waiting.clear();
             }
-            Call::All(sandboxes) => {
+            Call::All(mut sandboxes) => {
+                sandboxes.iter_mut().for_each(complete);
                 tracing::info!(sandboxes = sandboxes.len(), "the container runtime said which pods it has");
                 self.runtime.sandboxes.replace(&sandboxes);
                 self.runtime.is_known = true;
@@ -177,11 +168,12 @@ impl Supervisor {
                 }
                 self.runtime.forget_pass(&id);
             }
-            Call::Asked { question, deadline, answer } => {
+            Call::Asked { mut question, deadline, answer } => {
+                complete(question.sandbox_mut());
                 if self.runtime.sandboxes.put(question.sandbox()) {
                     self.reconcile();
                 }
-                self.runtime.waiting.push(Waiting { question, deadline, answer });
+                self.runtime.waiting.push(Waiting { question, asked: Instant::now(), deadline, answer });
             }
         }
     }
@@ -208,12 +200,14 @@ impl Supervisor {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.runtime.waiting) {
             let standing = self.standing(&mesh, waiting.question.sandbox());
-            match verdict(&waiting.question, standing, waiting.deadline <= now) {
-                Some(verdict) => {
-                    if let Err(reason) = &verdict {
+            match standing::answer(&waiting.question, standing, waiting.deadline <= now) {
+                Some(answer) => {
+                    if let Err(reason) = &answer {
                         tracing::warn!("a container is refused: {reason}");
                     }
-                    waiting.answer.give(verdict);
+                    let (pod, after) = (&waiting.question.sandbox().pod, waiting.asked.elapsed());
+                    tracing::debug!(%pod, ?after, "the container runtime is answered");
+                    waiting.answer.give(answer);
                 }
                 None => self.runtime.waiting.push(waiting),
             }
@@ -243,69 +237,13 @@ impl Supervisor {
     }
 }
 
-/// What to answer; none while it is worth waiting.
-fn verdict(question: &Question, standing: Standing, is_late: bool) -> Option<Result<(), String>> {
-    let pod = &question.sandbox().pod;
-    match (question, standing) {
-        // Whatever has to wait waits with its first container: until then its object may come, and others go on.
-        (Question::Run(_), Standing::Coming) if !is_late => None,
-        (Question::Run(_), _) | (Question::Create { .. }, Standing::Plain | Standing::Captured) => {
-            Some(Ok(()))
-        }
-        (Question::Create { .. }, Standing::Unknown | Standing::Coming) if !is_late => None,
-        (Question::Create { .. }, Standing::Unknown) => Some(Err(format!(
-            "pod {pod} is to be in the mesh, and Pillion does not know its Pod object yet: its containers wait for it"
-        ))),
-        (Question::Create { .. }, Standing::Coming) => Some(Err(format!(
-            "pod {pod} is to be in the mesh, and Pillion is about to capture it: its containers wait"
-        ))),
-        (Question::Create { .. }, Standing::Refused(why)) => Some(Err(format!(
-            "pod {pod} is to be in the mesh, and Pillion cannot capture it, so its containers do not start: {why}"
-        ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run() -> Question {
-        Question::Run(Sandbox::of_test("a", "web"))
-    }
-
-    fn create() -> Question {
-        Question::Create { sandbox: Sandbox::of_test("a", "web"), container: "app".into() }
-    }
-
-    #[test]
-    fn a_sandbox_is_never_refused_and_waits_only_for_what_is_on_its_way() {
-        assert_eq!(verdict(&run(), Standing::Coming, false), None);
-        for (standing, is_late) in [
-            (Standing::Coming, true),
-            (Standing::Unknown, false),
-            (Standing::Refused("no".into()), false),
-            (Standing::Captured, false),
-            (Standing::Plain, false),
-        ] {
-            assert_eq!(verdict(&run(), standing, is_late), Some(Ok(())));
-        }
-    }
-
-    #[test]
-    fn a_container_waits_and_is_refused_in_time_with_the_reason() {
-        let refused = |standing, is_late| verdict(&create(), standing, is_late).map(Result::unwrap_err);
-        assert_eq!(refused(Standing::Coming, false), None);
-        assert_eq!(refused(Standing::Unknown, false), None);
-        for (standing, reason) in [
-            (Standing::Unknown, "Pod object"),
-            (Standing::Coming, "about to capture"),
-            (Standing::Refused("port 15001 is taken".into()), "port 15001 is taken"),
-        ] {
-            let said = refused(standing, true).unwrap();
-            assert!(said.starts_with("pod shop/web") && said.contains(reason), "{said}");
-        }
-        for standing in [Standing::Plain, Standing::Captured] {
-            assert_eq!(verdict(&create(), standing, true), Some(Ok(())));
+/// Older runtimes do not say a pod's addresses, and its object does not yet.
+fn complete(sandbox: &mut Sandbox) {
+    let Some(netns) = sandbox.netns.as_ref().filter(|_| sandbox.addresses.is_empty()) else { return };
+    match kernel::addresses_in(netns) {
+        Ok(addresses) => sandbox.addresses = addresses,
+        Err(e) => {
+            tracing::warn!(pod = %sandbox.pod, "its addresses are not known until its object has them: {e}")
         }
     }
 }

@@ -19,7 +19,7 @@ pub struct Sandbox {
     is_static: bool,
     /// The path of the network namespace; none on the host network.
     pub netns: Option<PathBuf>,
-    /// The pod's addresses; runtimes with an NRI before 0.9 do not say them.
+    /// The pod's addresses; older runtimes do not say them.
     pub addresses: Vec<IpAddr>,
     /// What the pod's own label says of capture, as it was when the sandbox was made.
     label: Option<bool>,

@@ -43,6 +43,12 @@ impl Question {
             Self::Run(sandbox) | Self::Create { sandbox, .. } => sandbox,
         }
     }
+
+    pub fn sandbox_mut(&mut self) -> &mut Sandbox {
+        match self {
+            Self::Run(sandbox) | Self::Create { sandbox, .. } => sandbox,
+        }
+    }
 }
 
 /// With which question an answer goes.

@@ -27,6 +27,9 @@ const NODE: (&str, u8) = ("node1", 1);
 pub const PLUGIN_DIR: &str = "/var/lib/nri/plugins";
 pub const CONFIG_DIR: &str = "/var/lib/nri/conf.d";
 
+/// Who holds the lock of this ending owns the machine of that name.
+const LOCK: &str = ".lock";
+
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Dropping it ends it, with all that it made.
@@ -36,23 +39,44 @@ pub struct LoneNode {
     pki: Pki,
     dir: PathBuf,
     agent: Mutex<Option<Child>>,
+    /// Locked for as long as this lives.
+    _owner: File,
 }
 
 impl LoneNode {
-    /// Begins one with containerd on it. What one of that name has left is removed.
+    /// Begins one with containerd on it. What one of that name has left is removed; one that lives is waited for.
     pub fn up(name: &str) -> Result<Self> {
         let programs = Programs::build()?;
-        let state = once::target().join("lone-of-tests");
-        let cluster = Cluster::at(&state)?;
-        let machine = cluster.machine_named(name);
+        let cluster = all()?;
+        let owner = File::create(cluster.file(&format!("{name}{LOCK}")))?;
+        owner.lock().with_context(|| format!("cannot lock the machine {name}"))?;
+        let (machine, pki) = (cluster.machine_named(name), Pki::at(&cluster.state));
         let dir = machine.dir().to_owned();
-        let node = Self { machine, programs, pki: Pki::at(&state), dir, agent: Mutex::default() };
+        let node = Self { machine, programs, pki, dir, agent: Mutex::default(), _owner: owner };
         node.end()?;
         fs::create_dir_all(node.manifests())?;
         images::write(&node.programs, &node.images())?;
         node.power_on()?;
         node.node().import(&node.images())?;
         Ok(node)
+    }
+
+    /// Removes what tests that were killed have left, and gives the names of their machines.
+    pub fn sweep() -> Result<Vec<String>> {
+        let cluster = all()?;
+        let mut swept = Vec::new();
+        for entry in fs::read_dir(&cluster.state)? {
+            let file = entry?.file_name().to_string_lossy().into_owned();
+            let Some(name) = file.strip_suffix(LOCK) else { continue };
+            let machine = cluster.machine_named(name);
+            let owner = File::create(cluster.file(&file))?;
+            if owner.try_lock().is_ok() && (machine.is_on() || machine.dir().exists()) {
+                machine.power_off()?;
+                machine.remove_all()?;
+                swept.push(name.to_owned());
+            }
+        }
+        Ok(swept)
     }
 
     pub fn machine(&self) -> &Machine {
@@ -201,6 +225,11 @@ impl LoneNode {
         }
         self.machine.power_off().map(drop)
     }
+}
+
+/// They share a directory, each under a name of its own.
+fn all() -> Result<Cluster> {
+    Cluster::at(&once::target().join("lone-of-tests"))
 }
 
 impl Drop for LoneNode {

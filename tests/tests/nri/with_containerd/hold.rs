@@ -43,7 +43,6 @@ fn pods_wait_and_others_start(node: &LoneNode) -> Result<()> {
     ensure!(worker["pod"] == "late" && worker["state"] == "serving", "{worker}");
     let container = cri.start_container(&sandbox, &pod, images::BUSYBOX, &["true"])?;
     ensure!(cri.wait_exit(&container, Duration::from_secs(10))? == 0, "it did not run well");
-    println!("the plugin's memory: {}", memory(node)?);
 
     removed_it_holds_nobody(node, &cri, &pod, &sandbox)
 }
@@ -88,11 +87,4 @@ fn removed_it_holds_nobody(node: &LoneNode, cri: &Cri, pod: &PodSpec, sandbox: &
     let container = cri.start_container(&sandbox, &again, images::BUSYBOX, &["true"])?;
     ensure!(cri.wait_exit(&container, Duration::from_secs(10))? == 0, "it did not run well");
     cri.remove_sandbox(&sandbox)
-}
-
-/// Resident memory of the plugin's process.
-fn memory(node: &LoneNode) -> Result<String> {
-    let mut script = std::process::Command::new("sh");
-    script.args(["-c", "cat /proc/[0-9]*/status | grep -A 30 '^Name:.10-pillion' | grep -m 1 VmRSS"]);
-    Ok(node.machine().run(&mut script, "")?.trim().to_owned())
 }
