@@ -36,6 +36,7 @@ pub mod attack;
 mod bed;
 mod cgroup;
 pub mod cluster;
+pub mod cri;
 mod ending;
 mod go;
 mod http;

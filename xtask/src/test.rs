@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nix::unistd::geteuid;
-use pillion_tests::cluster::{Cluster, Programs};
+use pillion_tests::cluster::{Cluster, LoneNode, Programs};
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
@@ -46,6 +46,8 @@ pub fn run(args: &Args) -> Result<()> {
 const IN_A_BROWSER: &str = "in_a_browser";
 /// Tests that need a real Kubernetes, by what is in their names: a step of their own.
 const IN_A_CLUSTER: &str = "in_a_cluster";
+/// Tests that need a container runtime and no Kubernetes.
+const WITH_CONTAINERD: &str = "with_containerd";
 
 fn unit_tests() -> Result<Option<String>> {
     let without = ["--exclude", "pillion-tests", "--no-fail-fast", "--", "--skip", IN_A_BROWSER];
@@ -70,6 +72,7 @@ fn end_to_end() -> Result<Option<String>> {
     workspace::run(
         cargo()
             .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast", "--", "--skip", IN_A_CLUSTER])
+            .args(["--skip", WITH_CONTAINERD])
             .env("PILLION_BIN", program),
     )?;
     cargo_does(&["test", "-p", "xtask", IN_A_BROWSER])
@@ -80,13 +83,19 @@ fn cluster() -> Result<Option<String>> {
     ensure!(geteuid().is_root(), "namespaces and cgroups need root; `--no-cluster` leaves these tests out");
     requirements::ensure()?;
     Programs::build()?;
-    cargo_does(&["test", "-p", "pillion-tests", "--test", "cluster"])
+    let program = pillion_tests::agent::binary()?;
+    workspace::run(
+        cargo()
+            .args(["test", "-p", "pillion-tests", "--test", "cluster", "--test", "nri"])
+            .env("PILLION_BIN", program),
+    )?;
+    Ok(None)
 }
 
 /// A test that ends, however it ends, removes its bed, or its cluster.
 fn left_behind() -> Result<Option<String>> {
     let dead = pillion_tests::sweep()?;
-    let names = dead.iter().map(ToString::to_string).chain(Cluster::sweep()?);
+    let names = dead.iter().map(ToString::to_string).chain(Cluster::sweep()?).chain(LoneNode::sweep()?);
     let names: Vec<String> = names.collect();
     ensure!(names.is_empty(), "tests that have ended left {} (removed now)", names.join(", "));
     Ok(None)

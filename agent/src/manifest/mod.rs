@@ -38,3 +38,4 @@ pub use refused::{InForce, Refusal};
 pub use snapshot::Settings;
 pub use text::parse;
 pub use watch::{ManifestSource, ManifestStatus};
+pub use workloads::CAPTURE;

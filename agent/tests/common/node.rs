@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::PathBuf;
 use std::process::{self, Command};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,6 +86,11 @@ impl Pod {
     /// The link-layer address of its eth0.
     pub fn mac(&self) -> [u8; 6] {
         mac(self.ipv4.octets()[3])
+    }
+
+    /// A path to its network namespace.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", process::id(), self.netns.as_raw_fd()).into()
     }
 
     pub fn netns(&self) -> BorrowedFd<'_> {

@@ -249,13 +249,28 @@ impl Machine {
 
     /// The names of the programs that run on it.
     pub fn running(&self) -> Result<BTreeSet<String>> {
-        let name = |pid: u32| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-            let program = Path::new(line.split('\0').next()?);
-            Some(program.file_name()?.to_string_lossy().into_owned())
-        };
-        Ok(self.cgroups.processes()?.into_iter().filter_map(name).collect())
+        Ok(self.cgroups.processes()?.into_iter().filter_map(program_of).collect())
     }
+
+    /// Kills a program that runs on it, and waits for its end.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        for pid in
+            self.cgroups.processes()?.into_iter().filter(|pid| program_of(*pid).as_deref() == Some(program))
+        {
+            kill(Pid::from_raw(pid as i32), Signal::SIGKILL)
+                .with_context(|| format!("cannot kill {program} on {}", self.name))?;
+        }
+        wait::until(&format!("the end of {program} on {}", self.name), Duration::from_secs(20), || {
+            Ok((!self.running()?.contains(program)).then_some(()))
+        })
+    }
+}
+
+/// The name of the program that a process runs.
+fn program_of(pid: u32) -> Option<String> {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    let program = Path::new(line.split('\0').next()?);
+    Some(program.file_name()?.to_string_lossy().into_owned())
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

@@ -19,6 +19,7 @@ mod boot;
 mod cgroups;
 mod control_plane;
 pub mod images;
+mod lone;
 mod machine;
 mod network;
 mod node;
@@ -38,6 +39,7 @@ use nix::unistd::geteuid;
 
 use crate::once;
 use control_plane::ControlPlane;
+pub use lone::{CONFIG_DIR, LoneNode, PLUGIN_DIR};
 pub use machine::Machine;
 use node::Node;
 use pki::Pki;

@@ -29,6 +29,11 @@ pub(super) struct Node<'a> {
 impl Node<'_> {
     /// Starts containerd and gives it the images, which needs no API server.
     pub(super) fn start_runtime(&self, images: &Path) -> Result<()> {
+        self.start_containerd()?;
+        self.import(images)
+    }
+
+    pub(super) fn start_containerd(&self) -> Result<()> {
         self.write("cni/10-bridge.conflist", &self.cni().to_string())?;
         let config = self.write("containerd.toml", &self.containerd()?)?;
         let mut containerd = Command::new(self.programs.path("containerd")?);
@@ -37,7 +42,10 @@ impl Node<'_> {
         self.machine.start(&containerd)?;
         self.machine.wait_for("containerd", "containerd", || {
             Ok(self.machine.output(&mut self.ctr(&["version"])?, "")?.status.success())
-        })?;
+        })
+    }
+
+    pub(super) fn import(&self, images: &Path) -> Result<()> {
         let mut import = self.ctr(&["--namespace=k8s.io", "images", "import"])?;
         self.machine.run(import.arg(images), "").map(drop)
     }
