@@ -4,6 +4,7 @@ use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
 use crate::mesh::{TrustDomain, TrustDomains};
+use crate::nri::NriOptions;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -86,6 +87,9 @@ pub struct Run {
     /// The namespace whose PeerAuthentication is the whole mesh's (Istio's root namespace).
     #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
     pub root_namespace: String,
+
+    #[command(flatten)]
+    pub nri: NriOptions,
 
     /// Whether pods of this node may talk directly, in plain TCP that the kernel vouches for; off: always mutual TLS.
     #[arg(long, value_name = "MODE", env = "PILLION_DIRECT", default_value = "auto")]

@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod manifest;
 pub mod mesh;
 pub mod node;
+pub mod nri;
 pub mod tally;
 pub mod telemetry;
 pub mod tls;

@@ -3,16 +3,24 @@
 
 use clap::Parser;
 use pillion_agent::cli::{Cli, Command};
+use pillion_agent::nri::hold;
 use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|program| hold::is_plugin(&program)) {
+        return exit(hold::program().and_then(|program| hold::run(&program)));
+    }
     let result = match Cli::parse().command {
         Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(node::run(*run))),
         Command::Authz(question) => return authz::run(&question),
         Command::Uninstall(uninstall) => node::uninstall(&uninstall),
         Command::Ca(command) => ca::run(&command).map(|said| println!("{said}")).map_err(Into::into),
     };
+    exit(result)
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

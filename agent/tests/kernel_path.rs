@@ -9,7 +9,7 @@ use common::frame::{self, Wire};
 use common::node::{Listener, Node, PATIENCE, Pod, on_node};
 use common::{Bed, NODE, Worker, foreign, ip, ip_batch};
 use pillion_agent::kernel::{
-    Counts, Kernel, KernelConfig, NoPath, PathError, PodDevice, TrafficControl, Unknown,
+    Counts, Kernel, KernelConfig, NoPath, PathError, PodDevice, TrafficControl, Unknown, addresses_in,
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -110,6 +110,17 @@ fn speak([client, server]: &mut [TcpStream; 2]) {
     server.read_exact(&mut heard).unwrap();
     server.write_all(b"!").unwrap();
     client.read_exact(&mut heard).unwrap();
+}
+
+/// As for a pod whose runtime does not say them.
+#[test]
+fn the_addresses_of_a_pod_are_found_in_its_namespace() {
+    on_node(|node| {
+        let pod = node.pod(7);
+        let expected: [IpAddr; 2] = [pod.ipv4.into(), pod.ipv6.into()];
+        assert_eq!(addresses_in(&pod.path()).unwrap(), expected);
+        assert!(addresses_in("/nowhere".as_ref()).is_err());
+    });
 }
 
 // proves: LIF-2

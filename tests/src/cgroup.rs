@@ -76,7 +76,7 @@ fn wait_empty(path: &Path) -> Result<()> {
 }
 
 /// Leaves first: a cgroup with children cannot be removed.
-fn remove_dirs(path: &Path) -> Result<()> {
+pub(crate) fn remove_dirs(path: &Path) -> Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         other => other?,

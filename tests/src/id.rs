@@ -68,7 +68,7 @@ impl FromStr for Id {
 }
 
 /// When the process started (proc_pid_stat(5), field 22); `None` where there is no such process, or a zombie.
-fn start_time(pid: u32) -> Option<u64> {
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name, in parentheses, may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

@@ -94,7 +94,8 @@ fn on_path(program: &str) -> bool {
     env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
-fn apt(args: &[&str]) -> Result<()> {
+/// Runs apt-get; when another one is at work, it waits for its end.
+pub(crate) fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     sys::hear_signals(&mut command);
     let status = command

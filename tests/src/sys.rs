@@ -1,5 +1,5 @@
-//! What only system calls do: a process that begins its life in a pod, one that hears signals, and a thread that
-//! visits a network namespace. The only file with `unsafe`.
+//! What only system calls do: a process that begins its life in a pod or in other cgroups, one that hears signals, and
+//! a thread that visits a network namespace. The only file with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::process;
 use std::thread;
 
 use anyhow::{Context, Result};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
@@ -39,6 +39,24 @@ pub(crate) fn start_in(command: &mut process::Command, place: Place) {
     };
     // SAFETY: between fork and exec the closure makes async-signal-safe system calls only (write, setns,
     // setgroups, setgid, setuid) and allocates nothing: the files are open and the errors are numbers.
+    unsafe { command.pre_exec(join) };
+    hear_signals(command);
+}
+
+/// Lets `command` start in these cgroups, each by its `cgroup.procs`, open for writing; where `as_root`, they are the
+/// roots of a cgroup namespace of its own.
+pub(crate) fn start_in_cgroups(command: &mut process::Command, cgroups: Vec<File>, as_root: bool) {
+    let join = move || -> io::Result<()> {
+        for procs in &cgroups {
+            nix::unistd::write(procs, b"0")?;
+        }
+        if as_root {
+            unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes async-signal-safe system calls only (write, unshare) and
+    // allocates nothing: the files are open and the errors are numbers.
     unsafe { command.pre_exec(join) };
     hear_signals(command);
 }

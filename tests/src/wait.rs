@@ -19,7 +19,17 @@ pub fn now() -> f64 {
 
 /// Looks again and again until `found` gives something. A deadline that passes is an error that says what was
 /// waited for; an error of `found` ends the wait at once.
-pub fn until<T>(what: &str, timeout: Duration, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, timeout: Duration, found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(EVERY, what, timeout, found)
+}
+
+/// As [`until`], for a look that costs: this long passes between two.
+pub fn until_every<T>(
+    every: Duration,
+    what: &str,
+    timeout: Duration,
+    mut found: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + timeout;
     loop {
         ending::stand_still();
@@ -29,6 +39,6 @@ pub fn until<T>(what: &str, timeout: Duration, mut found: impl FnMut() -> Result
         if Instant::now() >= deadline {
             bail!("waited {timeout:?} in vain for {what}");
         }
-        thread::sleep(EVERY);
+        thread::sleep(every);
     }
 }

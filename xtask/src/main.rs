@@ -4,6 +4,7 @@
 
 mod acyclic;
 mod bench;
+mod cluster;
 mod demo;
 mod deny;
 mod load;
@@ -51,7 +52,12 @@ enum Task {
     /// Builds the agents with frame pointers into target/profile, loads a captured pair of pods on two nodes, and
     /// records the agents' threads with Linux's perf. Writes report/profile-CASE.svg.
     Profile(profile::Args),
-    /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files
+    /// A real Kubernetes on this machine: one control plane, two nodes, each in namespaces of its own (as root)
+    ///
+    /// The first time builds Kubernetes from its sources, which takes several minutes. See docs/cluster.md.
+    Cluster(cluster::Args),
+    /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files,
+    /// the cluster of tests
     Sweep,
     /// Install the Debian packages that the demo and the tests use, where they are missing (as root)
     Requirements,
@@ -64,6 +70,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Profile(args) => profile::run(&args),
+        Task::Cluster(args) => cluster::run(&args),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
     };
@@ -79,7 +86,9 @@ fn main() -> ExitCode {
 fn sweep() -> Result<()> {
     let swept = pillion_tests::sweep()?;
     swept.iter().for_each(|id| println!("removed {id}"));
-    if swept.is_empty() {
+    let machines = pillion_tests::cluster::Cluster::sweep()?;
+    machines.iter().for_each(|name| println!("removed the machine {name} of the tests' cluster"));
+    if swept.is_empty() && machines.is_empty() {
         println!("nothing was left behind");
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nix::unistd::geteuid;
+use pillion_tests::cluster::{Cluster, LoneNode, Programs};
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
@@ -12,7 +13,7 @@ pub struct Args {
     /// Without the end-to-end tests, which need root and take minutes
     #[arg(long)]
     quick: bool,
-    /// Without the tests that need Kubernetes, which takes minutes to build once (`cargo xtask cluster build`)
+    /// Without the tests on a real Kubernetes, which is built once, in 8 to 16 minutes
     #[arg(long)]
     no_cluster: bool,
 }
@@ -31,8 +32,10 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.quick {
         steps.run("peers", peers);
         steps.run("end to end", end_to_end);
-        if !args.no_cluster {
-            steps.run("API server", api_server);
+        if args.no_cluster {
+            steps.run("cluster", || Ok(Some("left out, as --no-cluster asks".into())));
+        } else {
+            steps.run("cluster", cluster);
         }
         steps.run("left behind", left_behind);
     }
@@ -41,6 +44,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Tests of xtask's that need Debian's Chromium, by what is in their names: no unit tests.
 const IN_A_BROWSER: &str = "in_a_browser";
+/// Tests that need a real Kubernetes, by what is in their names: a step of their own.
+const IN_A_CLUSTER: &str = "in_a_cluster";
+/// Tests that need a container runtime and no Kubernetes.
+const WITH_CONTAINERD: &str = "with_containerd";
 
 fn unit_tests() -> Result<Option<String>> {
     let without = ["--exclude", "pillion-tests", "--no-fail-fast", "--", "--skip", IN_A_BROWSER];
@@ -64,25 +71,32 @@ fn end_to_end() -> Result<Option<String>> {
     let program = pillion_tests::agent::binary()?;
     workspace::run(
         cargo()
-            .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast"])
+            .args(["test", "-p", "pillion-tests", "--tests", "--no-fail-fast", "--", "--skip", IN_A_CLUSTER])
+            .args(["--skip", WITH_CONTAINERD])
             .env("PILLION_BIN", program),
     )?;
     cargo_does(&["test", "-p", "xtask", IN_A_BROWSER])
 }
 
-/// The tests with a real API server. Where it is not built they fail, and say how to build it.
-fn api_server() -> Result<Option<String>> {
+/// On a real Kubernetes: its own programs are built here, so that no test's time is theirs.
+fn cluster() -> Result<Option<String>> {
+    ensure!(geteuid().is_root(), "namespaces and cgroups need root; `--no-cluster` leaves these tests out");
+    requirements::ensure()?;
+    Programs::build()?;
     let program = pillion_tests::agent::binary()?;
     workspace::run(
-        cargo().args(["test", "-p", "pillion-tests", "--test", "kube"]).env("PILLION_BIN", program),
+        cargo()
+            .args(["test", "-p", "pillion-tests", "--test", "cluster", "--test", "nri", "--test", "kube"])
+            .env("PILLION_BIN", program),
     )?;
     Ok(None)
 }
 
-/// A test that ends, however it ends, removes its bed.
+/// A test that ends, however it ends, removes its bed, or its cluster.
 fn left_behind() -> Result<Option<String>> {
     let dead = pillion_tests::sweep()?;
-    let names: Vec<String> = dead.iter().map(ToString::to_string).collect();
+    let names = dead.iter().map(ToString::to_string).chain(Cluster::sweep()?).chain(LoneNode::sweep()?);
+    let names: Vec<String> = names.collect();
     ensure!(names.is_empty(), "tests that have ended left {} (removed now)", names.join(", "));
     Ok(None)
 }

@@ -8,10 +8,14 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::Path;
+use std::thread;
 
 /// A pod's end of a veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +96,23 @@ pub fn node_addresses() -> Result<BTreeSet<IpAddr>, KernelError> {
     let addresses = getifaddrs().map_err(|e| KernelError::Netlink(e.into()))?;
     let addresses = addresses.filter_map(|interface| ip(interface.address.as_ref()?));
     Ok(addresses.filter(|ip| !ip.is_loopback()).collect())
+}
+
+/// The addresses of another network namespace that are more than the loopback's or a link's.
+pub fn addresses_in(netns: &Path) -> io::Result<Vec<IpAddr>> {
+    let netns = File::open(netns)?;
+    // Nobody else's thread changes places.
+    let looking = thread::spawn(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        node_addresses().map_err(io::Error::other)
+    });
+    let all =
+        looking.join().map_err(|_| io::Error::other("the thread that looks for them has panicked"))??;
+    let is_of_link = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    Ok(all.into_iter().filter(|ip| !is_of_link(ip)).collect())
 }
 
 fn interface_with(addresses: &[IpAddr]) -> Result<String, NoPath> {

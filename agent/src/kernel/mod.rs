@@ -32,7 +32,7 @@ mod verdicts;
 pub use address::{from_address, to_address};
 pub use audit::Repair;
 pub use capture::{Inbound, InboundMode, PlainRules, PodCapture, SourceRules};
-pub use device::{NoPath, PodDevice, node_addresses, pod_device};
+pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};
 pub use flows::{AttestedFlow, FlowTable};
@@ -42,7 +42,7 @@ pub use path::{PathError, TrafficControl};
 pub use services::ServiceEndpoints;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable};
-pub use sys::netns_cookie;
+pub use sys::{inherited, netns_cookie};
 pub use verdicts::VerdictTable;
 
 use aya::maps::Map;

@@ -3,7 +3,7 @@
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -153,6 +153,16 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
         )
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes a descriptor that this process was started with, and that it was told the number of.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asks about a number, whatever it stands for.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the caller was told that it is its own.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Waits on a descriptor in a tokio runtime.

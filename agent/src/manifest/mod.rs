@@ -42,3 +42,4 @@ pub use refused::{InForce, Refusal};
 pub use snapshot::Settings;
 pub use text::parse;
 pub use watch::ManifestSource;
+pub use workloads::CAPTURE;

@@ -7,7 +7,6 @@ use super::authorization::AuthorizationPolicy;
 use super::metadata::Metadata;
 use super::null::null_as_default;
 use super::peer_authentication::PeerAuthentication;
-use super::policies;
 use super::probes::{Container, probe_ports};
 use super::refused::{PolicyKind, RefusedPolicy};
 use super::selector::LabelSelector;
@@ -214,7 +213,8 @@ impl Object {
             ("v1", "Service") => Self::Service(typed(value)?),
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(typed(value)?),
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
-                let read = typed(value).and_then(|policy| policies::check(&policy).map(|()| policy));
+                let read =
+                    typed(value).and_then(|policy: PeerAuthentication| policy.check().map(|()| policy));
                 let policy = read.map(|policy| Self::PeerAuthentication(Arc::new(policy)));
                 policy.or_else(|wrong| refused(PolicyKind::PeerAuthentication, value, wrong))?
             }

@@ -49,6 +49,19 @@ pub enum Mode {
     Strict,
 }
 
+impl PeerAuthentication {
+    /// What Istio's own API refuses of a policy, because it would not do what it seems to: the field, and why.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        if self.spec.port_level_mtls.is_empty() || self.spec.has_selector() {
+            return Ok(());
+        }
+        Err((
+            "spec.portLevelMtls".into(),
+            "has ports, but no selector.matchLabels to say of which pods".into(),
+        ))
+    }
+}
+
 impl PeerAuthenticationSpec {
     pub fn has_selector(&self) -> bool {
         !self.selector.match_labels.is_empty()
@@ -75,4 +88,24 @@ fn by_port<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<NonZeroU16, Mutua
         None => Err(D::Error::custom(format!("{text:?} is no port: use a number from 1 to 65535"))),
     });
     entries.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_would_not_do_what_it_seems_to_is_refused() {
+        let policy = |selector| -> PeerAuthentication {
+            let spec = json!({"selector": selector, "portLevelMtls": {"80": {}}});
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap()
+        };
+        assert_eq!(policy(json!({"matchLabels": {"app": "cart"}})).check(), Ok(()));
+        for none in [json!(null), json!({}), json!({"matchLabels": {}})] {
+            let (field, message) = policy(none).check().unwrap_err();
+            assert_eq!(field, "spec.portLevelMtls");
+            assert_eq!(message, "has ports, but no selector.matchLabels to say of which pods");
+        }
+    }
 }

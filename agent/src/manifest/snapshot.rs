@@ -77,6 +77,9 @@ fn assemble<'a>(
     let of_pods = objects.authorization_policies.values().filter(|(_, policy)| !policy.has_target);
     mesh.policies = of_pods.map(|(_, object)| (object.policy.name.clone(), object.policy.clone())).collect();
 
+    let captured = objects.namespaces.values().filter(|(_, namespace)| workloads::captures(namespace));
+    mesh.captured_namespaces = captured.map(|(_, namespace)| namespace.metadata.name.clone()).collect();
+
     let mut pods = Vec::with_capacity(objects.pods.len());
     for (key, (place, pod)) in &objects.pods {
         let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
@@ -135,6 +138,7 @@ pub fn same(a: &Mesh, b: &Mesh) -> bool {
         && a.by_address == b.by_address
         && a.services == b.services
         && a.policies == b.policies
+        && a.captured_namespaces == b.captured_namespaces
 }
 
 /// The objects by kind and name. Ordered, so that errors come in the same order every time.

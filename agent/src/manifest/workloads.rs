@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The label that brings a pod, or a namespace's pods, into the mesh.
-const CAPTURE: &str = "pillion.dev/capture";
+pub const CAPTURE: &str = "pillion.dev/capture";
 const NETNS: &str = "pillion.dev/netns";
 const EXCLUDE_OUTBOUND_PORTS: &str = "pillion.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "pillion.dev/exclude-outbound-cidrs";
@@ -84,6 +84,11 @@ pub(super) fn workload(
         name,
     };
     (workload, wrong)
+}
+
+/// Whether a namespace's pods are in the mesh unless they say otherwise.
+pub(super) fn captures(namespace: &Namespace) -> bool {
+    namespace.metadata.labels.get(CAPTURE).is_some_and(|value| value != "disabled")
 }
 
 /// What made the pod: its controller; for a ReplicaSet the Deployment behind it, whose name the ReplicaSet's

@@ -11,7 +11,7 @@ mod mtls;
 mod service;
 mod workload;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub struct Mesh {
     pub services: HashMap<IpAddr, Arc<Service>>,
     /// Every AuthorizationPolicy that is for pods, whomever it selects.
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
+    /// The namespaces whose pods are in the mesh unless they say otherwise: those of pods that are not known yet, too.
+    pub captured_namespaces: BTreeSet<String>,
 }
 
 impl Mesh {

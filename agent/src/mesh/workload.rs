@@ -16,7 +16,7 @@ pub struct PodName {
 }
 
 /// A pod and what follows from its labels and annotations.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
     pub name: PodName,
     /// `metadata.uid`, or the pod's name where a manifest has none. Another pod under the same name has another.
@@ -70,7 +70,7 @@ pub enum OnAgentLoss {
 }
 
 /// What a pod keeps out of the mesh (annotations `pillion.dev/exclude-…`).
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Exclusions {
     /// Destination ports that are never captured.
     pub outbound_ports: PortSet,

@@ -124,7 +124,8 @@ impl Supervisor {
     /// agent may have captured.
     pub(super) fn publish_directory(&self) {
         let is_unknown = |pod: &Pod| pod.state == State::Starting && pod.cookie.is_none();
-        if self.directory.borrow().is_none() && self.pods.values().any(is_unknown) {
+        let is_early = !self.runtime.is_known() || self.pods.values().any(is_unknown);
+        if self.directory.borrow().is_none() && is_early {
             return;
         }
         let pods = self.pods.values().filter_map(|pod| {

@@ -112,6 +112,7 @@ impl Supervisor {
         let starting = self.pods.iter().filter(|(_, pod)| pod.state == State::Starting);
         waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
         waits_for.extend(self.certificates_awaited());
+        waits_for.extend(self.runtime.waits_for());
         waits_for.sort();
         waits_for
     }
@@ -142,6 +143,7 @@ impl Supervisor {
             "authorization_policies": policies,
             "workers": workers,
             "authority": self.authority.report(),
+            "runtime": self.runtime.report(),
             "kernel": { "links": self.kernel.links(), "pods": captured },
         })
     }

@@ -12,11 +12,13 @@ use crate::direct::{self, DirectLog};
 use crate::identity::{CertificateAuthority, EmbeddedCa};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
+use crate::nri::{Call, Client, Installation};
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::future::pending;
 use std::io::stdout;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -46,7 +48,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let Published { mesh, status } = source.published().clone();
     raise_file_limit();
 
-    state_dir.write(&Record { node: config.node.clone(), bpffs: config.bpffs.clone() })?;
+    let plugin = Installation::of(&config.nri);
+    let former = state_dir.record()?.and_then(|record| record.plugin);
+    state_dir.write(&Record {
+        node: config.node.clone(),
+        bpffs: config.bpffs.clone(),
+        plugin: plugin.clone(),
+    })?;
+    install(former, plugin.as_ref())?;
     let mut kernel = Kernel::open(&KernelConfig {
         node: config.node.clone(),
         bpffs: config.bpffs.clone(),
@@ -94,8 +103,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
-    let mut node = Node { supervisor, events, mail, readiness };
+    let (client, calls) = config.nri.socket.clone().map(Client::start).unzip();
+    let mut node = Node { supervisor, events, mail, readiness, calls };
     node.serve(&mut signals, config.audit_interval).await?;
+    // From here on, whatever the runtime starts waits for the next agent.
+    drop(client);
     tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
     node.drain(&mut signals, config.drain_timeout).await;
     // Both log: what is still to be told is told before the log's end.
@@ -117,6 +129,10 @@ pub fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
     }
     let state_dir = StateDir::open(&options.state_dir)?;
     if let Some(record) = state_dir.record()? {
+        if let Some(plugin) = &record.plugin {
+            let removed = plugin.remove().context("the container runtime's plugin cannot be removed")?;
+            removed.iter().for_each(|file| println!("removed {}", file.display()));
+        }
         for removed in Kernel::uninstall(&record.bpffs, &record.node)? {
             println!("removed {removed}");
         }
@@ -158,6 +174,7 @@ struct Node {
     events: mpsc::UnboundedReceiver<Event>,
     mail: mpsc::Receiver<Question>,
     readiness: watch::Sender<Vec<String>>,
+    calls: Option<mpsc::Receiver<Call>>,
 }
 
 impl Node {
@@ -169,6 +186,7 @@ impl Node {
         self.supervisor.reconcile();
         loop {
             let retry_at = self.supervisor.retry();
+            self.supervisor.admit();
             self.readiness.send_replace(self.supervisor.waits_for());
             tokio::select! {
                 // In this order, so that whoever has seen a change and asks is answered by what it has changed.
@@ -179,6 +197,7 @@ impl Node {
                     self.supervisor.reconcile();
                 }
                 Some(event) = self.events.recv() => self.supervisor.on_event(event),
+                Some(call) = next(&mut self.calls) => self.supervisor.on_call(call),
                 Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
                 _ = audits.tick() => drop(self.supervisor.audit().await),
                 () = until(retry_at) => {}
@@ -232,6 +251,23 @@ fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+/// Whatever an agent put into the runtime's folders before goes, unless it stays where it is.
+fn install(former: Option<Installation>, plugin: Option<&Installation>) -> anyhow::Result<()> {
+    if let Some(former) = former.filter(|former| Some(former) != plugin) {
+        former.remove().context("the former plugin of the container runtime cannot be removed")?;
+    }
+    // Also when the file has been replaced meanwhile.
+    let own = Path::new("/proc/self/exe");
+    plugin.map_or(Ok(()), |plugin| plugin.install(own).context("--nri-plugin-dir"))
+}
+
+async fn next(calls: &mut Option<mpsc::Receiver<Call>>) -> Option<Call> {
+    match calls {
+        Some(calls) => calls.recv().await,
+        None => pending().await,
+    }
 }
 
 async fn until(when: Option<Instant>) {

@@ -11,6 +11,9 @@ mod direct;
 mod introspect;
 mod lifecycle;
 mod pod;
+mod runtime;
+mod sandboxes;
+mod standing;
 mod state_dir;
 mod supervisor;
 

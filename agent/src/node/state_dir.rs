@@ -1,5 +1,6 @@
 //! The state directory: one agent at a time, and what `uninstall` has to know.
 
+use crate::nri::Installation;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +21,9 @@ pub struct StateDir {
 pub struct Record {
     pub node: String,
     pub bpffs: PathBuf,
+    /// What was put into the container runtime's folders.
+    #[serde(default)]
+    pub plugin: Option<Installation>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 use super::authority::Authority;
 use super::pod::{Pod, State, capture};
+use super::runtime::Runtime;
 use crate::cli::Run;
 use crate::decide::NotDirect;
 use crate::direct::{Directory, Samples};
@@ -47,6 +48,7 @@ pub struct Supervisor {
     /// The policies by which open connections were judged last (`Mesh::policy`).
     pub(super) judged: u64,
     pub(super) node_addresses: BTreeSet<IpAddr>,
+    pub(super) runtime: Runtime,
 }
 
 /// What a worker's thread has done.
@@ -82,6 +84,7 @@ impl Supervisor {
     pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (events, inbox) = mpsc::unbounded_channel();
         let config = parts.config;
+        let runtime = Runtime::new(&config.nri);
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
@@ -106,6 +109,7 @@ impl Supervisor {
             samples: parts.samples,
             judged: 0,
             node_addresses: BTreeSet::new(),
+            runtime,
         };
         (supervisor, inbox)
     }
@@ -117,25 +121,24 @@ impl Supervisor {
         if mesh.generation == 0 {
             return;
         }
-        let wanted_here = |now: &&Arc<Workload>| now.captured && now.node == self.config.node;
+        let wanted: Vec<Arc<Workload>> =
+            mesh.captured_on(&self.config.node).filter_map(|workload| self.runtime.place(workload)).collect();
+        let here: HashMap<&PodName, &Arc<Workload>> = wanted.iter().map(|now| (&now.name, now)).collect();
         let changed: Vec<PodName> = self
             .pods
             .iter()
-            .filter(|(name, pod)| {
-                !mesh.workloads.get(name).filter(wanted_here).is_some_and(|now| pod.is(now))
-            })
+            .filter(|(name, pod)| !here.get(name).is_some_and(|now| pod.is(now)))
             .map(|(name, _)| name.clone())
             .collect();
         for name in changed {
             let pod = &self.pods[&name];
-            match mesh.workloads.get(&name) {
-                Some(now) if pod.is(now) => self.retire(&name),
-                Some(now) if now.captured && now.netns == pod.workload.netns => self.replace(&name, now),
+            match mesh.workloads.get(&name).and_then(|now| self.runtime.place(now)) {
+                Some(now) if pod.is(&now) => self.retire(&name),
+                Some(now) if now.captured && now.netns == pod.workload.netns => self.replace(&name, &now),
                 _ => self.remove(&name),
             }
         }
-        let config = self.config.clone();
-        for workload in mesh.captured_on(&config.node) {
+        for workload in &wanted {
             self.want(workload);
         }
         self.enforce();
@@ -169,7 +172,8 @@ impl Supervisor {
         for workload in due {
             self.start(&workload);
         }
-        self.pods.values().filter_map(Pod::retry_at).chain(self.next_overdue()).min()
+        let others = self.next_overdue().into_iter().chain(self.runtime.next_deadline());
+        self.pods.values().filter_map(Pod::retry_at).chain(others).min()
     }
 
     /// Tells every worker to finish; new connections are refused from now on.
@@ -198,7 +202,7 @@ impl Supervisor {
     /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
-        if self.mesh.borrow().generation == 0 {
+        if self.mesh.borrow().generation == 0 || !self.runtime.is_known() {
             return None;
         }
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));

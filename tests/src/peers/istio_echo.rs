@@ -10,15 +10,13 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
-use super::once;
+use super::directory;
 use crate::pod::Pod;
 use crate::process::{Command, Process};
+use crate::{go, once};
 
 /// Names the directory of the build: the version that `tests/peers/istio-echo/go.mod` requires.
 const VERSION: &str = "20260827124520-eed52ebb66ad";
-
-/// What go.mod asks for.
-const OLDEST_GO: (u32, u32) = (1, 26);
 
 /// A client in the pod that reaches `url` (`http://…`, `tcp://…`) through the HBONE server at `server`, with the
 /// certificate and key in these PEM files.
@@ -53,7 +51,7 @@ pub(super) fn programs() -> Result<PathBuf> {
     static PROGRAMS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let what = "building the Istio echo application";
     let built = PROGRAMS.get_or_init(|| {
-        once::directory(&format!("istio-echo-{VERSION}"), what, build).map_err(|error| format!("{error:#}"))
+        directory(&format!("istio-echo-{VERSION}"), what, build).map_err(|error| format!("{error:#}"))
     });
     built.clone().map_err(anyhow::Error::msg)
 }
@@ -63,7 +61,7 @@ fn build(dir: &Path) -> Result<()> {
     let requires =
         std::fs::read_to_string(module.join("go.mod")).context("no go.mod of the echo application")?;
     ensure!(requires.contains(VERSION), "go.mod requires another version than {VERSION}");
-    let go = go(&module)?;
+    let go = go::program(&module, "the Istio echo application")?;
     let packages = ["client", "server"].map(|name| format!("istio.io/istio/pkg/test/echo/cmd/{name}"));
     once::run(
         process::Command::new(go)
@@ -72,46 +70,4 @@ fn build(dir: &Path) -> Result<()> {
             .arg(format!("{}/", dir.display()))
             .args(packages),
     )
-}
-
-/// Go: on the PATH, or where its own installer puts it.
-fn go(module: &Path) -> Result<&'static str> {
-    let (major, minor) = OLDEST_GO;
-    let mut found = Vec::new();
-    for go in ["go", "/usr/local/go/bin/go"] {
-        // Asked in the module's directory: a Go that fetches the toolchain go.mod asks for says that one's version.
-        let asked = process::Command::new(go).current_dir(module).args(["env", "GOVERSION"]).output();
-        let Ok(output) = asked else { continue };
-        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if parse(&version).is_some_and(|version| version >= OLDEST_GO) {
-            return Ok(go);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        found.push(format!("{go} is {}", if version.is_empty() { said } else { version }));
-    }
-    let found = if found.is_empty() { "there is none".to_owned() } else { found.join(", ") };
-    anyhow::bail!(
-        "the Istio echo application needs Go {major}.{minor} or newer, and {found}: install it from \
-         https://go.dev/dl into /usr/local/go (Debian's golang is too old)"
-    )
-}
-
-/// "go1.26.8" → (1, 26)
-fn parse(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.strip_prefix("go")?.split('.');
-    let mut number = || numbers.next()?.parse().ok();
-    Some((number()?, number()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_go_are_read() {
-        assert_eq!(parse("go1.26.8"), Some((1, 26)));
-        assert_eq!(parse("go1.27"), Some((1, 27)));
-        assert!(parse("go1.9.4") < Some(OLDEST_GO));
-        assert_eq!(parse("devel"), None);
-    }
 }

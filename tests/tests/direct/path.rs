@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use pillion_tests::metrics::Metrics;
+use pillion_tests::pcap::{Flow, Packets};
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
 use pillion_tests::{AgentOptions, SameNode, apps};
 use serde_json::Value;
@@ -27,10 +28,16 @@ fn the_first_connection_goes_by_mutual_tls_and_the_next_are_direct() {
     let recording = server.record("tcp").unwrap();
     let ends = [(client.ip4().into(), server.ip4().into()), (client.ip6().into(), server.ip6().into())];
     let second = ends.map(|(_, to): (IpAddr, IpAddr)| fetch(to));
-    let flows = recording.stop().unwrap().flows();
     // The first connection's last words to its tunnel may still be there.
-    let direct: Vec<_> =
-        flows.iter().filter(|flow| ![flow.from.port(), flow.to.port()].contains(&15008)).collect();
+    let is_direct = |flow: &Flow| ![flow.from.port(), flow.to.port()].contains(&15008);
+    let direct = |packets: &Packets| -> Vec<Flow> { packets.flows().into_iter().filter(is_direct).collect() };
+    let is_whole = |packets: &Packets| {
+        let direct = direct(packets);
+        let is_said = |flow: &Flow| flow.whole && !flow.bytes.is_empty();
+        (direct.len() == 4 && direct.iter().all(is_said)).then_some(())
+    };
+    recording.wait_for("two connections, each way", is_whole).unwrap();
+    let direct = direct(&recording.stop().unwrap());
     assert_eq!(direct.len(), 4, "two connections, each way");
     for flow in direct {
         let begins = if flow.to.port() == 80 { "GET /addresses HTTP/1.1\r\n" } else { "HTTP/1.1 200 OK\r\n" };

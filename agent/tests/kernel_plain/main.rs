@@ -1,139 +1,23 @@
 //! Who may connect to a pod in plain: what policies say of source networks and ports, and what is told of it.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod scene;
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap as BpfHashMap, Map, MapData};
-use common::node::{Listener, NODE4, NODE6, Node, PATIENCE, Pod, on_node};
+use aya::maps::lpm_trie::Key;
+use common::node::{PATIENCE, Pod};
 use common::{Bed, NODE};
-use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
-use pillion_agent::kernel::{
-    Counts, Inbound, InboundMode, Kernel, PlainRules, PodCapture, SourceRules, from_address,
-};
-use pillion_ebpf_common::{Denial, InboundPort, Ip, LocalPod, PodPort, Source, event, list};
+use pillion_agent::kernel::{Counts, Inbound, InboundMode, Kernel, PlainRules, PodCapture, from_address};
+use pillion_ebpf_common::{Denial, InboundPort, Ip, LocalPod, Source, event, list};
+use scene::Family::{Ipv4, Ipv6, Mapped};
+use scene::{Scene, Tables, all, all_but_foe, rules, scene, sources};
 use socket2::{Domain, Socket, Type};
-use std::collections::{BTreeSet, HashMap};
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
-
-const PORTS: [u16; 3] = [80, 81, 82];
-
-/// How a client's socket and its destination are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Ipv4,
-    Ipv6,
-    Mapped,
-}
-
-use Family::{Ipv4, Ipv6, Mapped};
-
-/// A pod with apps, and who connects to it: two pods outside the mesh, and the node.
-struct Scene {
-    kernel: Kernel,
-    server: Pod,
-    apps: Vec<(u16, Listener)>,
-    friend: Pod,
-    foe: Pod,
-}
-
-fn scene(bed: &Bed, test: impl FnOnce(Scene) + Send) {
-    on_node(|node| test(Scene::new(bed, node)));
-}
-
-impl Scene {
-    fn new(bed: &Bed, node: &Node) -> Self {
-        let mut kernel = bed.open();
-        kernel.set_node_addresses(&[NODE4.into(), NODE6.into()].into()).unwrap();
-        let [server, foe, friend] = [2, 3, 4].map(|host| node.pod(host));
-        server.captured(&mut kernel, &server.capture());
-        let apps = PORTS.iter().map(|port| (*port, server.listen(*port))).collect();
-        Self { kernel, server, apps, friend, foe }
-    }
-
-    fn capture(&mut self, inbound: Inbound) -> PodCapture {
-        let capture = PodCapture { inbound, ..self.server.capture() };
-        self.kernel.capture(self.server.cookie, &capture).unwrap();
-        capture
-    }
-
-    fn address(&self, family: Family, port: u16) -> SocketAddr {
-        let ip: IpAddr = match family {
-            Ipv4 => self.server.ipv4.into(),
-            Ipv6 => self.server.ipv6.into(),
-            Mapped => self.server.ipv4.to_ipv6_mapped().into(),
-        };
-        SocketAddr::new(ip, port)
-    }
-
-    /// Whether a pod's connection gets in, or one of the node's.
-    fn admits(&self, client: Option<&Pod>, family: Family, port: u16) -> bool {
-        let to = self.address(family, port);
-        let connected = match client {
-            Some(pod) => pod.connect(to),
-            None => TcpStream::connect_timeout(&to, PATIENCE),
-        };
-        self.has_arrived(connected, port)
-    }
-
-    fn admits_friend(&self, port: u16) -> bool {
-        self.admits(Some(&self.friend), Ipv4, port)
-    }
-
-    fn admits_foe(&self, port: u16) -> bool {
-        self.admits(Some(&self.foe), Ipv4, port)
-    }
-
-    fn admits_node(&self, port: u16) -> bool {
-        let [ipv4, ipv6] = [Ipv4, Ipv6].map(|family| self.admits(None, family, port));
-        assert_eq!(ipv4, ipv6);
-        ipv4
-    }
-
-    /// What does not get in is refused at once.
-    fn has_arrived(&self, connected: io::Result<TcpStream>, port: u16) -> bool {
-        let (_, app) = self.apps.iter().find(|(listens, _)| *listens == port).unwrap();
-        match connected {
-            Ok(_) => {
-                app.accept().expect("it arrives");
-                true
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-                assert!(app.accept_now().is_none());
-                false
-            }
-        }
-    }
-
-    fn counts(&self) -> Counts {
-        self.kernel.counts(self.server.cookie).unwrap()
-    }
-}
-
-fn sources(rules: &[(&str, bool)]) -> SourceRules {
-    rules.iter().map(|(network, may)| (network.parse::<IpNet>().unwrap(), *may)).collect()
-}
-
-fn all(may: bool) -> SourceRules {
-    sources(&[("0.0.0.0/0", may), ("::/0", may)])
-}
-
-/// All but the foe.
-fn all_but_foe() -> SourceRules {
-    let mut rules = all(true);
-    rules.extend(sources(&[("10.79.0.3/32", false), ("fd79::3/128", false)]));
-    rules
-}
-
-/// One set of rules for all ports.
-fn rules(default: SourceRules) -> Inbound {
-    Inbound { rules: PlainRules { default: Some(default), ports: [].into() }, ..Inbound::default() }
-}
 
 // proves: POL-1
 #[test]
@@ -561,35 +445,4 @@ fn rules_that_find_no_room_let_nobody_in() {
         scene.kernel.capture(scene.server.cookie, &stricter).unwrap();
         assert!(!scene.admits_foe(80) && scene.admits_friend(80) && scene.admits_foe(82));
     });
-}
-
-/// The pinned maps, opened as any other process with root could.
-struct Tables {
-    sources: LpmTrie<MapData, Source, u8>,
-    pods: BpfHashMap<MapData, Ip, LocalPod>,
-    ports: BpfHashMap<MapData, PodPort, InboundPort>,
-}
-
-impl Tables {
-    fn open(bed: &Bed) -> Self {
-        let open = |name| MapData::from_pin(bed.pin(name)).unwrap();
-        Self {
-            sources: Map::LpmTrie(open("SOURCES")).try_into().unwrap(),
-            pods: Map::HashMap(open("LOCAL_PODS")).try_into().unwrap(),
-            ports: Map::HashMap(open("INBOUND_PORTS")).try_into().unwrap(),
-        }
-    }
-
-    /// All networks of all lists: prefix length, list, address.
-    fn lists(&self) -> BTreeSet<(u32, u32, Ip)> {
-        let keys = self.sources.keys().map(Result::unwrap);
-        keys.map(|key| (key.prefix_len(), key.data().list, key.data().ip)).collect()
-    }
-
-    /// The lists that pods and ports name.
-    fn names(&self) -> BTreeSet<u32> {
-        let pods = self.pods.iter().map(|entry| entry.unwrap().1.sources);
-        let ports = self.ports.iter().map(|entry| entry.unwrap().1.sources);
-        pods.chain(ports).filter(|list| *list != list::NONE).collect()
-    }
 }

@@ -1,4 +1,4 @@
-//! Directories that are made once and then kept, below `target/peers`.
+//! Directories that are made once and then kept, below cargo's `target`.
 
 use std::env;
 use std::fs::{self, File};
@@ -9,18 +9,23 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-/// The directory `name`, filled by `make` when it is not there yet. It appears whole or not at all; of several
-/// processes that want it, one makes it and the others wait.
-pub(super) fn directory(name: &str, what: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let peers = target().join("peers");
-    let (dir, draft) = (peers.join(name), peers.join(format!(".{name}.draft")));
+/// The directory `target/<shelf>/<name>`, filled by `make` when it is not there yet. It appears whole or not at all;
+/// of several processes that want it, one makes it and the others wait.
+pub(crate) fn directory(
+    shelf: &str,
+    name: &str,
+    what: &str,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let shelf = target().join(shelf);
+    let (dir, draft) = (shelf.join(name), shelf.join(format!(".{name}.draft")));
     if dir.exists() {
         return Ok(dir);
     }
-    fs::create_dir_all(&peers).with_context(|| format!("cannot make {}", peers.display()))?;
-    let lock = peers.join(format!(".{name}.lock"));
+    fs::create_dir_all(&shelf).with_context(|| format!("cannot make {}", shelf.display()))?;
+    let lock = shelf.join(format!(".{name}.lock"));
     let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
-    lock.lock().context("cannot lock target/peers")?;
+    lock.lock().with_context(|| format!("cannot lock {}", shelf.display()))?;
     if dir.exists() {
         return Ok(dir);
     }
@@ -37,7 +42,7 @@ pub(super) fn directory(name: &str, what: &str, make: impl FnOnce(&Path) -> Resu
 }
 
 /// Runs a program to its end. What it prints is for whoever waits, and goes to standard error.
-pub(super) fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let status = command.stdout(std::io::stderr()).status();
@@ -53,7 +58,7 @@ fn say(text: &str) {
 }
 
 /// Where cargo puts what it builds.
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default();
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
 }

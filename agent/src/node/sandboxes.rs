@@ -1,0 +1,117 @@
+//! Pods as the mesh has them, joined with sandboxes as the container runtime has them.
+//!
+//! The mesh says who a pod is, and whether it is to be captured. The runtime says where its network namespace is, and when:
+//! before the pod's first container, and so before its object has addresses. Either may come first.
+
+use crate::mesh::{PodName, Workload};
+use crate::nri::Sandbox;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The sandboxes of this node.
+#[derive(Default)]
+pub struct Sandboxes {
+    /// The newest of a pod last. There is more than one while one is replaced.
+    by_pod: HashMap<PodName, Vec<Sandbox>>,
+}
+
+impl Sandboxes {
+    pub fn all(&self) -> impl Iterator<Item = &Sandbox> {
+        self.by_pod.values().flatten()
+    }
+
+    /// Enters a sandbox; gives whether it was another, or not there.
+    pub fn put(&mut self, sandbox: &Sandbox) -> bool {
+        let of_pod = self.by_pod.entry(sandbox.pod.clone()).or_default();
+        if of_pod.contains(sandbox) {
+            return false;
+        }
+        of_pod.retain(|other| other.id != sandbox.id);
+        of_pod.push(sandbox.clone());
+        true
+    }
+
+    /// Gives whether it was there.
+    pub fn remove(&mut self, id: &str) -> bool {
+        let before = self.all().count();
+        self.by_pod.retain(|_, of_pod| {
+            of_pod.retain(|sandbox| sandbox.id != id);
+            !of_pod.is_empty()
+        });
+        self.all().count() < before
+    }
+
+    pub fn replace(&mut self, all: &[Sandbox]) {
+        self.by_pod.clear();
+        for sandbox in all {
+            self.put(sandbox);
+        }
+    }
+
+    /// The pod as it is on this node: in its sandbox's network namespace. What the object says of addresses counts as soon as
+    /// it says any.
+    pub fn place(&self, workload: &Arc<Workload>) -> Option<Arc<Workload>> {
+        let of_pod = self.by_pod.get(&workload.name)?;
+        let sandbox =
+            of_pod.iter().rev().find(|sandbox| sandbox.is_of(workload) && sandbox.netns.is_some())?;
+        let mut placed = Workload::clone(workload);
+        placed.netns.clone_from(&sandbox.netns);
+        if placed.addresses.is_empty() {
+            placed.addresses.clone_from(&sandbox.addresses);
+        }
+        Some(Arc::new(placed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Settings, parse, snapshot};
+    use crate::mesh::Mesh;
+
+    fn workload(uid: &str, ips: &str) -> Arc<Workload> {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web, namespace: shop, {uid} \
+              labels: {{pillion.dev/capture: enabled}}}}, spec: {{nodeName: n1}}, status: {{{ips}}}}}"
+        );
+        let objects = parse("test.yaml", pod.as_bytes()).unwrap();
+        let mesh = snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap();
+        mesh.workloads.into_values().next().unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_where_its_sandbox_is() {
+        let mut sandboxes = Sandboxes::default();
+        let web = workload("uid: uid-web,", "");
+        assert!(sandboxes.place(&web).is_none());
+        assert!(
+            sandboxes.put(&Sandbox::of_test("a", "web")) && !sandboxes.put(&Sandbox::of_test("a", "web"))
+        );
+        let placed = sandboxes.place(&web).unwrap();
+        assert_eq!(placed.netns.as_deref(), Some("/run/netns/a".as_ref()));
+        assert_eq!(placed.addresses, [std::net::IpAddr::from([10, 0, 0, 9])], "the object has none yet");
+        let known = workload("uid: uid-web,", "podIPs: [{ip: 10.0.0.3}]");
+        assert_eq!(sandboxes.place(&known).unwrap().addresses, known.addresses);
+    }
+
+    #[test]
+    fn an_earlier_pod_under_the_same_name_is_another() {
+        let mut sandboxes = Sandboxes::default();
+        sandboxes.put(&Sandbox::of_test("a", "web"));
+        assert!(sandboxes.place(&workload("uid: another,", "")).is_none());
+        assert!(sandboxes.place(&workload("", "")).is_some(), "a manifest without a uid");
+    }
+
+    #[test]
+    fn the_newest_sandbox_of_a_pod_counts_until_it_is_gone() {
+        let mut sandboxes = Sandboxes::default();
+        let web = workload("uid: uid-web,", "");
+        let netns = |sandboxes: &Sandboxes| sandboxes.place(&web).and_then(|placed| placed.netns.clone());
+        sandboxes.replace(&[Sandbox::of_test("a", "web"), Sandbox::of_test("b", "web")]);
+        assert_eq!(netns(&sandboxes), Some("/run/netns/b".into()));
+        assert!(sandboxes.remove("b") && !sandboxes.remove("b"));
+        assert_eq!(netns(&sandboxes), Some("/run/netns/a".into()));
+        assert!(sandboxes.remove("a"));
+        assert_eq!((netns(&sandboxes), sandboxes.all().count()), (None, 0));
+    }
+}

@@ -1,0 +1,75 @@
+//! A cluster with the workloads, which is gone with the test.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pillion_tests::cluster::Cluster;
+use pillion_tests::{requirements, wait};
+
+const WORKLOADS: &str = include_str!("workloads.yaml");
+
+pub struct Standing {
+    pub cluster: Cluster,
+    begun: Instant,
+}
+
+impl Standing {
+    /// Brings the cluster up, and the workloads; waits until all are ready.
+    pub fn begin() -> Result<Self> {
+        requirements::ensure(&["curl", "iproute2"])?;
+        let standing = Self { cluster: Cluster::of_tests()?, begun: Instant::now() };
+        standing.cluster.up(2, None, &|what| standing.say(what))?;
+        standing.kubectl(&["apply", "--filename=-"], WORKLOADS)?;
+        for what in ["deployment/web", "daemonset/agent"] {
+            standing.kubectl(&["rollout", "status", what, "--timeout=60s"], "")?;
+        }
+        standing.kubectl(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"], "")?;
+        standing.say("workloads ready");
+        Ok(standing)
+    }
+
+    /// Shown when the test fails, or is asked to show it.
+    pub fn say(&self, what: &str) {
+        println!("{:6.1} s  {what}", self.begun.elapsed().as_secs_f64());
+    }
+
+    pub fn kubectl(&self, args: &[&str], input: &str) -> Result<String> {
+        Ok(self.cluster.kubectl(args, input)?.trim().to_owned())
+    }
+
+    /// What kubectl gets, by this template (kubectl's JSONPath).
+    pub fn get(&self, what: &[&str], template: &str) -> Result<String> {
+        let output = format!("--output=jsonpath={template}");
+        self.kubectl(&[&["get"], what, &[&output]].concat(), "")
+    }
+
+    /// What a program in a pod says.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
+        self.kubectl(&[&["exec", pod, "--"], command].concat(), "")
+    }
+
+    /// Waits until a look sees what it should.
+    pub fn wait(&self, what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+        let (every, within) = (Duration::from_millis(200), Duration::from_secs(40));
+        wait::until_every(every, what, within, || Ok(look()?.then_some(())))?;
+        self.say(what);
+        Ok(())
+    }
+
+    /// Ends it, and looks whether something is left.
+    pub fn end(self) -> Result<()> {
+        let ended = self.cluster.down()?;
+        ensure!(ended == ["node2", "node1", "cp"], "these were ended: {ended:?}");
+        ensure!(self.cluster.down()?.is_empty(), "something was left to end");
+        self.say("all is gone");
+        Ok(())
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.down() {
+            eprintln!("the cluster of the tests is not removed: {error:#}");
+        }
+    }
+}
