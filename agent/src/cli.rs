@@ -5,7 +5,7 @@ use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
 use crate::mesh::{TrustDomain, TrustDomains};
 use crate::nri::NriOptions;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -143,15 +143,10 @@ pub struct Run {
 /// Where the mesh's objects come from: one of the two.
 #[derive(Debug, Args)]
 #[group(skip)]
+#[command(group(ArgGroup::new("objects").required(true).args(["manifests", "kube"])))]
 pub struct Objects {
     /// Directory of Kubernetes manifests (Pod, Service, EndpointSlice, Namespace, policies) to watch.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "PILLION_MANIFESTS",
-        required_unless_present = "kube",
-        conflicts_with = "kube"
-    )]
+    #[arg(long, value_name = "DIR", env = "PILLION_MANIFESTS")]
     pub manifests: Option<PathBuf>,
 
     /// Watch these objects at a cluster's API server: that of the cluster whose pod this is, or the one --kubeconfig names.
@@ -318,7 +313,7 @@ mod tests {
         assert_eq!(run(&["--kube"]), Ok((false, true)));
         assert_eq!(run(&["--kube", "--kubeconfig=/k"]), Ok((false, true)));
         for (args, parts) in [
-            (&[][..], ["--manifests", "required"]),
+            (&[][..], ["--manifests <DIR>|--kube", "required"]),
             (&["--kube", "--manifests=/m"], ["--manifests", "'--kube'"]),
         ] {
             let said = run(args).unwrap_err();

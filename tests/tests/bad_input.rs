@@ -57,6 +57,10 @@ fn places_that_do_not_serve_are_named() {
     let (bed, node) = bed("places");
     let nowhere = bed.dir().join("nowhere").display().to_string();
     assert_says(&sentence(&node, &["--manifests", &nowhere]), &["--manifests", &nowhere]);
+    assert_says(
+        &sentence(&node, &["--kube", "--kubeconfig", &nowhere]),
+        &["--kubeconfig", &nowhere, "No such file"],
+    );
     let tmp = bed.dir().display().to_string();
     assert_says(&sentence(&node, &["--cgroup-root", &tmp]), &[&tmp, "no cgroup2 directory", "--cgroup-root"]);
     let file = bed.dir().join("file");

@@ -12,7 +12,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Why there is nobody to ask. An API server that is away is no such reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("--kube in no pod of a cluster needs --kubeconfig FILE or KUBECONFIG: {0}")]
+    #[error("--kube: this is no pod of a cluster ({0}); give --kubeconfig FILE, or set KUBECONFIG")]
     NotInCluster(String),
     #[error("--kubeconfig {file}: {reason}")]
     Kubeconfig { file: String, reason: String },
@@ -27,7 +27,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     let mut config = match kubeconfig {
         Some(files) => by_file(files).await.map_err(|error| ConnectError::Kubeconfig {
             file: files.display().to_string(),
-            reason: chain(&error),
+            // What the reader draws below the first line is for a screen, not for a log.
+            reason: chain(&error).lines().next().unwrap_or_default().to_owned(),
         })?,
         None => Config::incluster().map_err(|error| ConnectError::NotInCluster(chain(&error)))?,
     };
