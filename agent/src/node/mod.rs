@@ -3,6 +3,7 @@
 //! One task owns the kernel side and the workers ([`supervisor`]); everybody else asks it through a mailbox.
 //! Nothing in here touches a connection.
 
+mod admission;
 mod audit;
 mod authority;
 mod certificates;
