@@ -72,7 +72,9 @@ impl Runtime {
     pub fn waits_for(&self) -> Option<String> {
         match &self.link {
             Link::There(_) if !self.is_known => {
-                Some("the container runtime, to say which pods it has".to_owned())
+                let why =
+                    "which pods it has: containerd waits with that for containers that are being stopped";
+                Some(format!("the container runtime, to say {why}"))
             }
             Link::Off | Link::There(_) => None,
             Link::Away(why) => Some(format!("the container runtime: {why}")),
