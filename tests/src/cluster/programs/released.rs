@@ -89,7 +89,11 @@ impl Released {
         }
         if self.seccomp {
             linker += " -linkmode external -extldflags -static";
-            build.env("CGO_ENABLED", "1").env("PKG_CONFIG", pkg_config(debian, dir)?);
+            build.env("CGO_ENABLED", "1").env("PKG_CONFIG", pkg_config(dir)?);
+            // Not by that script: Go's cache would take what was built for another directory, as it does not ask what
+            // the script says. These it looks at.
+            build.env("CGO_CFLAGS", format!("-O2 -I{}", debian.dir().join("usr/include").display()));
+            build.env("CGO_LDFLAGS", format!("-O2 -L{}", seccomp_directory(debian)?.display()));
         } else {
             build.env("CGO_ENABLED", "0");
         }
@@ -112,15 +116,14 @@ impl Released {
     }
 }
 
-/// What runc's build asks where libseccomp is, instead of the machine's own `pkg-config`.
-fn pkg_config(debian: &Root, dir: &Path) -> Result<PathBuf> {
+fn seccomp_directory(debian: &Root) -> Result<PathBuf> {
     let library = debian.find_library("libseccomp.a")?;
-    let library = library.parent().context("a library is in a directory")?;
-    let script = format!(
-        "#!/bin/sh\nfor a; do case $a in --cflags) echo '-I{}';; --libs) echo '-L{} -lseccomp';; esac; done\n",
-        debian.dir().join("usr/include").display(),
-        library.display()
-    );
+    Ok(library.parent().context("a library is in a directory")?.to_owned())
+}
+
+/// What runc's build asks for libseccomp, instead of the machine's own `pkg-config`, which does not know ours.
+fn pkg_config(dir: &Path) -> Result<PathBuf> {
+    let script = "#!/bin/sh\nfor a; do case $a in --libs) echo -lseccomp;; esac; done\n";
     let file = dir.join("pkg-config");
     fs::write(&file, script).with_context(|| format!("cannot write {}", file.display()))?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
