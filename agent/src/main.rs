@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use pillion_agent::cli::{Cli, Command};
+use pillion_agent::cli::{Ca, Cli, Command};
 use pillion_agent::nri::hold;
 use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
@@ -15,7 +15,14 @@ fn main() -> ExitCode {
         Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(node::run(*run))),
         Command::Authz(question) => return authz::run(&question),
         Command::Uninstall(uninstall) => node::uninstall(&uninstall),
-        Command::Ca(command) => ca::run(&command).map(|said| println!("{said}")).map_err(Into::into),
+        Command::Ca(Ca::Serve(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(ca::serve::run(*options)))
+        }
+        Command::Ca(Ca::Operation(operation)) => runtime().and_then(|runtime| {
+            let said = runtime.block_on(ca::run(&operation))?;
+            println!("{said}");
+            Ok(())
+        }),
     };
     exit(result)
 }

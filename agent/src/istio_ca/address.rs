@@ -64,9 +64,7 @@ impl FromStr for CaAddr {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
         match parts {
-            Some((host, port)) if is_subdomain(host) && port != 0 => {
-                Ok(Self { host: host.to_owned(), port })
-            }
+            Some((host, port)) if is_subdomain(host) && port != 0 => Ok(Self { host: host.to_owned(), port }),
             _ => Err("write HOST:PORT with the host's name, for example pillion-ca.pillion-system.svc:15012"
                 .to_owned()),
         }

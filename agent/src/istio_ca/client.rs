@@ -70,7 +70,8 @@ impl RemoteCa {
         let asked = CertificateRequest::for_identity(csr, seconds, request.identity.to_string());
         let answer = self.channel.create_certificate(&asked, &token, &trust).await?;
         let chain = chain(answer).map_err(|e| unavailable(format!("its answer is not usable: {e}")))?;
-        check(&chain, request).map_err(|e| unavailable(format!("its answer is not what was asked for: {e}")))?;
+        check(&chain, request)
+            .map_err(|e| unavailable(format!("its answer is not what was asked for: {e}")))?;
         // By the latest: it may have changed since.
         let trust = self.trust.borrow().clone();
         tls::verify_workload_chain(&trust, &chain)

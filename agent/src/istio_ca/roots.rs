@@ -15,6 +15,10 @@ pub struct Follower {
     config_map: ObjectName,
     /// What it said, as far as it is in force.
     in_force: Option<Published>,
+    /// What is wrong with what it says.
+    wrong: Option<String>,
+    /// Why it is not heard of.
+    unheard: Option<String>,
     trust: watch::Sender<Arc<Trust>>,
     errors: watch::Sender<Vec<String>>,
 }
@@ -39,6 +43,8 @@ impl Follower {
         Self {
             config_map,
             in_force: None,
+            wrong: Some(waits.clone()),
+            unheard: None,
             trust: watch::Sender::default(),
             errors: watch::Sender::new(vec![waits]),
         }
@@ -66,42 +72,53 @@ impl Follower {
 
     pub fn take(&mut self, what: What<Published>) {
         let map = &self.config_map;
-        let error = match what {
+        match what {
+            What::Connected => self.unheard = None,
+            What::Disconnected(error) => {
+                self.unheard = Some(format!("the ConfigMap {map} is not heard of: {error}"));
+            }
             What::All(mut all) => match all.pop() {
                 Some(published) => self.read(published),
-                None => Err(format!("there is no ConfigMap {map}: the certificate authority makes it")),
+                None => {
+                    self.wrong =
+                        Some(format!("there is no ConfigMap {map}: the certificate authority makes it"));
+                }
             },
             What::Put(published) => self.read(published),
             What::Deleted(_) | What::Absent => {
-                Err(format!("the ConfigMap {map} is gone: the certificate authority makes it again"))
+                self.wrong =
+                    Some(format!("the ConfigMap {map} is gone: the certificate authority makes it again"));
             }
-            What::Disconnected(error) => Err(format!("the ConfigMap {map} is not heard of: {error}")),
-            // What is wrong with it, if anything is, comes next or stays.
-            What::Connected if self.in_force.is_none() => return,
-            What::Connected => Ok(()),
-        };
-        self.report(error.err());
-    }
-
-    fn read(&mut self, published: Published) -> Result<(), String> {
-        if self.in_force.as_ref() == Some(&published) {
-            return Ok(());
         }
-        let trust = Trust::from_pem(&published.roots, &published.crls)
-            .map_err(|e| format!("the ConfigMap {} cannot be used: {e}", self.config_map))?;
-        let (roots, revoked) = (trust.roots().count(), trust.revocations());
-        tracing::info!(roots, revoked, "what certificates are verified against has changed");
-        self.in_force = Some(published);
-        self.trust.send_replace(Arc::new(trust));
-        Ok(())
+        self.report();
     }
 
-    fn report(&self, error: Option<String>) {
-        let errors = Vec::from_iter(error);
+    /// Takes over what it says, if that is good.
+    fn read(&mut self, published: Published) {
+        self.wrong = None;
+        if self.in_force.as_ref() == Some(&published) {
+            return;
+        }
+        match Trust::from_pem(&published.roots, &published.crls) {
+            Ok(trust) => {
+                let (roots, revoked) = (trust.roots().count(), trust.revocations());
+                tracing::info!(roots, revoked, "what certificates are verified against has changed");
+                self.in_force = Some(published);
+                self.trust.send_replace(Arc::new(trust));
+            }
+            Err(e) => {
+                self.wrong = Some(format!("the ConfigMap {} cannot be used: {e}", self.config_map));
+            }
+        }
+    }
+
+    fn report(&self) {
+        let errors: Vec<String> = self.wrong.iter().chain(&self.unheard).cloned().collect();
         self.errors.send_if_modified(|published| {
             let modified = *published != errors;
-            if modified && let Some(error) = errors.first() {
-                let stays = if self.in_force.is_some() { "; what was trusted before stays trusted" } else { "" };
+            for error in errors.iter().filter(|error| !published.contains(error)) {
+                let stays =
+                    if self.in_force.is_some() { "; what was trusted before stays trusted" } else { "" };
                 tracing::error!("{error}{stays}");
             }
             *published = errors;
