@@ -167,14 +167,9 @@ pub struct Serve {
     #[arg(long, value_name = "NAME", env = "PILLION_CA_AUDIENCE", default_value = "istio-ca")]
     pub audience: String,
 
-    /// A host name of this server, for its own certificate. May be given several times.
-    #[arg(
-        long = "dns-name",
-        value_name = "NAME",
-        env = "PILLION_CA_DNS_NAMES",
-        value_delimiter = ',',
-        default_values = ["pillion-ca.pillion-system.svc", "pillion-ca.pillion-system.svc.cluster.local"]
-    )]
+    /// A host name of this server, for its own certificate. May be given several times; without it the Service pillion-ca in
+    /// the namespace of --secret: `pillion-ca.NS.svc` and `pillion-ca.NS.svc.cluster.local`.
+    #[arg(long = "dns-name", value_name = "NAME", env = "PILLION_CA_DNS_NAMES", value_delimiter = ',')]
     pub dns_names: Vec<String>,
 
     /// How long a certificate lives at most, whatever is asked for.

@@ -153,3 +153,7 @@ fn check(chain: &[CertificateDer<'_>], request: &SigningRequest) -> Result<(), S
         names => Err(format!("the certificate is for {names:?}")),
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

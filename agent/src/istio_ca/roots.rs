@@ -30,10 +30,16 @@ pub struct Published {
     crls: String,
 }
 
+impl Published {
+    pub fn of(roots: &str, crls: &str) -> Self {
+        Self { roots: roots.to_owned(), crls: crls.to_owned() }
+    }
+}
+
 impl Heard for Published {
     fn read(_: &Resource, value: Value) -> Option<Self> {
-        let text = |key: &str| value["data"][key].as_str().unwrap_or_default().to_owned();
-        Some(Self { roots: text(ROOTS), crls: text(CRLS) })
+        let text = |key: &str| value["data"][key].as_str().unwrap_or_default();
+        Some(Self::of(text(ROOTS), text(CRLS)))
     }
 }
 

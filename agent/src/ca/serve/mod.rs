@@ -54,7 +54,7 @@ pub async fn run(options: Serve) -> anyhow::Result<()> {
         () = told(stop.clone()) => return Ok(()),
     };
     health.has(ca.clone());
-    let certificate = OwnCertificate::keep(ca.clone(), options.dns_names.clone());
+    let certificate = OwnCertificate::keep(ca.clone(), dns_names(&options));
     tokio::spawn(publish::run(client.clone(), options.config_map.clone(), ca.clone()));
     let dir = Arc::new(dir);
     tokio::spawn(root::follow(client.clone(), name, dir.clone(), health));
@@ -72,6 +72,14 @@ pub async fn run(options: Serve) -> anyhow::Result<()> {
     listen::serve(listener, certificate, service, stop).await?;
     tracing::info!("ended");
     Ok(())
+}
+
+fn dns_names(options: &Serve) -> Vec<String> {
+    if !options.dns_names.is_empty() {
+        return options.dns_names.clone();
+    }
+    let service = format!("pillion-ca.{}.svc", options.secret.namespace);
+    vec![format!("{service}.cluster.local"), service]
 }
 
 /// Becomes true once a signal says to end.

@@ -6,15 +6,12 @@ use crate::identity::{CertificateAuthority, EmbeddedCa};
 use crate::istio_ca::{CRLS, ROOTS};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
+use kube::api::PostParams;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
-
-/// What this server writes is its own, by this name.
-const MANAGER: &str = "pillion-ca";
 
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -79,16 +76,29 @@ async fn keep(
 }
 
 /// Insists: nobody can follow a root that is not published.
-async fn write(api: &Api<ConfigMap>, name: &ObjectName, There(roots, crls): &There) {
-    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name.name},
-        "data": {ROOTS: roots, CRLS: crls}});
+async fn write(api: &Api<ConfigMap>, name: &ObjectName, ours: &There) {
     let mut backoff = Backoff::up_to(LONGEST_WAIT);
     loop {
-        let parameters = PatchParams::apply(MANAGER).force();
-        match api.patch(&name.name, &parameters, &Patch::Apply(&object)).await {
-            Ok(_) => return tracing::info!(config_map = %name, "what is trusted is published"),
+        match put(api, name, ours).await {
+            Ok(()) => return tracing::info!(config_map = %name, "what is trusted is published"),
             Err(e) => tracing::error!("the ConfigMap {name} cannot be written: {}", said(&e)),
         }
         sleep(backoff.wait()).await;
+    }
+}
+
+/// Other keys stay. Somebody who writes at the same time is not overwritten: what he wrote is read first.
+async fn put(api: &Api<ConfigMap>, name: &ObjectName, There(roots, crls): &There) -> kube::Result<()> {
+    let found = api.get_opt(&name.name).await?;
+    let is_new = found.is_none();
+    let mut map = found.unwrap_or_default();
+    map.metadata.name = Some(name.name.clone());
+    let data = map.data.get_or_insert_default();
+    data.insert(ROOTS.to_owned(), roots.clone());
+    data.insert(CRLS.to_owned(), crls.clone());
+    let parameters = PostParams::default();
+    match is_new {
+        true => api.create(&parameters, &map).await.map(drop),
+        false => api.replace(&name.name, &parameters, &map).await.map(drop),
     }
 }
