@@ -27,6 +27,7 @@ mod pki;
 mod programs;
 mod record;
 mod side_by_side;
+mod standing;
 mod status;
 
 use std::fs::{self, File, TryLockError};
@@ -46,6 +47,7 @@ use pki::Pki;
 pub use programs::Programs;
 use record::Record;
 use side_by_side::{at_once, both};
+pub use standing::Standing;
 pub use status::Status;
 
 /// The directory of the tests' cluster.
