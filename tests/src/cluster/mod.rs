@@ -23,6 +23,7 @@ mod lone;
 mod machine;
 mod network;
 mod node;
+pub mod pillion;
 mod pki;
 mod programs;
 mod record;
