@@ -47,7 +47,7 @@ mod ip;
 mod manifest;
 pub mod metrics;
 mod node;
-mod once;
+pub mod once;
 mod pair;
 pub mod pcap;
 pub mod peers;
