@@ -7,6 +7,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod deny;
+mod kustomize;
 mod load;
 mod profile;
 mod requirements;
@@ -56,6 +57,8 @@ enum Task {
     ///
     /// The first time builds Kubernetes from its sources, which takes several minutes. See docs/cluster.md.
     Cluster(cluster::Args),
+    /// Write deploy/kustomize anew, from the Helm chart
+    Kustomize,
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files,
     /// the cluster of tests
     Sweep,
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::run(&args),
         Task::Profile(args) => profile::run(&args),
         Task::Cluster(args) => cluster::run(&args),
+        Task::Kustomize => kustomize::run(),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
     };
