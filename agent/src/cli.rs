@@ -1,5 +1,6 @@
 //! The command line, as plain data. Every flag can be given as an environment variable, none as a file.
 
+use crate::cluster::DaemonSetName;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
@@ -26,9 +27,18 @@ pub enum Command {
     Authz(Authz),
     /// Remove every eBPF link, map and pin that the agent with this state directory left in the kernel.
     Uninstall(Uninstall),
+    /// What concerns the agents of a whole cluster.
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Look after the embedded certificate authority: its roots, and what it has revoked.
     #[command(subcommand)]
     Ca(Ca),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Delete the agents' DaemonSet and wait until every agent has taken everything off its node.
+    Uninstall(ClusterUninstall),
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +78,16 @@ pub struct Run {
     /// Directory for what this agent has to remember; one agent each.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
     pub state_dir: PathBuf,
+
+    /// Another agent may still have the state directory: wait until it ends, and take over at once. For a DaemonSet that
+    /// replaces its pods with maxSurge.
+    #[arg(long, env = "PILLION_STANDBY")]
+    pub standby: bool,
+
+    /// The DaemonSet, namespace/name, whose pod this is. An agent that is told to end while it is being deleted gives its
+    /// pods free and takes everything off the node; in any other case the hooks stay for the next agent.
+    #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET", requires = "kube")]
+    pub daemonset: Option<DaemonSetName>,
 
     /// Where to serve /config_dump, /logging and /audit.
     #[arg(long, value_name = "ADDR", env = "PILLION_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
@@ -203,6 +223,21 @@ pub struct Uninstall {
     /// The agent's --state-dir.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
     pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterUninstall {
+    /// The agents' DaemonSet, namespace/name.
+    #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET")]
+    pub daemonset: DaemonSetName,
+
+    /// How long it may take; longer than the agents' --drain-timeout.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+
+    /// How to reach the API server outside of a pod.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
