@@ -36,6 +36,7 @@ pub mod apps;
 pub mod attack;
 mod bed;
 mod cgroup;
+pub mod chart;
 pub mod cluster;
 pub mod cri;
 mod ending;

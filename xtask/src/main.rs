@@ -8,6 +8,7 @@ mod cluster;
 mod demo;
 mod deny;
 mod image;
+mod kustomize;
 mod load;
 mod profile;
 mod requirements;
@@ -62,6 +63,8 @@ enum Task {
     /// Builds the agent statically, with Rust's targets for musl and a C compiler from PyPI, both fetched where they are
     /// missing. The same commit gives the same archive, byte for byte. See docs/image.md.
     Image(image::Args),
+    /// Write deploy/kustomize anew, from the Helm chart
+    Kustomize,
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files,
     /// the cluster of tests
     Sweep,
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Profile(args) => profile::run(&args),
         Task::Cluster(args) => cluster::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Kustomize => kustomize::run(),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
     };

@@ -65,7 +65,7 @@ pub(super) fn write(programs: &Programs, file: &Path) -> Result<()> {
 }
 
 /// Below all that people look into by `kubectl exec`.
-fn busybox(debian: &Root) -> Result<Vec<u8>> {
+pub(super) fn busybox(debian: &Root) -> Result<Vec<u8>> {
     let program = ["bin/busybox", "usr/bin/busybox"].into_iter().find_map(|path| debian.find(path).ok());
     let mut layer = Layer::default();
     layer.program("/bin/busybox", &program.context("busybox-static has no busybox")?)?;

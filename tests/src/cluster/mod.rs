@@ -19,6 +19,7 @@ mod boot;
 mod cgroups;
 mod control_plane;
 pub mod images;
+mod load_image;
 mod lone;
 mod machine;
 mod network;
@@ -41,6 +42,7 @@ use nix::unistd::geteuid;
 
 use crate::once;
 use control_plane::ControlPlane;
+pub use load_image::{LOAD, load_image};
 pub use lone::{CONFIG_DIR, LoneNode, PLUGIN_DIR};
 pub use machine::Machine;
 use node::Node;
