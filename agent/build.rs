@@ -11,8 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// 0.10 speaks LLVM 22, as the pinned rustc does.
-const BPF_LINKER_VERSION: &str = "^0.10";
+/// 0.10 speaks LLVM 22, as the pinned rustc does. One version: what it links is in the image, the same everywhere.
+const BPF_LINKER_VERSION: &str = "=0.10.4";
 
 /// Set for the child, which does nothing but build the programs.
 const CHILD: &str = "PILLION_BUILDS_EBPF";
@@ -46,6 +46,9 @@ fn main() -> Result<()> {
         .env("CARGO_TERM_QUIET", "true")
         // the agent's profile is not made for bpf-linker, which links bitcode as a whole anyhow
         .env("CARGO_PROFILE_RELEASE_LTO", "false")
+        // the programs' line information has no path of this machine: they are the same wherever they are built
+        .env("CARGO_UNSTABLE_TRIM_PATHS", "true")
+        .env("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all")
         .status()?;
     ensure!(status.success(), "the eBPF programs did not build");
     Ok(())

@@ -4,6 +4,7 @@ mod ca;
 
 pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial, Serve, Switch};
 
+use crate::cluster::DaemonSetName;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
@@ -30,9 +31,18 @@ pub enum Command {
     Authz(Authz),
     /// Remove every eBPF link, map and pin that the agent with this state directory left in the kernel.
     Uninstall(Uninstall),
+    /// What concerns the agents of a whole cluster.
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// The certificate authority: look after its roots, and what it has revoked; or serve it to a cluster.
     #[command(subcommand)]
     Ca(Ca),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Delete the agents' DaemonSet and wait until every agent has taken everything off its node.
+    Uninstall(ClusterUninstall),
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +60,16 @@ pub struct Run {
     /// Directory for what this agent has to remember; one agent each.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
     pub state_dir: PathBuf,
+
+    /// Another agent may still have the state directory: wait until it ends, and take over at once. For a DaemonSet that
+    /// replaces its pods with maxSurge.
+    #[arg(long, env = "PILLION_STANDBY")]
+    pub standby: bool,
+
+    /// The DaemonSet, namespace/name, whose pod this is. An agent that is told to end while it is being deleted gives its
+    /// pods free and takes everything off the node; in any other case the hooks stay for the next agent.
+    #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET", requires = "kube")]
+    pub daemonset: Option<DaemonSetName>,
 
     /// Where to serve /config_dump, /logging and /audit.
     #[arg(long, value_name = "ADDR", env = "PILLION_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
@@ -185,6 +205,21 @@ pub struct Uninstall {
     /// The agent's --state-dir.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
     pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterUninstall {
+    /// The agents' DaemonSet, namespace/name.
+    #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET")]
+    pub daemonset: DaemonSetName,
+
+    /// How long it may take; longer than the agents' --drain-timeout.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+
+    /// How to reach the API server outside of a pod.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl TrustDomainArgs {

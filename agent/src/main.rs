@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use pillion_agent::cli::{Ca, Cli, Command};
+use pillion_agent::cli::{Ca, Cli, Cluster, Command};
 use pillion_agent::nri::hold;
 use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
             println!("{said}");
             Ok(())
         }),
+        Command::Cluster(Cluster::Uninstall(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(node::uninstall_everywhere(&options)))
+        }
     };
     exit(result)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 /// The directory `target/<shelf>/<name>`, filled by `make` when it is not there yet. It appears whole or not at all;
 /// of several processes that want it, one makes it and the others wait.
-pub(crate) fn directory(
+pub fn directory(
     shelf: &str,
     name: &str,
     what: &str,
@@ -42,7 +42,7 @@ pub(crate) fn directory(
 }
 
 /// Runs a program to its end. What it prints is for whoever waits, and goes to standard error.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let status = command.stdout(std::io::stderr()).status();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use syn::visit::{self, Visit};
 
 /// Where the workspace's crates begin.
-const ROOTS: [&str; 8] = [
+const ROOTS: [&str; 9] = [
     "agent/src/lib.rs",
     "agent/src/main.rs",
     "ebpf/src/main.rs",
@@ -20,6 +20,7 @@ const ROOTS: [&str; 8] = [
     "xtask/src/main.rs",
     "xtask/load/src/lib.rs",
     "xtask/load/src/main.rs",
+    "xtask/oci/src/lib.rs",
 ];
 
 /// A module's path from the crate's root, which is empty.

@@ -7,6 +7,8 @@ mod bench;
 mod cluster;
 mod demo;
 mod deny;
+mod image;
+mod kustomize;
 mod load;
 mod profile;
 mod requirements;
@@ -56,6 +58,13 @@ enum Task {
     ///
     /// The first time builds Kubernetes from its sources, which takes several minutes. See docs/cluster.md.
     Cluster(cluster::Args),
+    /// Write Pillion's container image as an OCI archive, for x86-64 and aarch64, without a container engine
+    ///
+    /// Builds the agent statically, with Rust's targets for musl and a C compiler from PyPI, both fetched where they are
+    /// missing. The same commit gives the same archive, byte for byte. See docs/image.md.
+    Image(image::Args),
+    /// Write deploy/kustomize anew, from the Helm chart
+    Kustomize,
     /// Remove what killed tests and demos left behind: network namespaces, cgroups, mounts, files,
     /// the cluster of tests
     Sweep,
@@ -71,6 +80,8 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::run(&args),
         Task::Profile(args) => profile::run(&args),
         Task::Cluster(args) => cluster::run(&args),
+        Task::Image(args) => image::run(&args),
+        Task::Kustomize => kustomize::run(),
         Task::Sweep => sweep(),
         Task::Requirements => requirements::ensure(),
     };

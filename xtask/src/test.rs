@@ -87,6 +87,7 @@ fn cluster() -> Result<Option<String>> {
     workspace::run(
         cargo()
             .args(["test", "-p", "pillion-tests", "--test", "cluster", "--test", "nri", "--test", "kube"])
+            .args(["--test", "deploy"])
             .env("PILLION_BIN", program),
     )?;
     Ok(None)

@@ -28,6 +28,13 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// A `PATH` for builds in another target directory: the usual one has a bpf-linker, which takes minutes to build.
+pub fn path_with_bpf_linker() -> Result<OsString> {
+    let own = target().join("bpf-tools").join("bin");
+    let path = env::var_os("PATH").unwrap_or_default();
+    Ok(env::join_paths(env::split_paths(&path).chain([own]))?)
+}
+
 /// Runs a command to its end, with this terminal.
 pub fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_owned();

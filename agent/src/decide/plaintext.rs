@@ -6,7 +6,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Whether a source may connect in plain: the longest prefix decides. There is one for every address.
+/// Whether a source may connect in plain: the longest prefix decides. `::/0` does not mean IPv4, and who is in no network may not:
+/// what is worked out here has one for every address.
 pub type SourceRules = BTreeMap<IpNet, bool>;
 
 /// The rules of a pod's ports.

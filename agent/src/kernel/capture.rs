@@ -1,5 +1,6 @@
 //! What the node core says of a captured pod.
 
+use crate::decide::SourceRules;
 use ipnet::IpNet;
 use pillion_ebpf_common::inbound;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,10 +57,6 @@ pub struct PlainRules {
     /// Ports with rules of their own, in the place of the default ones.
     pub ports: BTreeMap<u16, SourceRules>,
 }
-
-/// Whether connections from a network may come in: the longest prefix decides. `::/0` does not mean IPv4, and who is in
-/// no network may not.
-pub type SourceRules = BTreeMap<IpNet, bool>;
 
 /// What becomes of plaintext on one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

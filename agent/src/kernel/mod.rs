@@ -29,9 +29,10 @@ mod tables;
 mod uninstall;
 mod verdicts;
 
+pub use crate::decide::SourceRules;
 pub use address::{from_address, to_address};
 pub use audit::Repair;
-pub use capture::{Inbound, InboundMode, PlainRules, PodCapture, SourceRules};
+pub use capture::{Inbound, InboundMode, PlainRules, PodCapture};
 pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};

@@ -5,8 +5,8 @@
 
 use super::KernelError;
 use super::address::to_ip;
-use super::capture::SourceRules;
 use super::tables::{failed, found, typed};
+use crate::decide::SourceRules;
 use aya::Ebpf;
 use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};

@@ -4,10 +4,10 @@ use super::authority::{self, Authority};
 use super::certifier;
 use super::introspect::{Mailbox, Question};
 use super::state_dir::{Record, StateDir};
-use super::supervisor::{Event, Parts, Supervisor};
+use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
 use crate::admin::{Addresses, Servers};
-use crate::cli::{Run, Uninstall};
-use crate::cluster::ClusterSource;
+use crate::cli::{ClusterUninstall, Run, Uninstall};
+use crate::cluster::{ClusterSource, connect, is_going, remove};
 use crate::direct::{self, DirectLog};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
@@ -35,7 +35,13 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let logging = Logging::install(&config.log).context("--log")?;
     let mut signals = Signals::new()?;
     let config = Arc::new(config);
-    let state_dir = StateDir::open(&config.state_dir)?;
+    let state_dir = match config.standby {
+        true => tokio::select! {
+            state_dir = StateDir::succeed(&config.state_dir) => state_dir?,
+            () = signals.end() => return Ok(()),
+        },
+        false => StateDir::open(&config.state_dir)?,
+    };
     check_congestion(&config)?;
     let settings = Settings {
         node: config.node.clone(),
@@ -107,6 +113,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     node.serve(&mut signals, config.audit_interval).await?;
     // From here on, whatever the runtime starts waits for the next agent.
     drop(client);
+    let leaves = leaves_the_node(&config).await;
+    if leaves {
+        tracing::info!(within = ?config.drain_timeout, "the DaemonSet is being removed: pods are given free");
+        node.release(&mut signals, config.drain_timeout).await;
+    }
     tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
     node.drain(&mut signals, config.drain_timeout).await;
     // Both log: what is still to be told is told before the log's end.
@@ -116,7 +127,40 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     if access_log.is_some_and(|log| !log.flush(LOG_FLUSH)) {
         tracing::warn!("the end of the access log could not be written");
     }
+    if leaves {
+        drop(state_dir);
+        return uninstall(&Uninstall { state_dir: config.state_dir.clone() });
+    }
     tracing::info!("ended; the hooks stay and refuse captured pods' connections until an agent is back");
+    Ok(())
+}
+
+/// Whether this agent is the node's last one. Where nobody says so for sure, another one follows.
+async fn leaves_the_node(config: &Run) -> bool {
+    let Some(daemon_set) = &config.daemonset else { return false };
+    let client = match connect(config.objects.kubeconfig.as_deref()).await {
+        Ok(client) => client,
+        Err(e) => {
+            tracing::warn!("whether the DaemonSet {daemon_set} stays cannot be asked, so the hooks do: {e}");
+            return false;
+        }
+    };
+    is_going(client, daemon_set).await.unwrap_or_else(|e| {
+        tracing::warn!("whether the DaemonSet {daemon_set} stays is not known, so the hooks do: {e}");
+        false
+    })
+}
+
+/// Has every agent of a cluster take everything off its node.
+pub async fn uninstall_everywhere(options: &ClusterUninstall) -> anyhow::Result<()> {
+    let client = connect(options.kubeconfig.as_deref()).await?;
+    match remove(client, &options.daemonset, options.timeout).await? {
+        true => println!(
+            "the DaemonSet {} and its agents are gone, and what they had on their nodes",
+            options.daemonset
+        ),
+        false => println!("nothing to do: there is no DaemonSet {}", options.daemonset),
+    }
     Ok(())
 }
 
@@ -204,10 +248,23 @@ impl Node {
         }
     }
 
+    /// Every pod leaves the mesh, as when its label is taken off. Until the last worker has ended, or the deadline, or a
+    /// second signal.
+    async fn release(&mut self, signals: &mut Signals, deadline: Duration) {
+        self.readiness.send_replace(vec!["nothing: the agent leaves the node".to_owned()]);
+        self.supervisor.release();
+        self.until_empty(signals, RETIRE_GRACE + deadline).await;
+    }
+
     /// Until the last worker has ended, or the deadline, or a second signal.
     async fn drain(&mut self, signals: &mut Signals, deadline: Duration) {
         self.readiness.send_replace(vec!["nothing: the agent is draining".to_owned()]);
         self.supervisor.drain();
+        // The workers end at their own deadline; this one is for a worker that is stuck.
+        self.until_empty(signals, deadline + Duration::from_secs(1)).await;
+    }
+
+    async fn until_empty(&mut self, signals: &mut Signals, deadline: Duration) {
         let drained = async {
             let mut empty = self.supervisor.is_empty();
             while !empty {
@@ -217,10 +274,9 @@ impl Node {
                 }
             }
         };
-        // The workers end at their own deadline; the second one is for a worker that is stuck.
         tokio::select! {
             () = signals.end() => tracing::warn!("told to end again: open connections are cut"),
-            result = timeout(deadline + Duration::from_secs(1), drained) => if result.is_err() {
+            result = timeout(deadline, drained) => if result.is_err() {
                 tracing::warn!("a worker did not end in time");
             },
         }

@@ -18,4 +18,4 @@ mod standing;
 mod state_dir;
 mod supervisor;
 
-pub use lifecycle::{run, uninstall};
+pub use lifecycle::{run, uninstall, uninstall_everywhere};

@@ -65,6 +65,9 @@ impl Pod {
 
     /// The pod as the mesh has it now.
     pub fn set_workload(&mut self, workload: &Arc<Workload>) {
+        if self.workload == *workload {
+            return;
+        }
         self.rules = rules(workload);
         self.workload = workload.clone();
     }

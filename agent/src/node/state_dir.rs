@@ -6,8 +6,13 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::sleep;
 
 const LOCK: &str = "agent.lock";
+/// How soon after the end of another agent its directory is taken. The lock cannot be waited for without a thread.
+const TRY_EVERY: Duration = Duration::from_millis(50);
+
 const RECORD: &str = "agent.json";
 
 /// The directory, held by this process until it is dropped.
@@ -53,6 +58,22 @@ impl StateDir {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(StateDirError::InUse { path: path.to_owned() }),
             Err((_, e)) => Err(error(e.into())),
+        }
+    }
+
+    /// Takes the directory as soon as nobody else has it.
+    pub async fn succeed(path: &Path) -> Result<Self, StateDirError> {
+        let mut has_waited = false;
+        loop {
+            match Self::open(path) {
+                Err(StateDirError::InUse { .. }) if !has_waited => {
+                    tracing::info!("another agent has {}: standing by until it ends", path.display());
+                    has_waited = true;
+                }
+                Err(StateDirError::InUse { .. }) => {}
+                taken => return taken,
+            }
+            sleep(TRY_EVERY).await;
         }
     }
 

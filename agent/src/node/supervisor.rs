@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 /// How long a pod that left the mesh still takes connections of peers that have not heard of it: the mesh
 /// applies changes within a second, and agents do so one after the other.
-const RETIRE_GRACE: Duration = Duration::from_secs(3);
+pub(super) const RETIRE_GRACE: Duration = Duration::from_secs(3);
 
 /// A worker that cannot start is tried again after this long, doubling up to the bound.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -174,6 +174,13 @@ impl Supervisor {
         }
         let others = self.next_overdue().into_iter().chain(self.runtime.next_deadline());
         self.pods.values().filter_map(Pod::retry_at).chain(others).min()
+    }
+
+    /// Has every pod leave the mesh.
+    pub fn release(&mut self) {
+        for name in self.pods.keys().cloned().collect::<Vec<_>>() {
+            self.retire(&name);
+        }
     }
 
     /// Tells every worker to finish; new connections are refused from now on.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::bed::Bed;
 use crate::node::Node;
-use crate::process::Process;
+use crate::process::{Command, Process};
 use crate::wait;
 
 /// Two busy cores need a while for it.
@@ -59,6 +59,16 @@ impl ApiServer {
     /// How an administrator of the cluster reaches it.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join(pki::KUBECONFIG)
+    }
+
+    /// A client program on its node, as an administrator: kubectl or helm.
+    pub fn client(&self, program: &Path) -> Command {
+        self.node.command(&program.display().to_string()).env("KUBECONFIG", self.kubeconfig())
+    }
+
+    /// What kubectl says, with this as its standard input.
+    pub fn kubectl(&self, args: &[&str], input: &str) -> Result<String> {
+        self.client(&self.programs.join("kubectl")).args(args).input(input).run()
     }
 
     /// Ends the API server, if it runs, as a crash does (told to end, it waits a minute for its watches); what etcd has stays.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::machine::Machine;
@@ -26,6 +26,29 @@ pub(super) struct ControlPlane<'a> {
 impl ControlPlane<'_> {
     /// Starts etcd and the API server, and waits until that is ready.
     pub(super) fn start_api(&self) -> Result<()> {
+        self.start("etcd")?;
+        self.start("kube-apiserver")
+    }
+
+    /// Starts what works on the API's objects. Only once the API server is ready: before the roles are made, the
+    /// controller manager is refused its configuration, and ends instead of trying again.
+    pub(super) fn start_controllers(&self) -> Result<()> {
+        self.start("kube-controller-manager")?;
+        self.start("kube-scheduler")
+    }
+
+    /// Starts one of them, and waits until it works. etcd is not waited for: the API server does.
+    pub(super) fn start(&self, program: &str) -> Result<()> {
+        match program {
+            "etcd" => self.start_etcd(),
+            "kube-apiserver" => self.start_api_server(),
+            "kube-controller-manager" => self.start_controller_manager(),
+            "kube-scheduler" => self.start_scheduler(),
+            other => bail!("no program of the control plane is called {other}"),
+        }
+    }
+
+    fn start_etcd(&self) -> Result<()> {
         const LOCAL: [&str; 5] = [
             "--listen-client-urls=http://127.0.0.1:2379",
             "--advertise-client-urls=http://127.0.0.1:2379",
@@ -36,17 +59,17 @@ impl ControlPlane<'_> {
         let mut etcd = Command::new(self.programs.path("etcd")?);
         // What is lost with the power of the real machine is a test's.
         etcd.args(["--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn"]).args(LOCAL);
-        self.machine.start(&etcd)?;
-        // It waits for etcd by itself.
+        self.machine.start(&etcd)
+    }
+
+    fn start_api_server(&self) -> Result<()> {
         let mut api = Command::new(self.programs.path("kube-apiserver")?);
         api.args(self.api_flags());
         self.machine.start(&api)?;
         self.machine.wait_for("kube-apiserver", "the API server", || self.answers(6443, "/readyz"))
     }
 
-    /// Starts what works on the API's objects. Only once the API server is ready: before the roles are made, the
-    /// controller manager is refused its configuration, and ends instead of trying again.
-    pub(super) fn start_controllers(&self) -> Result<()> {
+    fn start_controller_manager(&self) -> Result<()> {
         let pki = |file: &str| self.pki.path(file);
         let mut manager = Command::new(self.programs.path("kube-controller-manager")?);
         manager.args(self.client_flags("kube-controller-manager")).args([
@@ -61,13 +84,16 @@ impl ControlPlane<'_> {
             format!("--cluster-signing-key-file={}", pki("ca.key")),
         ]);
         self.machine.start(&manager)?;
-        let mut scheduler = Command::new(self.programs.path("kube-scheduler")?);
-        scheduler.args(self.client_flags("kube-scheduler"));
-        self.machine.start(&scheduler)?;
         // It has worked once it has made the first account; pods need that.
         let account = "/api/v1/namespaces/default/serviceaccounts/default";
         self.machine
-            .wait_for("kube-controller-manager", "the controller manager", || self.answers(6443, account))?;
+            .wait_for("kube-controller-manager", "the controller manager", || self.answers(6443, account))
+    }
+
+    fn start_scheduler(&self) -> Result<()> {
+        let mut scheduler = Command::new(self.programs.path("kube-scheduler")?);
+        scheduler.args(self.client_flags("kube-scheduler"));
+        self.machine.start(&scheduler)?;
         self.machine.wait_for("kube-scheduler", "the scheduler", || self.answers(10259, "/healthz"))
     }
 

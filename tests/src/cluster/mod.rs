@@ -19,14 +19,17 @@ mod boot;
 mod cgroups;
 mod control_plane;
 pub mod images;
+mod load_image;
 mod lone;
 mod machine;
 mod network;
 mod node;
+pub mod pillion;
 mod pki;
 mod programs;
 mod record;
 mod side_by_side;
+mod standing;
 mod status;
 
 use std::fs::{self, File, TryLockError};
@@ -39,6 +42,7 @@ use nix::unistd::geteuid;
 
 use crate::once;
 use control_plane::ControlPlane;
+pub use load_image::{LOAD, load_image};
 pub use lone::{CONFIG_DIR, LoneNode, PLUGIN_DIR};
 pub use machine::Machine;
 use node::Node;
@@ -46,6 +50,7 @@ use pki::Pki;
 pub use programs::Programs;
 use record::Record;
 use side_by_side::{at_once, both};
+pub use standing::Standing;
 pub use status::Status;
 
 /// The directory of the tests' cluster.
@@ -166,6 +171,36 @@ impl Cluster {
         let node = Node { number, machine: &machine, programs: &programs, pki: &pki };
         self.begin(&node, &cp, say)?;
         join(&node, &ControlPlane { machine: &cp, programs: &programs, pki: &pki }, say)
+    }
+
+    /// Kills a program of one of its machines (`etcd`, `kube-apiserver`, `containerd`, `kubelet` …), and gives what starts it
+    /// again and waits until it works.
+    pub fn kill(&self, machine: &str, program: &str) -> Result<impl FnOnce() -> Result<()>> {
+        let name = machine.to_owned();
+        let killed = self.machine(machine)?;
+        ensure!(killed.running()?.contains(program), "no {program} runs on {machine}");
+        killed.kill(program)?;
+        let program = program.to_owned();
+        Ok(move || {
+            let (programs, pki) = (self.programs()?, Pki::at(&self.state));
+            let cp = self.machine_named(control_plane::NAME);
+            let control_plane = ControlPlane { machine: &cp, programs: &programs, pki: &pki };
+            if name == control_plane::NAME {
+                return control_plane.start(&program);
+            }
+            let (number, machine) = self.node(&name)?;
+            Node { number, machine: &machine, programs: &programs, pki: &pki }.start(&program, &control_plane)
+        })
+    }
+
+    /// Gives images in an archive to every node.
+    pub fn import(&self, images: &Path) -> Result<()> {
+        let (programs, pki) = (self.programs()?, Pki::at(&self.state));
+        for name in node::names(Record::read(&self.state)?.nodes) {
+            let (number, machine) = self.node(&name)?;
+            Node { number, machine: &machine, programs: &programs, pki: &pki }.import(images)?;
+        }
+        Ok(())
     }
 
     /// A machine of it: "cp" or a node.

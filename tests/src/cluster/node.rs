@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::control_plane::{ControlPlane, GRACE_SECONDS};
@@ -52,25 +52,43 @@ impl Node<'_> {
 
     /// Starts the kubelet and kube-proxy, and waits until the API server says that the node is ready.
     pub(super) fn join(&self, control_plane: &ControlPlane) -> Result<()> {
+        self.start_kubelet(control_plane)?;
+        self.start_proxy()
+    }
+
+    /// Starts one of its programs, and waits until it works.
+    pub(super) fn start(&self, program: &str, control_plane: &ControlPlane) -> Result<()> {
+        match program {
+            "containerd" => self.start_containerd(),
+            "kubelet" => self.start_kubelet(control_plane),
+            "kube-proxy" => self.start_proxy(),
+            other => bail!("no program of a node is called {other}"),
+        }
+    }
+
+    fn start_kubelet(&self, control_plane: &ControlPlane) -> Result<()> {
         self.write("resolv.conf", "")?;
         let (name, path) = (self.machine.name(), self.programs.search_path()?);
         let heard_before = control_plane.heard_of(name)?;
         let mut kubelet = Command::new(self.programs.path("kubelet")?);
-        kubelet.env("PATH", &path);
+        kubelet.env("PATH", path);
         kubelet.arg("--config").arg(self.write("kubelet.yaml", &self.kubelet().to_string())?);
         kubelet.arg(format!("--kubeconfig={}", self.pki.path(&format!("{name}.conf"))));
         kubelet.arg(format!("--hostname-override={name}"));
         kubelet.arg(format!("--node-ip={}", network::node(self.number)));
         self.machine.start(&kubelet)?;
-        let mut proxy = Command::new(self.programs.path("kube-proxy")?);
-        proxy.env("PATH", &path);
-        proxy.arg("--config").arg(self.write("kube-proxy.yaml", &self.proxy().to_string())?);
-        self.machine.start(&proxy)?;
         self.machine.wait_for("kubelet", "the kubelet", || {
             // A node that was off for a moment only counts as ready still.
             let is_new = heard_before.is_none() || control_plane.heard_of(name)? != heard_before;
             Ok(is_new && control_plane.node_is_ready(name)?)
-        })?;
+        })
+    }
+
+    fn start_proxy(&self) -> Result<()> {
+        let mut proxy = Command::new(self.programs.path("kube-proxy")?);
+        proxy.env("PATH", self.programs.search_path()?);
+        proxy.arg("--config").arg(self.write("kube-proxy.yaml", &self.proxy().to_string())?);
+        self.machine.start(&proxy)?;
         self.machine.wait_for("kube-proxy", "kube-proxy", || {
             let mut curl = Command::new("curl");
             curl.args(["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:10256/healthz"]);

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::standing::Standing;
+use pillion_tests::cluster::Standing;
 
 /// Pods are in cgroups below the root of their own node, and containerd there takes NRI plugins.
 pub fn are_apart(standing: &Standing) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::standing::Standing;
+use pillion_tests::cluster::Standing;
 
 pub fn run_on_both_nodes(standing: &Standing) -> Result<()> {
     let nodes = web(standing, "{.items[*].spec.nodeName}")?;

@@ -1,5 +1,8 @@
 //! An HTTP/1.1 client for one kind of request: written at once, answers read into one buffer.
 
+use std::fmt;
+use std::io::{self, ErrorKind};
+
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,6 +17,18 @@ pub struct Http1 {
     stream: TcpStream,
     buffer: Box<[u8]>,
 }
+
+/// The server closed the connection before it said anything of the request: nobody knows whether it saw it.
+#[derive(Debug)]
+pub struct ClosedBefore;
+
+impl fmt::Display for ClosedBefore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server closed the connection before it answered")
+    }
+}
+
+impl std::error::Error for ClosedBefore {}
 
 /// What the head of an answer says.
 struct Head {
@@ -32,7 +47,8 @@ impl Http1 {
     /// `close`: the server closes after its answer, and that is waited for. So it is the server's port that stays in
     /// TIME-WAIT, and the client does not run out of its own.
     pub async fn exchange(&mut self, request: &[u8], close: bool) -> Result<Answer> {
-        self.stream.write_all(request).await.context("the request could not be sent")?;
+        let sent = self.stream.write_all(request).await;
+        sent.map_err(closed_before).context("the request could not be sent")?;
         let (head, read) = self.head().await?;
         let mut body = (read - head.length) as u64;
         ensure!(body <= head.body, "the answer is longer than its Content-Length");
@@ -51,11 +67,21 @@ impl Http1 {
     async fn head(&mut self) -> Result<(Head, usize)> {
         let mut filled = 0;
         loop {
-            filled += self.read(filled).await?;
+            filled += match filled {
+                0 => self.first().await?,
+                _ => self.read(filled).await?,
+            };
             if let Some(head) = Head::parse(&self.buffer[..filled])? {
                 return Ok((head, filled));
             }
             ensure!(filled < self.buffer.len(), "the answer's head is longer than {BUFFER} bytes");
+        }
+    }
+
+    async fn first(&mut self) -> Result<usize> {
+        match self.stream.read(&mut self.buffer).await.map_err(closed_before)? {
+            0 => Err(ClosedBefore.into()),
+            read => Ok(read),
         }
     }
 
@@ -64,6 +90,13 @@ impl Http1 {
             self.stream.read(&mut self.buffer[from..]).await.context("the answer could not be read")?;
         ensure!(read > 0, "the server closed the connection before the end of its answer");
         Ok(read)
+    }
+}
+
+fn closed_before(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => ClosedBefore.into(),
+        _ => error.into(),
     }
 }
 

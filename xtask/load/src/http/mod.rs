@@ -18,6 +18,7 @@ use crate::recorder::Recorder;
 use crate::report::Report;
 use crate::schedule::Schedule;
 use connection::{Connection, Target};
+use http1::ClosedBefore;
 
 /// A first connection that takes longer is an error.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -46,6 +47,10 @@ pub struct HttpArgs {
     /// A connection for every request
     #[arg(long)]
     close: bool,
+    /// As browsers and libraries do (RFC 9110, section 9.2.2): where a server closes a connection that has been in use
+    /// before it answers, ask again on another
+    #[arg(long)]
+    resend: bool,
     #[command(flatten)]
     timing: Timing,
 }
@@ -62,6 +67,7 @@ impl HttpArgs {
         let start = Instant::now();
         let shared = Arc::new(Shared {
             target,
+            resend: self.resend,
             end: self.timing.window(start).end,
             pacer: self
                 .rate
@@ -96,6 +102,7 @@ impl HttpArgs {
 /// What the connections of a run share.
 struct Shared {
     target: Arc<Target>,
+    resend: bool,
     end: Instant,
     /// Of an open loop.
     pacer: Option<Pacer>,
@@ -142,19 +149,28 @@ impl Shared {
 
     /// A request and its answer; gives the body's bytes. What failed leaves no connection.
     async fn request(&self, connection: &mut Option<Connection>) -> Result<u64> {
-        let mut used = match connection.take() {
-            Some(used) => used,
-            None => match self.target.connect().await {
-                Ok(new) => new,
-                Err(error) => {
-                    tokio::time::sleep(REFUSED).await;
-                    return Err(error.context("cannot connect again"));
-                }
-            },
-        };
+        let Some(used) = connection.take() else { return self.request_anew(connection).await };
+        match self.exchange(used, connection).await {
+            Err(error) if self.resend && error.is::<ClosedBefore>() => self.request_anew(connection).await,
+            answered => answered,
+        }
+    }
+
+    async fn request_anew(&self, connection: &mut Option<Connection>) -> Result<u64> {
+        match self.target.connect().await {
+            Ok(new) => self.exchange(new, connection).await,
+            Err(error) => {
+                tokio::time::sleep(REFUSED).await;
+                Err(error.context("cannot connect again"))
+            }
+        }
+    }
+
+    /// Leaves in `kept` the connection that was used, if it is good for another request.
+    async fn exchange(&self, mut used: Connection, kept: &mut Option<Connection>) -> Result<u64> {
         let answer = used.exchange(&self.target).await?;
         if answer.keep {
-            *connection = Some(used);
+            *kept = Some(used);
         }
         answer.bytes()
     }

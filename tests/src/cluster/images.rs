@@ -1,13 +1,12 @@
 //! The images that nodes begin with: the sandbox of every pod, and small applications of Debian's packages.
 
-pub mod archive;
-
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use pillion_oci::{Architecture, Image, Layer, Named};
 
 use super::programs::{Programs, Root};
-use archive::{Image, Layer};
 
 /// The image of pods' sandboxes.
 pub const SANDBOX: &str = "pillion.test/pause:1";
@@ -46,10 +45,14 @@ pub(super) fn write(programs: &Programs, file: &Path) -> Result<()> {
     pause.program("/pause", &programs.path("pause")?)?;
     let (pause, busybox) = (pause.finish()?, busybox(&programs.debian)?);
     let (nginx, redis) = (nginx(&programs.debian)?, redis(&programs.debian)?);
-    let image = |name: &str, entrypoint, layers| Image { name: name.to_owned(), entrypoint, layers };
+    let image = |name: &str, entrypoint, layers| Named {
+        name: name.to_owned(),
+        images: vec![Image { architecture: Architecture::here(), entrypoint, layers }],
+        annotations: BTreeMap::new(),
+    };
     let nginx_runs = vec!["/usr/sbin/nginx", "-e", "stderr", "-c", "/etc/nginx/nginx.conf"];
     let redis_runs = vec!["/usr/bin/redis-server", "--protected-mode", "no", "--save", ""];
-    archive::write(
+    pillion_oci::write(
         &[
             image(SANDBOX, vec!["/pause"], vec![&pause]),
             image(BUSYBOX, vec!["/bin/sh"], vec![&busybox]),
@@ -58,10 +61,11 @@ pub(super) fn write(programs: &Programs, file: &Path) -> Result<()> {
         ],
         file,
     )
+    .map(drop)
 }
 
 /// Below all that people look into by `kubectl exec`.
-fn busybox(debian: &Root) -> Result<Vec<u8>> {
+pub(super) fn busybox(debian: &Root) -> Result<Vec<u8>> {
     let program = ["bin/busybox", "usr/bin/busybox"].into_iter().find_map(|path| debian.find(path).ok());
     let mut layer = Layer::default();
     layer.program("/bin/busybox", &program.context("busybox-static has no busybox")?)?;
@@ -74,7 +78,7 @@ fn busybox(debian: &Root) -> Result<Vec<u8>> {
 
 fn nginx(debian: &Root) -> Result<Vec<u8>> {
     let mut layer = Layer::default();
-    layer.debian_program(debian, "/usr/sbin/nginx")?;
+    debian_program(&mut layer, debian, "/usr/sbin/nginx")?;
     layer.file("/etc/nginx/nginx.conf", 0o644, NGINX_CONFIG)?;
     layer.file("/www/index.html", 0o644, b"hello\n")?;
     layer.finish()
@@ -82,7 +86,16 @@ fn nginx(debian: &Root) -> Result<Vec<u8>> {
 
 fn redis(debian: &Root) -> Result<Vec<u8>> {
     let mut layer = Layer::default();
-    layer.debian_program(debian, "/usr/bin/redis-server")?;
-    layer.debian_program(debian, "/usr/bin/redis-cli")?;
+    debian_program(&mut layer, debian, "/usr/bin/redis-server")?;
+    debian_program(&mut layer, debian, "/usr/bin/redis-cli")?;
     layer.finish()
+}
+
+/// A program of Debian's, at its own place, with the libraries that it needs.
+fn debian_program(layer: &mut Layer, debian: &Root, path: &str) -> Result<()> {
+    layer.program(path, &debian.find(path)?)?;
+    for (place, library) in debian.libraries(path)? {
+        layer.program(&place.to_string_lossy(), &library)?;
+    }
+    Ok(())
 }

@@ -1,31 +1,40 @@
-//! A cluster with the workloads, which is gone with the test.
+//! A cluster for one test, which is gone with it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use pillion_tests::cluster::Cluster;
-use pillion_tests::{requirements, wait};
 
-const WORKLOADS: &str = include_str!("workloads.yaml");
+use super::Cluster;
+use crate::{requirements, wait};
 
+/// Two nodes, and how long they have stood.
 pub struct Standing {
     pub cluster: Cluster,
     begun: Instant,
 }
 
 impl Standing {
-    /// Brings the cluster up, and the workloads; waits until all are ready.
+    /// Brings the cluster up.
     pub fn begin() -> Result<Self> {
         requirements::ensure(&["curl", "iproute2"])?;
         let standing = Self { cluster: Cluster::of_tests()?, begun: Instant::now() };
         standing.cluster.up(2, None, &|what| standing.say(what))?;
-        standing.kubectl(&["apply", "--filename=-"], WORKLOADS)?;
-        for what in ["deployment/web", "daemonset/agent"] {
-            standing.kubectl(&["rollout", "status", what, "--timeout=60s"], "")?;
-        }
-        standing.kubectl(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"], "")?;
-        standing.say("workloads ready");
         Ok(standing)
+    }
+
+    /// Makes these objects, or changes those that are there.
+    pub fn apply(&self, objects: &str) -> Result<()> {
+        self.kubectl(&["apply", "--filename=-"], objects).map(drop)
+    }
+
+    /// Waits until a Deployment, DaemonSet or StatefulSet is as it should be.
+    pub fn rolled_out(&self, what: &str) -> Result<()> {
+        self.kubectl(&["rollout", "status", what, "--timeout=90s"], "").map(drop)
+    }
+
+    /// Waits until all pods of the default namespace are ready.
+    pub fn all_ready(&self) -> Result<()> {
+        self.kubectl(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=90s"], "").map(drop)
     }
 
     /// Shown when the test fails, or is asked to show it.

@@ -1,0 +1,115 @@
+//! A cluster with Pillion, and what is asked of it again and again.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pillion_tests::cluster::pillion::NAMESPACE;
+use pillion_tests::cluster::{Standing, load_image};
+use pillion_tests::metrics::Metrics;
+use pillion_tests::wait;
+use serde_json::Value;
+
+/// A label that brings a pod or a namespace into the mesh.
+pub const LABEL: &str = "pillion.dev/capture=enabled";
+
+pub struct Deployed {
+    pub standing: Standing,
+}
+
+impl Deployed {
+    /// A cluster without Pillion, whose nodes have the load generator's image.
+    pub fn bare() -> Result<Self> {
+        let standing = Standing::begin()?;
+        standing.cluster.import(&load_image()?)?;
+        Ok(Self { standing })
+    }
+
+    pub fn install(&self, values: &[&str]) -> Result<()> {
+        self.standing.cluster.install_pillion(&image()?, values)?;
+        self.standing.say("Pillion is installed");
+        Ok(())
+    }
+
+    /// What the agent of a node counts.
+    pub fn metrics(&self, node: &str) -> Result<Metrics> {
+        Metrics::parse(&self.fetch(node, "http://127.0.0.1:15020/metrics")?)
+    }
+
+    pub fn config_dump(&self, node: &str) -> Result<Value> {
+        let said = self.fetch(node, "http://127.0.0.1:15000/config_dump")?;
+        serde_json::from_str(&said).context("/config_dump is not JSON")
+    }
+
+    fn fetch(&self, node: &str, url: &str) -> Result<String> {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", url]);
+        self.standing.cluster.machine(node)?.run(&mut curl, "")
+    }
+
+    /// Waits until a pod's worker serves (or until there is none).
+    pub fn captured(&self, node: &str, pod: &str, is: bool) -> Result<()> {
+        let what = format!("{pod} to be {} the mesh", if is { "in" } else { "out of" });
+        wait::until_every(Duration::from_millis(50), &what, Duration::from_secs(20), || {
+            let dump = self.config_dump(node)?;
+            let workers = dump["workers"].as_array().context("/config_dump has no workers")?;
+            let there = workers.iter().find(|worker| worker["pod"] == pod);
+            let done = there.map_or(!is, |worker| is && worker["state"] == "serving");
+            Ok(done.then_some(()))
+        })
+    }
+
+    /// Waits until the node's agent serves what it should.
+    pub fn agent_is_ready(&self, node: &str) -> Result<()> {
+        let what = format!("the agent of {node}");
+        wait::until_every(Duration::from_millis(100), &what, Duration::from_secs(60), || {
+            Ok(self.fetch(node, "http://127.0.0.1:15021/healthz/ready").ok().map(drop))
+        })
+    }
+
+    /// The name of the agent's pod on a node.
+    pub fn agent(&self, node: &str) -> Result<String> {
+        let field = format!("--field-selector=spec.nodeName={node}");
+        let what = ["pods", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=pillion", &field];
+        let names = self.standing.get(&what, "{.items[*].metadata.name}")?;
+        ensure!(!names.is_empty() && !names.contains(' '), "these agents are on {node}: {names:?}");
+        Ok(names)
+    }
+
+    /// One request of a pod's; what the server said.
+    pub fn ask(&self, pod: &str, url: &str) -> Result<String> {
+        // Debian's static busybox ends with a segmentation fault where wget itself has the limit (-T).
+        self.standing.exec(pod, &["timeout", "10", "wget", "-qO-", url])
+    }
+
+    /// Begins a program in a pod; [`finish`] waits for it.
+    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Child> {
+        let mut kubectl = self.standing.cluster.command("kubectl")?;
+        kubectl.args(["exec", pod, "--"]).args(command);
+        kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.standing.cluster.machine("cp")?.spawn(&mut kubectl)
+    }
+}
+
+/// What a program that was begun has said.
+pub fn finish(child: Child) -> Result<String> {
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "it ended with {}: {said}{error}", output.status);
+    Ok(said)
+}
+
+/// The image that is installed: the one that `cargo xtask test` has built, or the one that is built now.
+fn image() -> Result<PathBuf> {
+    env::var_os("PILLION_IMAGE").map(PathBuf::from).context(
+        "PILLION_IMAGE names no image: `cargo xtask image` writes one, and `cargo xtask test` names it to this test",
+    )
+}
+
+/// How often something is done, or how long: this much, or what the variable says.
+pub fn extent(variable: &str, default: usize) -> Result<usize> {
+    env::var(variable).map_or(Ok(default), |number| number.parse().with_context(|| variable.to_owned()))
+}
