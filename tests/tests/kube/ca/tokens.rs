@@ -9,7 +9,7 @@ use pillion_tests::wait;
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
-// proves: ID-1
+// proves: ID-2
 #[test]
 fn a_nodes_agent_gets_certificates_for_the_pods_of_its_node_and_for_no_others() {
     let stage = Stage::new("node-token").unwrap();
@@ -71,7 +71,7 @@ fn a_pod_of_the_nodes_own_network_lends_its_identity_to_nobody() {
     assert_eq!(code, PERMISSION_DENIED, "{said}");
 }
 
-// proves: ID-1
+// proves: ID-2
 #[test]
 fn a_token_that_is_not_a_living_agents_gets_nothing_of_a_node() {
     let stage = Stage::new("bad-tokens").unwrap();
@@ -103,7 +103,7 @@ fn a_token_that_is_not_a_living_agents_gets_nothing_of_a_node() {
     assert!([PERMISSION_DENIED, UNAUTHENTICATED].contains(&code), "{code} {said}");
 }
 
-// proves: ID-1
+// proves: ID-2
 #[test]
 fn a_workload_gets_its_own_identity_and_no_other() {
     let stage = Stage::new("workload-token").unwrap();
