@@ -18,7 +18,7 @@ pub struct Authority {
     pub ca_dir: Option<PathBuf>,
 
     /// Ask this certificate authority, by Istio's protocol: `pillion ca serve`, with --kube only.
-    #[arg(long, value_name = "HOST:PORT", env = "PILLION_CA_ADDR", requires = "kube")]
+    #[arg(long, value_name = "HOST:PORT", env = "PILLION_CA_ADDR", conflicts_with = "manifests")]
     pub ca_addr: Option<CaAddr>,
 
     /// Where the authority of --ca-addr publishes what is trusted.
@@ -251,7 +251,7 @@ mod tests {
         for (args, part) in [
             (&["--kube"][..], "--ca-dir <DIR>|--ca-addr <HOST:PORT>"),
             (&["--kube", "--ca-dir=/ca", "--ca-addr=ca.mesh.svc:15012"], "cannot be used with"),
-            (&["--manifests=/m", "--ca-addr=ca.mesh.svc:15012"], "--kube"),
+            (&["--manifests=/m", "--ca-addr=ca.mesh.svc:15012"], "--manifests"),
             (&["--kube", "--ca-addr=ca.mesh.svc"], "HOST:PORT"),
         ] {
             let said = run(args).unwrap_err();

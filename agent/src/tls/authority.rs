@@ -68,7 +68,10 @@ impl ServerCertVerifier for AuthorityVerifier {
         let parsed = EndEntityCert::try_from(end_entity).map_err(|_| bad(CertificateError::BadEncoding))?;
         match parsed.verify_is_valid_for_subject_name(server_name) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(_) => Err(bad(CertificateError::NotValidForName)),
+            Err(_) => Err(bad(CertificateError::NotValidForNameContext {
+                expected: server_name.to_owned(),
+                presented: parsed.valid_dns_names().map(str::to_owned).collect(),
+            })),
         }
     }
 
