@@ -4,7 +4,7 @@
 //! that size's alone.
 
 use nix::time::{ClockId, clock_gettime};
-use pillion_agent::cluster::{Item, RESOURCES, Store};
+use pillion_agent::cluster::{Heard, Item, RESOURCES, Store};
 use pillion_agent::manifest::{Settings, snapshot};
 use pillion_agent::mesh::{Mesh, TrustDomains};
 use serde_json::{Value, json};

@@ -1,5 +1,9 @@
 //! The command line, as plain data. Every flag can be given as an environment variable, none as a file.
 
+mod ca;
+
+pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial, Serve, Switch};
+
 use crate::cluster::DaemonSetName;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
@@ -30,7 +34,7 @@ pub enum Command {
     /// What concerns the agents of a whole cluster.
     #[command(subcommand)]
     Cluster(Cluster),
-    /// Look after the embedded certificate authority: its roots, and what it has revoked.
+    /// The certificate authority: look after its roots, and what it has revoked; or serve it to a cluster.
     #[command(subcommand)]
     Ca(Ca),
 }
@@ -39,27 +43,6 @@ pub enum Command {
 pub enum Cluster {
     /// Delete the agents' DaemonSet and wait until every agent has taken everything off its node.
     Uninstall(ClusterUninstall),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Ca {
-    /// Show the roots, what is revoked, and how far a rotation is.
-    Show(CaDir),
-    /// Replace the root without losing a connection, in three steps that every agent has to follow.
-    #[command(subcommand)]
-    Rotate(Rotate),
-    /// Revoke certificates: no agent accepts them any more, and open connections under them are cut.
-    Revoke(Revoke),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Rotate {
-    /// Step 1: make a new root and have it trusted; nothing is signed by it yet.
-    Begin(CaDir),
-    /// Step 2: sign with the new root from now on; the former one stays trusted.
-    Switch(Switch),
-    /// Step 3: trust the former root no longer.
-    Finish(Finish),
 }
 
 #[derive(Debug, Args)]
@@ -71,9 +54,8 @@ pub struct Run {
     #[command(flatten)]
     pub objects: Objects,
 
-    /// Directory of the embedded certificate authority's root; made if there is none. Nodes of one mesh share it.
-    #[arg(long, value_name = "DIR", env = "PILLION_CA_DIR")]
-    pub ca_dir: PathBuf,
+    #[command(flatten)]
+    pub authority: Authority,
 
     /// Directory for what this agent has to remember; one agent each.
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
@@ -240,51 +222,6 @@ pub struct ClusterUninstall {
     pub kubeconfig: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, Args)]
-pub struct CaDir {
-    /// The agents' --ca-dir.
-    #[arg(long = "ca-dir", value_name = "DIR", env = "PILLION_CA_DIR")]
-    pub path: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct Switch {
-    #[command(flatten)]
-    pub ca_dir: CaDir,
-
-    /// Do not wait until the new root has been trusted for a minute: every agent shows it already.
-    #[arg(long)]
-    pub force: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Finish {
-    #[command(flatten)]
-    pub ca_dir: CaDir,
-
-    /// The longest --cert-lifetime of any agent: so long after the switch certificates of the former root may be in use.
-    #[arg(long, value_name = "TIME", env = "PILLION_CERT_LIFETIME", default_value = "24h", value_parser = duration)]
-    pub cert_lifetime: Duration,
-
-    /// Do not wait for that time: no worker has a certificate of the former root any more.
-    #[arg(long)]
-    pub force: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Revoke {
-    #[command(flatten)]
-    pub ca_dir: CaDir,
-
-    /// Serial numbers in hexadecimal digits, as /config_dump and `openssl x509 -serial` show them.
-    #[arg(required = true, value_name = "SERIAL", value_parser = serial)]
-    pub serials: Vec<Serial>,
-}
-
-/// A certificate's serial number: big-endian, without leading zeros.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Serial(pub Vec<u8>);
-
 impl TrustDomainArgs {
     pub fn trust_domains(&self) -> TrustDomains {
         TrustDomains::new(self.trust_domain.clone(), self.trust_domain_aliases.iter().cloned())
@@ -295,21 +232,6 @@ fn namespace(text: &str) -> Result<String, String> {
     match is_label(text) {
         true => Ok(text.to_owned()),
         false => Err("a namespace's name is at most 63 lower-case letters, digits and dashes".into()),
-    }
-}
-
-/// `7b12…`, `7B:12:…`; at most 20 bytes (RFC 5280 §4.1.2.2).
-fn serial(text: &str) -> Result<Serial, String> {
-    let digits: String = text.chars().filter(|c| *c != ':').collect();
-    let digits = digits.trim_start_matches('0');
-    let digits = if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("0{digits}") };
-    let bytes = digits.as_bytes().chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair).ok().filter(|p| p.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        u8::from_str_radix(pair, 16).ok()
-    });
-    match bytes.collect::<Option<Vec<u8>>>() {
-        Some(bytes) if (1..=20).contains(&bytes.len()) => Ok(Serial(bytes)),
-        _ => Err("a serial number is 1 to 20 bytes in hexadecimal digits, for example 7b12af00".into()),
     }
 }
 
@@ -360,17 +282,6 @@ mod tests {
     fn a_root_namespace_is_one_that_can_be() {
         assert_eq!(namespace(ROOT_NAMESPACE), Ok(ROOT_NAMESPACE.to_owned()));
         assert!(namespace("Istio System").is_err());
-    }
-
-    #[test]
-    fn a_serial_number_is_read_as_openssl_and_the_agent_write_it() {
-        for text in ["7b12af", "7B:12:AF", "007b12af"] {
-            assert_eq!(serial(text), Ok(Serial(vec![0x7b, 0x12, 0xaf])), "{text}");
-        }
-        assert_eq!(serial("b12"), Ok(Serial(vec![0x0b, 0x12])));
-        for bad in ["", "0", "+1", "7b12xy", "ä1", &"11".repeat(21)] {
-            assert!(serial(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

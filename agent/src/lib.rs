@@ -9,6 +9,7 @@ pub mod decide;
 pub mod direct;
 pub mod hbone;
 pub mod identity;
+pub mod istio_ca;
 pub mod kernel;
 pub mod manifest;
 pub mod mesh;

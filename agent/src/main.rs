@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use pillion_agent::cli::{Cli, Cluster, Command};
+use pillion_agent::cli::{Ca, Cli, Cluster, Command};
 use pillion_agent::nri::hold;
 use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
@@ -15,10 +15,17 @@ fn main() -> ExitCode {
         Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(node::run(*run))),
         Command::Authz(question) => return authz::run(&question),
         Command::Uninstall(uninstall) => node::uninstall(&uninstall),
+        Command::Ca(Ca::Serve(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(ca::serve::run(*options)))
+        }
+        Command::Ca(Ca::Operation(operation)) => runtime().and_then(|runtime| {
+            let said = runtime.block_on(ca::run(&operation))?;
+            println!("{said}");
+            Ok(())
+        }),
         Command::Cluster(Cluster::Uninstall(options)) => {
             runtime().and_then(|runtime| runtime.block_on(node::uninstall_everywhere(&options)))
         }
-        Command::Ca(command) => ca::run(&command).map(|said| println!("{said}")).map_err(Into::into),
     };
     exit(result)
 }

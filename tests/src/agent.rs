@@ -1,5 +1,6 @@
 //! A node's agent: the real program, asked by what it offers to everybody.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitStatus, Stdio};
@@ -98,8 +99,12 @@ impl Node {
         ];
         let mut command = self.pillion("run", options.program.clone())?.args(["--node", self.name()]);
         for (flag, place) in places {
-            // What the caller gives is not given twice, and objects come from one place.
-            let is_given = |arg: &String| arg == flag || (flag == "--manifests" && arg == "--kube");
+            // What the caller gives is not given twice, and objects and certificates come from one place.
+            let is_given = |arg: &String| {
+                arg == flag
+                    || (flag == "--manifests" && arg == "--kube")
+                    || (flag == "--ca-dir" && arg == "--ca-addr")
+            };
             if !options.args.iter().any(is_given) {
                 command = command.arg(flag).arg(place);
             }
@@ -119,6 +124,11 @@ impl Node {
     /// `pillion ca` on the directory that all agents of the bed share: `["rotate", "begin"]`.
     pub fn ca_command(&self, args: &[&str]) -> Result<Command> {
         Ok(self.pillion("ca", None)?.args(args).arg("--ca-dir").arg(self.shared.ca_dir()))
+    }
+
+    /// `pillion ca` as it is given: `["serve", "--secret=…"]`.
+    pub fn ca_command_with<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Command> {
+        Ok(self.pillion("ca", None)?.args(args))
     }
 
     fn pillion(&self, subcommand: &str, program: Option<PathBuf>) -> Result<Command> {

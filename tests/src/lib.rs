@@ -41,6 +41,7 @@ pub mod cluster;
 pub mod cri;
 mod ending;
 mod go;
+pub mod grpc;
 mod http;
 mod id;
 pub mod interrupt;

@@ -17,8 +17,19 @@ pub struct AuthzQuestion {
     pub port: u16,
 }
 
-/// What the servers ask of the node. A future is dropped unfinished when its client goes away.
-pub trait Introspect: Send + Sync + 'static {
+/// What probes and Prometheus ask. A future is dropped unfinished when its client goes away.
+pub trait Vitals: Send + Sync + 'static {
+    /// Prometheus' text format, for `GET /metrics`.
+    fn metrics(&self) -> BoxFuture<'_, String>;
+    /// For `GET /healthz/ready`.
+    ///
+    /// # Errors
+    /// What the node waits for, in words.
+    fn ready(&self) -> Result<(), Vec<String>>;
+}
+
+/// What people ask of the node besides.
+pub trait Introspect: Vitals {
     /// Everything the agent holds, for `GET /config_dump`. No secrets.
     fn config_dump(&self) -> BoxFuture<'_, Value>;
     /// Runs the audit now and says what it found, for `POST /audit`.
@@ -28,11 +39,4 @@ pub trait Introspect: Send + Sync + 'static {
     /// # Errors
     /// What is wrong with the question, in a sentence.
     fn authz(&self, question: AuthzQuestion) -> BoxFuture<'_, Result<Value, String>>;
-    /// Prometheus' text format, for `GET /metrics`.
-    fn metrics(&self) -> BoxFuture<'_, String>;
-    /// For `GET /healthz/ready`.
-    ///
-    /// # Errors
-    /// What the node waits for, in words.
-    fn ready(&self) -> Result<(), Vec<String>>;
 }

@@ -12,9 +12,9 @@ mod routes;
 mod server;
 mod servers;
 
-pub use introspect::{AuthzQuestion, BoxFuture, Introspect};
-pub use listen::ListenError;
-pub use servers::{Addresses, Servers};
+pub use introspect::{AuthzQuestion, BoxFuture, Introspect, Vitals};
+pub use listen::{ListenError, listen};
+pub use servers::{Addresses, Servers, VitalsServers};
 
 #[cfg(test)]
 mod tests;

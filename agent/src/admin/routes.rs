@@ -1,6 +1,6 @@
 //! Which path answers what.
 
-use super::introspect::{AuthzQuestion, Introspect};
+use super::introspect::{AuthzQuestion, Introspect, Vitals};
 use super::server::Route;
 use crate::telemetry::Logging;
 use bytes::Bytes;
@@ -30,12 +30,12 @@ pub struct Admin {
 
 /// `GET /metrics`.
 pub struct Metrics {
-    pub node: Arc<dyn Introspect>,
+    pub node: Arc<dyn Vitals>,
 }
 
 /// `GET /healthz/live`, `GET /healthz/ready`.
 pub struct Health {
-    pub node: Arc<dyn Introspect>,
+    pub node: Arc<dyn Vitals>,
 }
 
 impl Route for Admin {

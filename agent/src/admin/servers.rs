@@ -1,6 +1,6 @@
 //! Starts and ends the three servers.
 
-use super::introspect::Introspect;
+use super::introspect::{Introspect, Vitals};
 use super::listen::{ListenError, listen};
 use super::routes::{Admin, Health, Metrics};
 use super::server::serve;
@@ -15,6 +15,28 @@ pub struct Addresses {
     pub admin: SocketAddr,
     pub metrics: SocketAddr,
     pub health: SocketAddr,
+}
+
+/// Serves metrics and health alone, of a program that is no agent.
+pub struct VitalsServers {
+    _tasks: JoinSet<()>,
+}
+
+impl VitalsServers {
+    /// # Errors
+    /// When an address cannot be listened on; then none is.
+    pub fn start(
+        metrics: SocketAddr,
+        health: SocketAddr,
+        program: Arc<dyn Vitals>,
+    ) -> Result<Self, ListenError> {
+        let (metrics, _) = listen("--metrics-addr", metrics)?;
+        let (health, _) = listen("--health-addr", health)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(metrics, Arc::new(Metrics { node: program.clone() })));
+        tasks.spawn(serve(health, Arc::new(Health { node: program })));
+        Ok(Self { _tasks: tasks })
+    }
 }
 
 /// The servers; they end when this is dropped.

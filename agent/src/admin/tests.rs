@@ -31,7 +31,9 @@ impl Introspect for Node {
             }
         })
     }
+}
 
+impl Vitals for Node {
     fn metrics(&self) -> BoxFuture<'_, String> {
         Box::pin(async { "pillion_captured_pods 2\n".to_owned() })
     }

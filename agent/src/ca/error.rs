@@ -1,6 +1,7 @@
 //! Why a command of `pillion ca` was not carried out.
 
 use super::date;
+use crate::cluster::{ConnectError, ObjectName};
 use crate::identity::CaDirError;
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +35,21 @@ pub enum OperationError {
         date(*.until), humantime::format_duration(*.lifetime)
     )]
     InUse { until: OffsetDateTime, lifetime: Duration, root: String },
+    #[error("give --ca-dir or --secret")]
+    NoPlace,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the Secret {secret}: {reason}")]
+    Secret { secret: ObjectName, reason: String },
+    #[error(
+        "the Secret {secret} was changed by somebody else meanwhile, and stays as it is now: give the command again"
+    )]
+    Changed { secret: ObjectName },
+    #[error(
+        "the Secret {secret} is of type kubernetes.io/tls, and so another program's (cert-manager): what signs is replaced \
+         there"
+    )]
+    Foreign { secret: ObjectName },
     #[error("could not make a root: {0}")]
     Root(String),
     #[error("{issuer} could not sign a CRL: {reason}; a root needs the key usage cRLSign for that")]

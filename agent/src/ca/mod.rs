@@ -1,17 +1,22 @@
-//! `pillion ca`: what people do to the embedded authority. It works on the directory alone; agents follow it.
+//! `pillion ca`: what people do to the embedded authority, and its server. Commands work on the directory alone; agents
+//! follow it. A cluster has a Secret for a directory ([`secret`]), and [`serve`] for agents that ask.
 //!
 //! Each command leaves the directory whole wherever it is interrupted, and can be given again.
 
 mod error;
+mod in_secret;
+mod memory;
 mod revoke;
 mod rotate;
+mod secret;
+pub mod serve;
 mod show;
 #[cfg(test)]
 mod tests;
 
 pub use error::OperationError;
 
-use crate::cli::{Ca, CaDir, Finish, Rotate, Switch};
+use crate::cli::{CaOperation, CaPlace, Finish, Rotate, Switch};
 use crate::identity::ca_dir::{self, SigningRoot};
 use crate::identity::place;
 use nix::fcntl::{Flock, FlockArg};
@@ -21,37 +26,44 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Carries a command out; gives what there is to say.
-pub fn run(command: &Ca) -> Result<String, OperationError> {
-    let dir = match command {
-        Ca::Show(CaDir { path }) | Ca::Rotate(Rotate::Begin(CaDir { path })) => path,
-        Ca::Rotate(Rotate::Switch(Switch { ca_dir, .. }) | Rotate::Finish(Finish { ca_dir, .. })) => {
-            &ca_dir.path
+pub async fn run(operation: &CaOperation) -> Result<String, OperationError> {
+    let CaPlace { ca_dir, secret, kubeconfig } = operation.place();
+    match (ca_dir, secret) {
+        (_, Some(secret)) => in_secret::run(operation, secret, kubeconfig.as_deref()).await,
+        (Some(dir), None) => in_dir(operation, dir, format!("--ca-dir {}", dir.display())),
+        (None, None) => Err(OperationError::NoPlace),
+    }
+}
+
+/// On a directory, which people know by `place`.
+fn in_dir(operation: &CaOperation, dir: &Path, place: String) -> Result<String, OperationError> {
+    let dir = Dir::open(dir, place)?;
+    match operation {
+        CaOperation::Show(_) => show::show(&dir),
+        CaOperation::Rotate(Rotate::Begin(_)) => rotate::begin(&dir),
+        CaOperation::Rotate(Rotate::Switch(Switch { force, .. })) => rotate::switch(&dir, *force),
+        CaOperation::Rotate(Rotate::Finish(Finish { cert_lifetime, force, .. })) => {
+            rotate::finish(&dir, *cert_lifetime, *force)
         }
-        Ca::Revoke(revoke) => &revoke.ca_dir.path,
-    };
-    let dir = Dir::open(dir)?;
-    match command {
-        Ca::Show(_) => show::show(&dir),
-        Ca::Rotate(Rotate::Begin(_)) => rotate::begin(&dir),
-        Ca::Rotate(Rotate::Switch(switch)) => rotate::switch(&dir, switch.force),
-        Ca::Rotate(Rotate::Finish(finish)) => rotate::finish(&dir, finish.cert_lifetime, finish.force),
-        Ca::Revoke(revoke) => revoke::revoke(&dir, &revoke.serials),
+        CaOperation::Revoke(revoke) => revoke::revoke(&dir, &revoke.serials),
     }
 }
 
 /// The directory, while no other command works on it.
 struct Dir {
     path: PathBuf,
+    /// As it is given on a command line.
+    place: String,
     _lock: Flock<File>,
 }
 
 impl Dir {
     /// The directory is locked itself: nothing of the lock is left in it.
-    fn open(path: &Path) -> Result<Self, OperationError> {
+    fn open(path: &Path, place: String) -> Result<Self, OperationError> {
         let error = |source| OperationError::Io { path: path.to_owned(), source };
         let file = OpenOptions::new().read(true).open(path).map_err(error)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(lock) => Ok(Self { path: path.to_owned(), place, _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(OperationError::Busy { path: path.to_owned() }),
             Err((_, e)) => Err(error(e.into())),
         }
@@ -76,7 +88,7 @@ impl Dir {
 
     /// The command that is to be given next.
     fn command(&self, what: &str) -> String {
-        format!("pillion ca {what} --ca-dir {}", self.path.display())
+        format!("pillion ca {what} {}", self.place)
     }
 }
 

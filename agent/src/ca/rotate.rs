@@ -3,8 +3,8 @@
 
 use super::{Dir, OperationError, date};
 use crate::identity::ca_dir::{CRL, FORMER, NEXT, SIGNING, SigningRoot, Snapshot, trusted_path};
-use crate::identity::place::{PRIVATE, READABLE, certificate_pem};
-use crate::identity::{Root, mint};
+use crate::identity::place::{PRIVATE, READABLE};
+use crate::identity::{Root, certificate_pem, mint};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cli::{Revoke, Serial};
+use crate::cli::{CaPlace, Revoke, Serial};
 use crate::identity::{
     CertificateAuthority, ChainId, EmbeddedCa, LeafKey, SigningRequest, WorkloadCertificate,
 };
@@ -8,6 +8,15 @@ use std::fs;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+fn place(dir: &Path) -> CaPlace {
+    CaPlace { ca_dir: Some(dir.to_owned()), secret: None, kubeconfig: None }
+}
+
+fn run(operation: &CaOperation) -> Result<String, OperationError> {
+    let dir = operation.place().ca_dir.as_deref().unwrap();
+    in_dir(operation, dir, format!("--ca-dir {}", dir.display()))
+}
 
 /// A directory with a root, an agent's view of it, and the commands.
 struct Stage {
@@ -22,31 +31,32 @@ impl Stage {
         Self { path, ca }
     }
 
-    fn ca_dir(&self) -> CaDir {
-        CaDir { path: self.path.clone() }
+    fn place(&self) -> CaPlace {
+        place(&self.path)
     }
 
     fn show(&self) -> String {
-        run(&Ca::Show(self.ca_dir())).unwrap()
+        run(&CaOperation::Show(self.place())).unwrap()
     }
 
     fn begin(&self) -> Result<String, String> {
-        run(&Ca::Rotate(Rotate::Begin(self.ca_dir()))).map_err(|e| e.to_string())
+        run(&CaOperation::Rotate(Rotate::Begin(self.place()))).map_err(|e| e.to_string())
     }
 
     fn switch(&self, force: bool) -> Result<String, String> {
-        run(&Ca::Rotate(Rotate::Switch(Switch { ca_dir: self.ca_dir(), force }))).map_err(|e| e.to_string())
+        run(&CaOperation::Rotate(Rotate::Switch(Switch { place: self.place(), force })))
+            .map_err(|e| e.to_string())
     }
 
     fn finish(&self, force: bool) -> Result<String, String> {
-        let finish = Finish { ca_dir: self.ca_dir(), cert_lifetime: HOUR, force };
-        run(&Ca::Rotate(Rotate::Finish(finish))).map_err(|e| e.to_string())
+        let finish = Finish { place: self.place(), cert_lifetime: HOUR, force };
+        run(&CaOperation::Rotate(Rotate::Finish(finish))).map_err(|e| e.to_string())
     }
 
     fn revoke(&self, serial: &str) -> String {
         let bytes = (0..serial.len()).step_by(2).map(|i| u8::from_str_radix(&serial[i..i + 2], 16).unwrap());
         let serials = vec![Serial(bytes.collect())];
-        run(&Ca::Revoke(Revoke { ca_dir: self.ca_dir(), serials })).unwrap()
+        run(&CaOperation::Revoke(Revoke { place: self.place(), serials })).unwrap()
     }
 
     fn roots(&self) -> Vec<String> {
@@ -225,10 +235,10 @@ async fn an_authority_whose_root_is_broken_does_not_sign_until_it_is_mended() {
 #[tokio::test]
 async fn a_directory_that_does_not_serve_is_named() {
     let nowhere = std::env::temp_dir().join("pillion-nowhere");
-    let said = run(&Ca::Show(CaDir { path: nowhere.clone() })).unwrap_err().to_string();
+    let said = run(&CaOperation::Show(place(&nowhere))).unwrap_err().to_string();
     assert!(said.contains(&nowhere.display().to_string()), "{said}");
     let stage = Stage::set();
-    let held = Dir::open(&stage.path).unwrap();
+    let held = Dir::open(&stage.path, String::new()).unwrap();
     assert!(stage.begin().unwrap_err().contains("another `pillion ca`"));
     drop(held);
     fs::remove_file(stage.path.join("ca.pem")).unwrap();

@@ -12,7 +12,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Why there is nobody to ask. An API server that is away is no such reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("--kube: this is no pod of a cluster ({0}); give --kubeconfig FILE, or set KUBECONFIG")]
+    #[error("this is no pod of a cluster ({0}); give --kubeconfig FILE, or set KUBECONFIG")]
     NotInCluster(String),
     #[error("--kubeconfig {file}: {reason}")]
     Kubeconfig { file: String, reason: String },

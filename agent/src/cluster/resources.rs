@@ -1,5 +1,7 @@
 //! What is read of the API server.
 
+use super::name::ObjectName;
+
 /// One kind of objects, in all namespaces.
 #[derive(Debug)]
 pub struct Resource {
@@ -54,7 +56,18 @@ pub const RESOURCES: [Resource; 7] = [
     },
 ];
 
-const fn built_in(
+impl Resource {
+    /// One object alone, of a kind of the core that has namespaces; `name` is the kind's plural. It is followed for as long as
+    /// the process lives, and so lives what names it.
+    pub fn object(name: &'static str, kind: &'static str, object: &ObjectName) -> &'static Self {
+        let path = format!("/api/v1/namespaces/{}/{name}", object.namespace);
+        let fields = format!("metadata.name={}", object.name);
+        let resource = built_in(name, kind, "v1", path.leak());
+        Box::leak(Box::new(Self { fields: Some(fields.leak()), ..resource }))
+    }
+}
+
+pub const fn built_in(
     name: &'static str,
     kind: &'static str,
     api_version: &'static str,

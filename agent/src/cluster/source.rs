@@ -2,7 +2,7 @@
 
 use super::connect::{ConnectError, connect};
 use super::resources::RESOURCES;
-use super::store::Store;
+use super::store::{Item, Store};
 use super::watch::{self, News, What};
 use crate::manifest::{Published, Publisher, Settings, WatchState, WatchStatus};
 use std::path::PathBuf;
@@ -127,7 +127,7 @@ impl Cluster {
         cluster
     }
 
-    fn take(&mut self, News { resource, what }: News) {
+    fn take(&mut self, News { resource, what }: News<Item>) {
         let has_changed = match what {
             What::All(items) => self.store.replace(resource, items),
             What::Put(item) => self.store.put(resource, item),

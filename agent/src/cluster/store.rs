@@ -1,6 +1,7 @@
 //! The objects that the API server has, as far as it was heard.
 
 use super::resources::{RESOURCES, Resource};
+use super::watch::Heard;
 use crate::manifest::{ManifestError, Object, Place, Sourced};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,10 +14,10 @@ pub struct Item {
     read: Result<Object, (String, String)>,
 }
 
-impl Item {
+impl Heard for Item {
     /// Reads an object of a resource; `None` for one without a name, which the API server does not have. Nothing is kept of
     /// its text but the fields of [`Object`].
-    pub fn read(resource: &Resource, mut value: Value) -> Option<Self> {
+    fn read(resource: &Resource, mut value: Value) -> Option<Self> {
         let metadata = value.get("metadata")?;
         let name = metadata.get("name")?.as_str()?;
         let name = match metadata.get("namespace").and_then(Value::as_str) {

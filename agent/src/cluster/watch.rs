@@ -7,7 +7,6 @@
 use super::backoff::Backoff;
 use super::connect::chain;
 use super::resources::Resource;
-use super::store::Item;
 use futures::TryStreamExt;
 use kube::Client;
 use kube::core::WatchEvent;
@@ -41,17 +40,23 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// How many objects one answer has; client-go's own number.
 const PAGE: usize = 500;
 
-/// News of one resource, by its index.
-pub struct News {
-    pub resource: usize,
-    pub what: What,
+/// An object as whoever follows it wants it.
+pub trait Heard: Send + Sized + 'static {
+    /// `None` for what cannot be read at all.
+    fn read(resource: &Resource, value: Value) -> Option<Self>;
 }
 
-pub enum What {
+/// News of one resource, by its index.
+pub struct News<T> {
+    pub resource: usize,
+    pub what: What<T>,
+}
+
+pub enum What<T> {
     /// All objects there are.
-    All(Vec<Item>),
-    Put(Item),
-    Deleted(Item),
+    All(Vec<T>),
+    Put(T),
+    Deleted(T),
     Connected,
     /// The connection failed, which says nothing about the objects.
     Disconnected(String),
@@ -73,7 +78,12 @@ enum Failure {
 }
 
 /// Follows a resource until nobody listens any more.
-pub async fn follow(client: Client, index: usize, resource: &'static Resource, news: mpsc::Sender<News>) {
+pub async fn follow<T: Heard>(
+    client: Client,
+    index: usize,
+    resource: &'static Resource,
+    news: mpsc::Sender<News<T>>,
+) {
     let mut watch = Watch {
         client,
         index,
@@ -124,11 +134,11 @@ pub async fn follow(client: Client, index: usize, resource: &'static Resource, n
     }
 }
 
-struct Watch {
+struct Watch<T> {
     client: Client,
     index: usize,
     resource: &'static Resource,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<News<T>>,
     /// The version up to which everything has been heard; `None` before, and when it has to be heard anew.
     version: Option<String>,
     /// Whether the API server gives a list as a stream, as far as is known.
@@ -139,7 +149,7 @@ struct Watch {
     missing_since: Option<Instant>,
 }
 
-impl Watch {
+impl<T: Heard> Watch<T> {
     /// One connection, until it ends.
     async fn connection(&mut self) -> Result<(), Failure> {
         if self.version.is_none() && !self.streams {
@@ -174,7 +184,7 @@ impl Watch {
             };
             let version =
                 value.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
-            let Some(item) = Item::read(self.resource, value) else { continue };
+            let Some(item) = T::read(self.resource, value) else { continue };
             match &mut all {
                 Some(all) => all.push(item),
                 None => {
@@ -199,7 +209,7 @@ impl Watch {
             let page = page.map_err(|error| self.failure(&error))?;
             for item in page.items {
                 let item =
-                    serde_json::from_str(item.get()).ok().and_then(|value| Item::read(self.resource, value));
+                    serde_json::from_str(item.get()).ok().and_then(|value| T::read(self.resource, value));
                 all.extend(item);
             }
             rest = page.metadata.rest;
@@ -256,7 +266,7 @@ impl Watch {
         }
     }
 
-    async fn tell(&self, what: What) -> Result<(), Failure> {
+    async fn tell(&self, what: What<T>) -> Result<(), Failure> {
         self.news.send(News { resource: self.index, what }).await.map_err(|_| Failure::Ended)
     }
 }

@@ -44,7 +44,7 @@ pub struct IssuedCertificate {
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// The request is at fault: asking again will not help.
+    /// It says no, by what it knows now. That may change: a remote authority hears of pods when it does.
     #[error("the certificate authority refused the request for {identity}: {reason}")]
     Refused { identity: SpiffeId, reason: String },
     /// The authority is at fault, for now.

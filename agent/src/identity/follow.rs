@@ -21,7 +21,7 @@ use tokio::time::sleep;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What the directory signs with, or why it does not.
-pub(super) type Signing = Result<Arc<SigningRoot>, Arc<CaDirError>>;
+pub(crate) type Signing = Result<Arc<SigningRoot>, Arc<CaDirError>>;
 
 /// Reads the directory and publishes what it says. Each part that is broken stays as it was when it was good.
 pub(super) struct Reader {

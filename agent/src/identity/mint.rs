@@ -38,16 +38,33 @@ pub(super) fn leaf(
     now: OffsetDateTime,
     not_after: OffsetDateTime,
 ) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = end_entity(now, not_after);
+    params.subject_alt_names = vec![SanType::URI(identity.to_string().as_str().try_into()?)];
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    Ok(params)
+}
+
+/// The certificate of a server that is known by host names, and is no workload.
+pub(super) fn server(
+    names: &[String],
+    now: OffsetDateTime,
+    not_after: OffsetDateTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = end_entity(now, not_after);
+    let san = |name: &String| Ok(SanType::DnsName(name.as_str().try_into()?));
+    params.subject_alt_names = names.iter().map(san).collect::<Result<_, rcgen::Error>>()?;
+    Ok(params)
+}
+
+fn end_entity(now: OffsetDateTime, not_after: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(identity.to_string().as_str().try_into()?)];
     params.not_before = now - BACKDATE;
     params.not_after = not_after;
     params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
-    Ok(params)
+    params
 }

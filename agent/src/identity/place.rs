@@ -2,8 +2,7 @@
 
 use super::ca_dir::{PUBLIC, SIGNING, SigningRoot};
 use super::error::CaDirError;
-use super::trust::Trust;
-use rustls_pki_types::CertificateDer;
+use super::trust::{Trust, certificate_pem};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -43,10 +42,6 @@ pub(crate) fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     let temporary = write_beside(path, content, mode)?;
     fs::rename(temporary, path)?;
     File::open(path.parent().unwrap_or(path))?.sync_all()
-}
-
-pub(crate) fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
-    pem::encode(&pem::Pem::new("CERTIFICATE", certificate.to_vec()))
 }
 
 impl SigningRoot {

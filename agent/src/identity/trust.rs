@@ -2,7 +2,8 @@
 
 use super::crl::Crl;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -96,10 +97,42 @@ impl Trust {
 
     /// How many certificates are revoked.
     pub fn revocations(&self) -> usize {
-        let mut lists: Vec<&Arc<Crl>> = self.roots.iter().flat_map(|trusted| &trusted.crls).collect();
-        lists.sort_by_key(|crl| Arc::as_ptr(crl));
-        lists.dedup_by_key(|crl| Arc::as_ptr(crl));
-        lists.iter().map(|crl| crl.revoked.len()).sum()
+        self.lists().map(|crl| crl.revoked.len()).sum()
+    }
+
+    /// From what others have made of it for them, as it was written down: certificates of roots, and lists of what they have
+    /// revoked; `crls` may be empty.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_pem(roots: &str, crls: &str) -> Result<Self, String> {
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(roots.as_bytes())
+            .map(|certificate| Root::new(certificate.map_err(|e| e.to_string())?).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        if roots.is_empty() {
+            return Err("there is no certificate in it".into());
+        }
+        let crls: Vec<_> = CertificateRevocationListDer::pem_slice_iter(crls.as_bytes())
+            .map(|crl| Crl::parse(crl.map_err(|e| e.to_string())?).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        Self::new(&roots, &crls).map_err(|e| e.to_string())
+    }
+
+    /// What [`Trust::from_pem`] reads.
+    pub fn pem(&self) -> (String, String) {
+        let roots = self.roots().map(|root| certificate_pem(&root.certificate)).collect();
+        (roots, self.lists().map(|crl| crl.pem()).collect())
+    }
+
+    /// Each list once.
+    fn lists(&self) -> impl Iterator<Item = &Arc<Crl>> {
+        let mut lists: Vec<&Arc<Crl>> = Vec::new();
+        for crl in self.roots.iter().flat_map(|trusted| &trusted.crls) {
+            if !lists.iter().any(|there| Arc::ptr_eq(there, crl)) {
+                lists.push(crl);
+            }
+        }
+        lists.into_iter()
     }
 }
 
@@ -134,6 +167,11 @@ impl Root {
         &self.fingerprint[..16]
     }
 
+    /// Whether chains end here by right, and not only because it is trusted itself.
+    pub(crate) fn is_self_issued(&self) -> bool {
+        is_self_issued(&self.certificate)
+    }
+
     pub(crate) fn is_named_by(&self, crl: &Crl) -> bool {
         crl.list.issuer() == self.anchor.subject.as_ref()
     }
@@ -152,6 +190,15 @@ impl ChainId {
         };
         Self(chain.iter().filter_map(id).collect())
     }
+}
+
+/// Whether a certificate is in its issuer's name: a root's.
+pub(crate) fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
+    EndEntityCert::try_from(certificate).is_ok_and(|parsed| parsed.subject() == parsed.issuer())
+}
+
+pub(crate) fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
+    pem::encode(&pem::Pem::new("CERTIFICATE", certificate.to_vec()))
 }
 
 /// As `openssl x509 -serial` prints it, in lower case.

@@ -1,11 +1,36 @@
 //! The certificate authority as the node core sees it: what is trusted, and what is wrong.
 
-use crate::identity::Trust;
+use crate::cli::Run;
+use crate::identity::{CertificateAuthority, EmbeddedCa, Trust};
+use crate::istio_ca::{RemoteCa, RemoteOptions};
+use crate::mesh::Mesh;
+use anyhow::bail;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
+
+/// The one that the command line names.
+pub async fn open(
+    config: &Run,
+    mesh: watch::Receiver<Arc<Mesh>>,
+) -> anyhow::Result<Arc<dyn CertificateAuthority>> {
+    let named = &config.authority;
+    match (&named.ca_dir, &named.ca_addr) {
+        (_, Some(address)) => {
+            let options = RemoteOptions {
+                address: address.clone(),
+                config_map: named.ca_config_map.clone(),
+                token: named.ca_token.clone(),
+                kubeconfig: config.objects.kubeconfig.clone(),
+            };
+            Ok(Arc::new(RemoteCa::start(options, mesh).await?))
+        }
+        (Some(dir), None) => Ok(Arc::new(EmbeddedCa::open(dir, &config.trust.trust_domain)?)),
+        (None, None) => bail!("give --ca-dir or --ca-addr"),
+    }
+}
 
 /// What it publishes, now and at every change.
 pub struct Authority {

@@ -2,7 +2,7 @@
 
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
-use crate::admin::{AuthzQuestion, BoxFuture, Introspect};
+use crate::admin::{AuthzQuestion, BoxFuture, Introspect, Vitals};
 use crate::decide::explain;
 use crate::kernel;
 use crate::manifest::{Refusal, WatchState};
@@ -60,7 +60,9 @@ impl Introspect for Mailbox {
             answer.unwrap_or_else(|| Err("the agent is ending".to_owned()))
         })
     }
+}
 
+impl Vitals for Mailbox {
     fn metrics(&self) -> BoxFuture<'_, String> {
         Box::pin(self.ask(Question::Metrics))
     }

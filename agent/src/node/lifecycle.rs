@@ -1,6 +1,6 @@
 //! An agent's life: start, serve, drain, end; and what `uninstall` does after it.
 
-use super::authority::Authority;
+use super::authority::{self, Authority};
 use super::certifier;
 use super::introspect::{Mailbox, Question};
 use super::state_dir::{Record, StateDir};
@@ -9,7 +9,6 @@ use crate::admin::{Addresses, Servers};
 use crate::cli::{ClusterUninstall, Run, Uninstall};
 use crate::cluster::{ClusterSource, connect, is_going, remove};
 use crate::direct::{self, DirectLog};
-use crate::identity::{CertificateAuthority, EmbeddedCa};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
 use crate::nri::{Call, Client, Installation};
@@ -44,7 +43,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         false => StateDir::open(&config.state_dir)?,
     };
     check_congestion(&config)?;
-    let ca = Arc::new(EmbeddedCa::open(&config.ca_dir, &config.trust.trust_domain)?);
     let settings = Settings {
         node: config.node.clone(),
         trust_domains: config.trust.trust_domains(),
@@ -52,6 +50,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     };
     let source = Source::start(&config, settings).await?;
     let Published { mesh, status } = source.published().clone();
+    let ca = authority::open(&config, mesh.clone()).await?;
     raise_file_limit();
 
     let plugin = Installation::of(&config.nri);

@@ -14,7 +14,7 @@ mod logging;
 mod node_metrics;
 mod parties;
 mod path_metrics;
-mod register;
+pub(crate) mod register;
 mod watch_metrics;
 mod worker_metrics;
 

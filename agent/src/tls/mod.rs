@@ -2,7 +2,9 @@
 //!
 //! Nothing is resumed: every handshake verifies both certificates in full. Connections are pooled, so that
 //! handshakes are rare, and a ticket would let a peer in that its certificate no longer does.
+//! Beside it, TLS with a certificate authority (`authority.rs`), which is known by its host name.
 
+mod authority;
 mod config;
 mod explain;
 mod handshake;
@@ -15,6 +17,7 @@ mod stream;
 mod tests;
 mod verify;
 
+pub use authority::{authority_client_config, authority_server_config, verify_workload_chain};
 pub use config::{client_config, peer_chain, peer_identity, server_config};
 pub use explain::explain;
 pub use handshake::{TlsServer, accept, connect};

@@ -51,7 +51,7 @@ pub(super) struct ClientVerifier {
 }
 
 /// A chain to a root that is trusted, and nothing in it is revoked as far as is known.
-fn verify_chain(
+pub(super) fn verify_chain(
     trust: &Trust,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],

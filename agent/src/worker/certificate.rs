@@ -104,7 +104,7 @@ enum ObtainError {
 impl Identity {
     /// Asks until there is a certificate. A worker without one serves nobody.
     pub async fn obtain(applicant: Applicant) -> Self {
-        let first = applicant.insist().await;
+        let first = applicant.insist(applicant.settings.cert_lifetime).await;
         Self { applicant, current: RefCell::new(Rc::new(first)) }
     }
 
@@ -138,7 +138,9 @@ impl Identity {
                     tracing::warn!(pod = %self.applicant.pod, serial, "the pod's own certificate is revoked: asking for another");
                 }
             }
-            let renewed = self.applicant.insist().await;
+            // What was granted may be less than what was asked for.
+            let lifetime = Duration::try_from(certificate.not_after - current.issued).unwrap_or_default();
+            let renewed = self.applicant.insist(lifetime).await;
             tracing::info!(pod = %self.applicant.pod, serial = renewed.certificate.serial,
                 not_after = %renewed.certificate.not_after, "certificate renewed");
             *self.current.borrow_mut() = Rc::new(renewed);
@@ -147,9 +149,10 @@ impl Identity {
 }
 
 impl Applicant {
-    /// Asks until there is a certificate that is good for now.
-    async fn insist(&self) -> Current {
-        let mut retry = Retry::within(self.settings.cert_lifetime);
+    /// Asks until there is a certificate that is good for now, as often as fits into a certificate's life. A refusal is tried
+    /// again, too: the authority may not have heard of the pod yet.
+    async fn insist(&self, lifetime: Duration) -> Current {
+        let mut retry = Retry::within(lifetime);
         loop {
             let error = match self.obtain().await {
                 Ok(current) => {

@@ -125,6 +125,23 @@ impl ApiServer {
         }
     }
 
+    /// An object as it is; `None` where there is none.
+    pub fn get(&self, path: &str) -> Result<Option<Value>> {
+        match self.curl("GET", path, None)? {
+            (200, said) => Ok(Some(serde_json::from_str(&said)?)),
+            (404, _) => Ok(None),
+            (code, said) => bail!("GET {path}: {code}: {said}"),
+        }
+    }
+
+    /// Makes an object in a collection, or has a question answered; gives what the API server makes of it.
+    pub fn post(&self, path: &str, object: &Value) -> Result<Value> {
+        match self.curl("POST", path, Some(object))? {
+            (200 | 201, said) => Ok(serde_json::from_str(&said)?),
+            (code, said) => bail!("POST {path}: {code}: {said}"),
+        }
+    }
+
     /// Makes the kinds of Istio's policies known, and waits until they are served. Nothing checks what is written into them.
     pub fn add_policy_kinds(&self) -> Result<()> {
         for (kind, plural) in
@@ -157,7 +174,8 @@ impl ApiServer {
         curl = curl.arg("--cacert").arg(self.dir.join("ca.crt"));
         curl = curl.args(["-H", &format!("Authorization: Bearer {}", pki::TOKEN)]);
         if let Some(body) = body {
-            curl = curl.args(["-H", "Content-Type: application/apply-patch+yaml", "--data-binary", "@-"]);
+            let kind = if method == "PATCH" { "application/apply-patch+yaml" } else { "application/json" };
+            curl = curl.args(["-H", &format!("Content-Type: {kind}"), "--data-binary", "@-"]);
             curl = curl.input(body.to_string());
         }
         let output = curl.arg(format!("https://127.0.0.1:6443{path}")).output()?;

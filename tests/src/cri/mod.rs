@@ -1,17 +1,18 @@
 //! A container runtime, asked as a kubelet asks it (CRI), for tests that need pods and no cluster.
 
-mod grpc;
 mod messages;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::grpc;
 use crate::wait;
+
+pub use crate::grpc::Refused;
 use messages::*;
 
 /// The runtime behind a socket.
@@ -27,13 +28,6 @@ pub struct PodSpec {
     pub labels: HashMap<String, String>,
     /// Which of its sandboxes, from 0.
     pub attempt: u32,
-}
-
-/// What the runtime said no with.
-#[derive(Debug)]
-pub struct Refused {
-    pub code: u32,
-    pub message: String,
 }
 
 impl PodSpec {
@@ -145,11 +139,3 @@ impl Cri {
             .with_context(|| format!("{method} failed"))
     }
 }
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {}: {}", self.code, self.message)
-    }
-}
-
-impl std::error::Error for Refused {}

@@ -1,6 +1,7 @@
 //! Objects that come from a real API server instead of a directory. Each test has an API server of its own.
 
 mod away;
+mod ca;
 mod objects;
 mod policies;
 mod write;

@@ -1,35 +1,51 @@
 //! One gRPC call on a connection of its own: enough for a test, and nothing that has to be kept.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use http::{HeaderMap, Request};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-
-use super::Refused;
 
 /// A sandbox takes a tenth of a second, on a busy machine a few.
 const WITHIN: Duration = Duration::from_secs(60);
 
-pub fn call<Q: Message, A: Message + Default>(socket: &Path, path: &str, request: &Q) -> Result<A> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { timeout(WITHIN, exchange(socket, path, request)).await });
-    let body = answer.context("the runtime does not answer")??;
-    A::decode(body).context("an answer that cannot be read")
+/// What a server said no with.
+#[derive(Debug)]
+pub struct Refused {
+    pub code: u32,
+    pub message: String,
 }
 
-async fn exchange<Q: Message>(socket: &Path, path: &str, message: &Q) -> Result<Bytes> {
-    let stream = UnixStream::connect(socket).await.context("cannot connect to the runtime")?;
+pub(crate) fn call<Q: Message, A: Message + Default>(socket: &Path, path: &str, request: &Q) -> Result<A> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stream = UnixStream::connect(socket).await.context("cannot connect to the runtime")?;
+        let answer =
+            timeout(WITHIN, exchange(stream, &format!("http://localhost{path}"), None, request)).await;
+        answer.context("the runtime does not answer")?
+    })
+}
+
+/// Calls the method at this URL, with an `authorization` if one is given.
+pub async fn exchange<S, Q, A>(stream: S, url: &str, authorization: Option<&str>, message: &Q) -> Result<A>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    Q: Message,
+    A: Message + Default,
+{
     let (mut client, connection) = h2::client::handshake(stream).await?;
     tokio::spawn(connection);
-    let request = Request::post(format!("http://localhost{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())?;
+    let mut request = Request::post(url).header("content-type", "application/grpc").header("te", "trailers");
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    let request = request.body(())?;
     let (response, mut outgoing) = client.send_request(request, false)?;
     let mut framed = BytesMut::new();
     framed.put_u8(0);
@@ -50,8 +66,16 @@ async fn exchange<Q: Message>(socket: &Path, path: &str, message: &Q) -> Result<
     }
     ensure!(body.len() >= 5 && body.get_u8() == 0, "an answer without a message");
     body.advance(4);
-    Ok(body.freeze())
+    A::decode(body).context("an answer that cannot be read")
 }
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// The status comes with the head where there is no message, and after it otherwise.
 fn check(headers: &HeaderMap) -> Result<()> {

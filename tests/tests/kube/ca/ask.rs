@@ -1,0 +1,148 @@
+//! A client of Istio's protocol that is none of ours.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use pillion_tests::grpc::{Refused, exchange};
+use prost::Message;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+pub const HOST: &str = "pillion-ca.pillion-system.svc";
+pub const PORT: u16 = 15012;
+const METHOD: &str = "istio.v1.auth.IstioCertificateService/CreateCertificate";
+
+/// `google.rpc.Code`.
+pub const INVALID_ARGUMENT: u32 = 3;
+pub const PERMISSION_DENIED: u32 = 7;
+pub const UNAVAILABLE: u32 = 14;
+pub const UNAUTHENTICATED: u32 = 16;
+
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(string, tag = "1")]
+    csr: String,
+    #[prost(int64, tag = "3")]
+    validity_duration: i64,
+    #[prost(message, optional, tag = "4")]
+    metadata: Option<Struct>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Struct {
+    #[prost(btree_map = "string, message", tag = "1")]
+    fields: std::collections::BTreeMap<String, Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, optional, tag = "3")]
+    string: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(string, repeated, tag = "1")]
+    chain: Vec<String>,
+}
+
+/// What came back.
+pub struct Issued {
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// What is asked. The CSR names somebody else altogether.
+pub struct Question<'a> {
+    pub token: Option<&'a str>,
+    pub identity: Option<&'a str>,
+    pub seconds: i64,
+    pub csr: Option<&'a str>,
+}
+
+/// Asks from this thread's network namespace; `roots` are those that the server has to be of.
+pub fn ask(question: &Question, roots: &str) -> Result<Issued> {
+    let csr = match question.csr {
+        Some(csr) => csr.to_owned(),
+        None => {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.subject_alt_names =
+                vec![SanType::URI("spiffe://cluster.local/ns/kube-system/sa/root".try_into()?)];
+            params.serialize_request(&KeyPair::generate()?)?.pem()?
+        }
+    };
+    let field = |identity: &str| {
+        let value = Value { string: Some(identity.to_owned()) };
+        Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() }
+    };
+    let request =
+        Request { csr, validity_duration: question.seconds, metadata: question.identity.map(field) };
+    let bearer = question.token.map(|token| format!("Bearer {token}"));
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store(roots)?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer: Response = runtime.block_on(async {
+        let ask = async {
+            let stream = TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), PORT)).await?;
+            let stream =
+                TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST)?, stream).await?;
+            exchange(stream, &format!("https://{HOST}/{METHOD}"), bearer.as_deref(), &request).await
+        };
+        timeout(Duration::from_secs(20), ask).await.context("the authority does not answer")?
+    })?;
+    let chain = answer.chain.iter().map(|pem| Ok(CertificateDer::from_pem_slice(pem.as_bytes())?));
+    Ok(Issued { chain: chain.collect::<Result<_>>()? })
+}
+
+/// The gRPC status of a refusal, and what is said with it.
+pub fn refusal(answer: Result<Issued>) -> (u32, String) {
+    match answer {
+        Ok(issued) => panic!("a certificate for {:?}", issued.identity()),
+        Err(error) => match error.downcast::<Refused>() {
+            Ok(Refused { code, message }) => (code, message),
+            Err(error) => panic!("no answer: {error:#}"),
+        },
+    }
+}
+
+impl Issued {
+    /// Whom the leaf names.
+    pub fn identity(&self) -> String {
+        let text = String::from_utf8_lossy(&self.chain[0]).into_owned();
+        let begin = text.find("spiffe://").expect("an identity");
+        text[begin..].chars().take_while(|c| c.is_ascii_alphanumeric() || ":/.-".contains(*c)).collect()
+    }
+
+    /// Whether these roots make the leaf one of the mesh.
+    pub fn verify(&self, roots: &str) -> Result<()> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            Arc::new(store(roots)?),
+            Arc::new(default_provider()),
+        );
+        verifier.build()?.verify_client_cert(&self.chain[0], &[], UnixTime::now())?;
+        Ok(())
+    }
+}
+
+fn store(roots: &str) -> Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+        store.add(root?)?;
+    }
+    if store.is_empty() {
+        bail!("there are no roots");
+    }
+    Ok(store)
+}

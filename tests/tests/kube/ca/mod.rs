@@ -1,0 +1,11 @@
+//! The authority of a cluster, `pillion ca serve`, at a real API server: who gets which certificate, and what becomes of the
+//! root. There is no kubelet: tests make pods and say on which node they are.
+
+mod agent;
+mod ask;
+mod root;
+mod stage;
+mod tokens;
+
+use ask::Issued;
+use stage::Stage;
