@@ -1,5 +1,6 @@
 //! The command line, as plain data. Every flag can be given as an environment variable, none as a file.
 
+use crate::cri::CriOptions;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
@@ -90,6 +91,9 @@ pub struct Run {
 
     #[command(flatten)]
     pub nri: NriOptions,
+
+    #[command(flatten)]
+    pub cri: CriOptions,
 
     /// Whether pods of this node may talk directly, in plain TCP that the kernel vouches for; off: always mutual TLS.
     #[arg(long, value_name = "MODE", env = "PILLION_DIRECT", default_value = "auto")]

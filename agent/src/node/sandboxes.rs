@@ -4,7 +4,7 @@
 //! before the pod's first container, and so before its object has addresses. Either may come first.
 
 use crate::mesh::{PodName, Workload};
-use crate::nri::Sandbox;
+use crate::sandbox::Sandbox;
 use std::collections::HashMap;
 use std::sync::Arc;
 

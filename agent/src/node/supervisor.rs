@@ -84,7 +84,7 @@ impl Supervisor {
     pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (events, inbox) = mpsc::unbounded_channel();
         let config = parts.config;
-        let runtime = Runtime::new(&config.nri);
+        let runtime = Runtime::new(&config);
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
@@ -202,7 +202,7 @@ impl Supervisor {
     /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
-        if self.mesh.borrow().generation == 0 || !self.runtime.is_known() {
+        if self.mesh.borrow().generation == 0 || !self.runtime.is_known {
             return None;
         }
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
@@ -259,10 +259,16 @@ impl Supervisor {
 
     fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
         let workload = &pod.workload;
-        let netns = workload.netns.clone().ok_or(
-            "it names no network namespace: add the annotation pillion.dev/netns with its path, \
-             for example /run/netns/shop",
-        )?;
+        let netns = workload.netns.clone().ok_or(match self.config.objects.kube {
+            true => {
+                "nobody says where its network namespace is: give the agent --nri-socket, or --cri-socket where the container \
+                 runtime has no NRI"
+            }
+            false => {
+                "it names no network namespace: add the annotation pillion.dev/netns with its path, \
+                 for example /run/netns/shop"
+            }
+        })?;
         let spec = WorkerSpec {
             name: workload.name.clone(),
             netns,

@@ -41,6 +41,7 @@ use crate::once;
 use control_plane::ControlPlane;
 pub use lone::{CONFIG_DIR, LoneNode, PLUGIN_DIR};
 pub use machine::Machine;
+pub use node::FOREIGN;
 use node::Node;
 use pki::Pki;
 pub use programs::Programs;
