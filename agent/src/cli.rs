@@ -6,6 +6,7 @@ use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
 use crate::mesh::{TrustDomain, TrustDomains};
 use crate::nri::NriOptions;
+use crate::sandbox::ForeignRuntimes;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -94,6 +95,9 @@ pub struct Run {
 
     #[command(flatten)]
     pub cri: CriOptions,
+
+    #[command(flatten)]
+    pub foreign_runtimes: ForeignRuntimes,
 
     /// Whether pods of this node may talk directly, in plain TCP that the kernel vouches for; off: always mutual TLS.
     #[arg(long, value_name = "MODE", env = "PILLION_DIRECT", default_value = "auto")]

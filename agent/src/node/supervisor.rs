@@ -259,6 +259,10 @@ impl Supervisor {
 
     fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
         let workload = &pod.workload;
+        let handler = self.runtime.sandboxes.sandbox(workload).map_or("", |sandbox| &sandbox.handler);
+        if let Some(reason) = self.config.foreign_runtimes.refuses(handler) {
+            return Err(reason);
+        }
         let netns = workload.netns.clone().ok_or(match self.config.objects.kube {
             true => {
                 "nobody says where its network namespace is: give the agent --nri-socket, or --cri-socket where the container \
@@ -325,7 +329,7 @@ impl Supervisor {
         match result {
             Ok(ready) => {
                 pod.cookie = Some(ready.netns_cookie);
-                pod.failures = 0;
+                (pod.failures, pod.last_failure) = (0, None);
                 if pod.state == State::Starting {
                     pod.state = State::Serving;
                 }
@@ -370,7 +374,11 @@ impl Supervisor {
     /// No worker: refuse the pod's connections, say why, and try again later.
     fn fail(&mut self, pod: &mut Pod, reason: String) {
         let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
-        tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        // What fails again and again is told once.
+        if pod.last_failure.as_ref() != Some(&reason) {
+            tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        }
+        pod.last_failure = Some(reason.clone());
         pod.failures += 1;
         if let Some(worker) = pod.worker.take() {
             worker.stop();

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod foreign;
 
 pub use call::{Answer, Call, Question};
+pub use foreign::ForeignRuntimes;
 
 use crate::manifest::CAPTURE;
 use crate::mesh::{PodName, Workload};
