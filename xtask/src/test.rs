@@ -86,7 +86,19 @@ fn cluster() -> Result<Option<String>> {
     let (program, image) = (pillion_tests::agent::binary()?, image::of_this_machine()?);
     workspace::run(
         cargo()
-            .args(["test", "-p", "pillion-tests", "--test", "cluster", "--test", "kubernetes", "--test", "nri", "--test", "kube"])
+            .args([
+                "test",
+                "-p",
+                "pillion-tests",
+                "--test",
+                "cluster",
+                "--test",
+                "kubernetes",
+                "--test",
+                "nri",
+                "--test",
+                "kube",
+            ])
             .args(["--test", "deploy"])
             .env("PILLION_IMAGE", image)
             .env("PILLION_BIN", program),

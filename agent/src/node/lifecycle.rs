@@ -3,6 +3,7 @@
 use super::authority::{self, Authority};
 use super::certifier;
 use super::introspect::{Mailbox, Question};
+use super::runtime;
 use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
 use crate::admin::{Addresses, Servers};
@@ -11,7 +12,8 @@ use crate::cluster::{ClusterSource, connect, is_going, remove};
 use crate::direct::{self, DirectLog};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
-use crate::nri::{Call, Client, Installation};
+use crate::nri::Installation;
+use crate::sandbox::Call;
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -108,11 +110,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
-    let (client, calls) = config.nri.socket.clone().map(Client::start).unzip();
+    let (connection, calls) = runtime::connect(&config);
     let mut node = Node { supervisor, events, mail, readiness, calls };
     node.serve(&mut signals, config.audit_interval).await?;
     // From here on, whatever the runtime starts waits for the next agent.
-    drop(client);
+    drop(connection);
     let leaves = leaves_the_node(&config).await;
     if leaves {
         tracing::info!(within = ?config.drain_timeout, "the DaemonSet is being removed: pods are given free");

@@ -84,7 +84,7 @@ impl Supervisor {
     pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (events, inbox) = mpsc::unbounded_channel();
         let config = parts.config;
-        let runtime = Runtime::new(&config.nri);
+        let runtime = Runtime::new(&config);
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
@@ -209,7 +209,7 @@ impl Supervisor {
     /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
-        if self.mesh.borrow().generation == 0 || !self.runtime.is_known() {
+        if self.mesh.borrow().generation == 0 || !self.runtime.is_known {
             return None;
         }
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
@@ -266,10 +266,20 @@ impl Supervisor {
 
     fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
         let workload = &pod.workload;
-        let netns = workload.netns.clone().ok_or(
-            "it names no network namespace: add the annotation pillion.dev/netns with its path, \
-             for example /run/netns/shop",
-        )?;
+        let handler = self.runtime.sandboxes.sandbox(workload).map_or("", |sandbox| &sandbox.handler);
+        if let Some(reason) = self.config.foreign_runtimes.refuses(handler) {
+            return Err(reason);
+        }
+        let netns = workload.netns.clone().ok_or(match self.config.objects.kube {
+            true => {
+                "nobody says where its network namespace is: give the agent --nri-socket, or --cri-socket where the container \
+                 runtime has no NRI"
+            }
+            false => {
+                "it names no network namespace: add the annotation pillion.dev/netns with its path, \
+                 for example /run/netns/shop"
+            }
+        })?;
         let spec = WorkerSpec {
             name: workload.name.clone(),
             netns,
@@ -326,7 +336,7 @@ impl Supervisor {
         match result {
             Ok(ready) => {
                 pod.cookie = Some(ready.netns_cookie);
-                pod.failures = 0;
+                (pod.failures, pod.last_failure) = (0, None);
                 if pod.state == State::Starting {
                     pod.state = State::Serving;
                 }
@@ -371,7 +381,11 @@ impl Supervisor {
     /// No worker: refuse the pod's connections, say why, and try again later.
     fn fail(&mut self, pod: &mut Pod, reason: String) {
         let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
-        tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        // What fails again and again is told once.
+        if pod.last_failure.as_ref() != Some(&reason) {
+            tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        }
+        pod.last_failure = Some(reason.clone());
         pod.failures += 1;
         if let Some(worker) = pod.worker.take() {
             worker.stop();
