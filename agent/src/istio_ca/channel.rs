@@ -62,30 +62,50 @@ impl Channel {
         token: &str,
         trust: &Arc<Trust>,
     ) -> Result<CertificateResponse, Status> {
-        let sender = self.sender(trust).await.map_err(unavailable)?;
-        let answer = match timeout(ANSWER_WITHIN, ask(sender, &self.address, request, token)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(unavailable(format!("no answer within {ANSWER_WITHIN:?}"))),
-        };
-        if matches!(&answer, Err(status) if status.code == Code::Unavailable) {
-            // Another endpoint may know better.
-            *self.connection.lock().await = None;
-            self.turn.fetch_add(1, Ordering::Relaxed);
+        let (sender, is_kept) = self.sender(trust).await.map_err(unavailable)?;
+        let answer = self.exchange(sender, request, token).await;
+        match &answer {
+            Err(status) if status.code == Code::Unavailable => self.forget().await,
+            _ => return answer,
         }
-        answer
+        if !is_kept {
+            return answer;
+        }
+        // What was kept may have ended just now, and another endpoint may know better.
+        let (sender, _) = self.sender(trust).await.map_err(unavailable)?;
+        self.exchange(sender, request, token).await
     }
 
-    async fn sender(&self, trust: &Arc<Trust>) -> Result<Sender, String> {
+    async fn exchange(
+        &self,
+        sender: Sender,
+        request: &CertificateRequest,
+        token: &str,
+    ) -> Result<CertificateResponse, Status> {
+        match timeout(ANSWER_WITHIN, ask(sender, &self.address, request, token)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(unavailable(format!("no answer within {ANSWER_WITHIN:?}"))),
+        }
+    }
+
+    /// The next connection is to another endpoint.
+    async fn forget(&self) {
+        *self.connection.lock().await = None;
+        self.turn.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The connection, and whether it had been there.
+    async fn sender(&self, trust: &Arc<Trust>) -> Result<(Sender, bool), String> {
         let mut connection = self.connection.lock().await;
         if let Some(Connection { sender, trust: its }) = &*connection
             && Arc::ptr_eq(its, trust)
             && sender.is_ready()
         {
-            return Ok(sender.clone());
+            return Ok((sender.clone(), true));
         }
         let sender = self.dial(trust).await?;
         *connection = Some(Connection { sender: sender.clone(), trust: trust.clone() });
-        Ok(sender)
+        Ok((sender, false))
     }
 
     async fn dial(&self, trust: &Arc<Trust>) -> Result<Sender, String> {

@@ -120,9 +120,11 @@ pub fn refusal(answer: Result<Issued>) -> (u32, String) {
 impl Issued {
     /// Whom the leaf names.
     pub fn identity(&self) -> String {
-        let text = String::from_utf8_lossy(&self.chain[0]).into_owned();
-        let begin = text.find("spiffe://").expect("an identity");
-        text[begin..].chars().take_while(|c| c.is_ascii_alphanumeric() || ":/.-".contains(*c)).collect()
+        let leaf = &self.chain[0];
+        let begin = leaf.windows(9).position(|part| part == b"spiffe://").expect("an identity");
+        // A DER string has its length before it.
+        let end = begin + usize::from(leaf[begin - 1]);
+        String::from_utf8_lossy(&leaf[begin..end]).into_owned()
     }
 
     /// Whether these roots make the leaf one of the mesh.

@@ -8,4 +8,3 @@ mod stage;
 mod tokens;
 
 use ask::Issued;
-use stage::Stage;
