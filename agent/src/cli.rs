@@ -1,5 +1,6 @@
 //! The command line, as plain data. Every flag can be given as an environment variable, none as a file.
 
+use crate::cluster::ClusterOptions;
 use crate::cri::CriOptions;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
@@ -89,6 +90,9 @@ pub struct Run {
     /// The namespace whose PeerAuthentication is the whole mesh's (Istio's root namespace).
     #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
     pub root_namespace: String,
+
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
 
     #[command(flatten)]
     pub nri: NriOptions,

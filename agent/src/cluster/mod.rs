@@ -3,18 +3,27 @@
 //! [`resources`] says what is read, [`watch`] keeps one resource current, [`store`] holds what is known of all, and
 //! [`source`] has a mesh made of it. Only the fields that the mesh reads are kept ([`Object`](crate::manifest::Object)); what
 //! they mean `manifest` knows. While the API server is away everything stays as it was.
+//!
+//! What is written there is little: [`status`] of policies that are wrong, [`events`] of pods, and [`taint`] of this node.
 //! Nothing in here knows what the mesh is used for.
 
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod condition;
 mod connect;
+mod events;
+mod options;
 mod resources;
 mod source;
+mod status;
 mod store;
+mod taint;
 mod watch;
 
 pub use connect::ConnectError;
+pub use events::{Happening, PodEvent, PodEvents};
+pub use options::ClusterOptions;
 pub use resources::{RESOURCES, Resource};
-pub use source::ClusterSource;
+pub use source::{ClusterSource, Writes};
 pub use store::{Item, Store};
