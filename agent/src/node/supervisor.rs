@@ -391,8 +391,11 @@ impl Supervisor {
     fn fail(&mut self, pod: &mut Pod, reason: String) {
         let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
         // What fails again and again is told once.
-        if pod.last_failure.as_ref() != Some(&reason) {
-            tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        match pod.last_failure.as_ref() == Some(&reason) {
+            true => tracing::debug!(pod = %pod.workload.name, "still not captured: {reason}"),
+            false => {
+                tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+            }
         }
         self.tell(&pod.workload, Happening::CaptureFailed(reason.clone()));
         pod.last_failure = Some(reason.clone());
