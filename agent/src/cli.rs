@@ -4,7 +4,7 @@ mod ca;
 
 pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial, Serve, Switch};
 
-use crate::cluster::DaemonSetName;
+use crate::cluster::{ClusterOptions, DaemonSetName};
 use crate::cri::CriOptions;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
@@ -91,6 +91,9 @@ pub struct Run {
     /// The namespace whose PeerAuthentication is the whole mesh's (Istio's root namespace).
     #[arg(long, value_name = "NAME", env = "PILLION_ROOT_NAMESPACE", default_value = ROOT_NAMESPACE, value_parser = namespace)]
     pub root_namespace: String,
+
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
 
     #[command(flatten)]
     pub nri: NriOptions,

@@ -8,7 +8,7 @@ use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{ClusterUninstall, Run, Uninstall};
-use crate::cluster::{ClusterSource, connect, is_going, remove};
+use crate::cluster::{ClusterSource, PodEvents, Writes, connect, is_going, remove};
 use crate::direct::{self, DirectLog};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
@@ -50,7 +50,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         trust_domains: config.trust.trust_domains(),
         root_namespace: config.root_namespace.clone(),
     };
-    let source = Source::start(&config, settings).await?;
+    let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
+    let (readiness, waits_for) = watch::channel(vec!["the first look at the mesh".to_owned()]);
+    let writes = Writes {
+        options: config.cluster.clone(),
+        waits_for: waits_for.clone(),
+        events_dropped: metrics.pod_events_dropped(),
+    };
+    let source = Source::start(&config, settings, writes).await?;
     let Published { mesh, status } = source.published().clone();
     let ca = authority::open(&config, mesh.clone()).await?;
     raise_file_limit();
@@ -71,7 +78,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         traffic_control: TrafficControl::of_this_kernel(),
     })?;
 
-    let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
     let access_log = match config.access_log {
         true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
         false => None,
@@ -101,10 +107,10 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         authority,
         directory,
         samples: direct_log.samples(),
+        pod_events: source.events(),
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
-    let (readiness, waits_for) = watch::channel(vec!["the first look at the mesh".to_owned()]);
     let addresses =
         Addresses { admin: config.admin_addr, metrics: config.metrics_addr, health: config.health_addr };
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
@@ -194,7 +200,7 @@ enum Source {
 }
 
 impl Source {
-    async fn start(config: &Run, settings: Settings) -> anyhow::Result<Self> {
+    async fn start(config: &Run, settings: Settings, writes: Writes) -> anyhow::Result<Self> {
         Ok(match &config.objects.manifests {
             Some(directory) => {
                 let source = ManifestSource::start(directory.clone(), settings);
@@ -202,7 +208,10 @@ impl Source {
                     source.context("--manifests needs a directory that is there and can be read")?,
                 )
             }
-            None => Self::Cluster(ClusterSource::start(config.objects.kubeconfig.clone(), settings).await?),
+            None => {
+                let kubeconfig = config.objects.kubeconfig.clone();
+                Self::Cluster(ClusterSource::start(kubeconfig, settings, writes).await?)
+            }
         })
     }
 
@@ -210,6 +219,14 @@ impl Source {
         match self {
             Self::Manifests(source) => source.published(),
             Self::Cluster(source) => source.published(),
+        }
+    }
+
+    /// Where to tell of pods; a directory takes nothing.
+    fn events(&self) -> Option<PodEvents> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Cluster(source) => Some(source.events().clone()),
         }
     }
 }

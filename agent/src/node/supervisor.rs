@@ -4,6 +4,7 @@ use super::authority::Authority;
 use super::pod::{Pod, State, capture};
 use super::runtime::Runtime;
 use crate::cli::Run;
+use crate::cluster::{Happening, PodEvent, PodEvents};
 use crate::decide::NotDirect;
 use crate::direct::{Directory, Samples};
 use crate::kernel::{Kernel, PodCapture};
@@ -45,6 +46,8 @@ pub struct Supervisor {
     /// Who is who, for the recorder of direct connections.
     pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
     samples: Samples,
+    /// Where to tell of pods, where there is anybody.
+    pod_events: Option<PodEvents>,
     /// The policies by which open connections were judged last (`Mesh::policy`).
     pub(super) judged: u64,
     pub(super) node_addresses: BTreeSet<IpAddr>,
@@ -78,6 +81,7 @@ pub struct Parts {
     pub authority: Authority,
     pub directory: watch::Sender<Option<Arc<Directory>>>,
     pub samples: Samples,
+    pub pod_events: Option<PodEvents>,
 }
 
 impl Supervisor {
@@ -107,6 +111,7 @@ impl Supervisor {
             incarnations: 0,
             directory: parts.directory,
             samples: parts.samples,
+            pod_events: parts.pod_events,
             judged: 0,
             node_addresses: BTreeSet::new(),
             runtime,
@@ -333,6 +338,7 @@ impl Supervisor {
 
     fn on_started(&mut self, name: &PodName, result: Result<Ready, StartError>) {
         let Some(mut pod) = self.pods.remove(name) else { return };
+        let had_failed = pod.last_failure.is_some();
         match result {
             Ok(ready) => {
                 pod.cookie = Some(ready.netns_cookie);
@@ -354,6 +360,16 @@ impl Supervisor {
         if is_serving {
             self.capture(name);
             self.judge_pod(name);
+        }
+        if let Some(pod) = self.pods.get(name).filter(|pod| had_failed && pod.state == State::Serving) {
+            self.tell(&pod.workload, Happening::Captured);
+        }
+    }
+
+    /// Tells whoever looks at the pod's object.
+    fn tell(&self, workload: &Workload, what: Happening) {
+        if let Some(events) = &self.pod_events {
+            events.tell(PodEvent { pod: workload.name.clone(), uid: workload.uid.clone(), what });
         }
     }
 
@@ -382,9 +398,13 @@ impl Supervisor {
     fn fail(&mut self, pod: &mut Pod, reason: String) {
         let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
         // What fails again and again is told once.
-        if pod.last_failure.as_ref() != Some(&reason) {
-            tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        match pod.last_failure.as_ref() == Some(&reason) {
+            true => tracing::debug!(pod = %pod.workload.name, "still not captured: {reason}"),
+            false => {
+                tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+            }
         }
+        self.tell(&pod.workload, Happening::CaptureFailed(reason.clone()));
         pod.last_failure = Some(reason.clone());
         pod.failures += 1;
         if let Some(worker) = pod.worker.take() {
