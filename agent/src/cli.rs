@@ -4,12 +4,14 @@ mod ca;
 
 pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial, Serve, Switch};
 
-use crate::cluster::DaemonSetName;
+use crate::cluster::{ClusterOptions, DaemonSetName};
+use crate::cri::CriOptions;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
 use crate::mesh::{TrustDomain, TrustDomains};
 use crate::nri::NriOptions;
+use crate::sandbox::ForeignRuntimes;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -91,7 +93,16 @@ pub struct Run {
     pub root_namespace: String,
 
     #[command(flatten)]
+    pub cluster: ClusterOptions,
+
+    #[command(flatten)]
     pub nri: NriOptions,
+
+    #[command(flatten)]
+    pub cri: CriOptions,
+
+    #[command(flatten)]
+    pub foreign_runtimes: ForeignRuntimes,
 
     /// Whether pods of this node may talk directly, in plain TCP that the kernel vouches for; off: always mutual TLS.
     #[arg(long, value_name = "MODE", env = "PILLION_DIRECT", default_value = "auto")]

@@ -1,5 +1,7 @@
 //! Pods and agents come and go.
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -109,6 +111,39 @@ fn a_killed_agent_lets_nothing_out_in_plain_and_is_back_at_once() {
     assert_eq!(curl(&pair.client, &pair), Some(0));
     pair.near.kill().unwrap();
     assert_ne!(curl(&pair.client, &pair), Some(0), "fails closed");
+    pair.near.restart().unwrap();
+    pair.settle().unwrap();
+    assert_eq!(curl(&pair.client, &pair), Some(0));
+    assert_eq!(recording.stop().unwrap().0.len(), 0, "nothing went past the mesh");
+}
+
+// proves: LIF-1
+#[test]
+fn an_agent_that_has_not_heard_of_any_mesh_leaves_captured_pods_captured() {
+    let pair = Pair::new("unheard").unwrap();
+    apps::nginx(&pair.server, 80).unwrap();
+    let node = pair.near.node();
+    let recording = node.record_wire("not port 15008 and tcp").unwrap();
+    assert_eq!(curl(&pair.client, &pair), Some(0));
+    assert!(pair.near.stop().unwrap().success());
+
+    // The next one is to hear of the mesh from an API server that is away.
+    let kubeconfig = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nobody.conf");
+    let nobody = "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], \
+        clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: a, user: {}}]}";
+    fs::write(&kubeconfig, nobody).unwrap();
+    let options = AgentOptions::default().kube(&kubeconfig);
+    let unheard = node.agent_command(&options).unwrap().start().unwrap();
+    unheard.wait_log("the API server is away", SECONDS_10).unwrap();
+    for _ in 0..2 {
+        let audit =
+            node.command("curl").args(["-sS", "-m", "5", "-X", "POST", "http://127.0.0.1:15000/audit"]);
+        let audit: serde_json::Value = serde_json::from_str(&audit.run().unwrap()).unwrap();
+        assert_eq!(audit["repairs"], serde_json::json!([]));
+    }
+    assert_ne!(curl(&pair.client, &pair), Some(0), "nobody serves the pod");
+    unheard.stop(SECONDS_10).unwrap();
+
     pair.near.restart().unwrap();
     pair.settle().unwrap();
     assert_eq!(curl(&pair.client, &pair), Some(0));

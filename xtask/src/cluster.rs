@@ -11,6 +11,7 @@ use nix::unistd::geteuid;
 use pillion_tests::cluster::{Cluster, Programs};
 use pillion_tests::requirements;
 
+use crate::image;
 use crate::terminal::Progress;
 use crate::workspace;
 
@@ -96,7 +97,13 @@ fn up(cluster: &Cluster, wishes: &Up) -> Result<()> {
     requirements::ensure(PACKAGES)?;
     let begun = Instant::now();
     let say = say(begun);
+    // Before anything stands: it may take minutes, and may fail.
+    let image = (!wishes.bare).then(image::of_this_machine).transpose()?;
     cluster.up(wishes.nodes, wishes.kube_bin.as_deref(), &say)?;
+    if let Some(image) = image {
+        cluster.install_pillion(&image, &[])?;
+        say("Pillion: an agent on every node");
+    }
     let took = begun.elapsed().as_secs_f64();
     eprintln!(
         "{} the cluster stands, in {took:.0} s: cargo xtask cluster kubectl -- get nodes",

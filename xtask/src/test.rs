@@ -6,7 +6,7 @@ use pillion_tests::cluster::{Cluster, LoneNode, Programs};
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
-use crate::{acyclic, deny, requirements, semantics, workspace};
+use crate::{acyclic, deny, image, requirements, semantics, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -83,11 +83,24 @@ fn cluster() -> Result<Option<String>> {
     ensure!(geteuid().is_root(), "namespaces and cgroups need root; `--no-cluster` leaves these tests out");
     requirements::ensure()?;
     Programs::build()?;
-    let program = pillion_tests::agent::binary()?;
+    let (program, image) = (pillion_tests::agent::binary()?, image::of_this_machine()?);
     workspace::run(
         cargo()
-            .args(["test", "-p", "pillion-tests", "--test", "cluster", "--test", "nri", "--test", "kube"])
+            .args([
+                "test",
+                "-p",
+                "pillion-tests",
+                "--test",
+                "cluster",
+                "--test",
+                "kubernetes",
+                "--test",
+                "nri",
+                "--test",
+                "kube",
+            ])
             .args(["--test", "deploy"])
+            .env("PILLION_IMAGE", image)
             .env("PILLION_BIN", program),
     )?;
     Ok(None)

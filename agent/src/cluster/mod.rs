@@ -5,24 +5,33 @@
 //! they mean `manifest` knows. While the API server is away everything stays as it was.
 //! Others follow resources of their own ([`follow`]): the certificate authority its pods and its Secret, its clients the roots.
 //! [`daemon_set`] is apart: how an agent hears that it is to leave its node for good.
+//!
+//! What is written there is little: [`status`] of policies that are wrong, [`events`] of pods, and [`taint`] of this node.
 //! Nothing in here knows what the mesh is used for.
 
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod condition;
 mod connect;
 mod daemon_set;
+mod events;
 mod name;
+mod options;
 mod resources;
 mod source;
+mod status;
 mod store;
+mod taint;
 mod watch;
 
 pub use backoff::Backoff;
 pub use connect::{ConnectError, chain, connect};
 pub use daemon_set::{DaemonSetName, RemoveError, is_going, remove};
+pub use events::{Happening, PodEvent, PodEvents};
 pub use name::ObjectName;
+pub use options::ClusterOptions;
 pub use resources::{RESOURCES, Resource, built_in};
-pub use source::ClusterSource;
+pub use source::{ClusterSource, Writes};
 pub use store::{Item, Store};
 pub use watch::{Heard, News, What, follow};

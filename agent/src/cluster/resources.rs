@@ -15,6 +15,16 @@ pub struct Resource {
     pub fields: Option<&'static str>,
     /// A cluster may be without it: it comes with a CustomResourceDefinition.
     pub may_be_absent: bool,
+    /// Policies say on themselves what is wrong with them.
+    pub is_policy: bool,
+}
+
+impl Resource {
+    /// The path of those of one namespace.
+    pub fn in_namespace(&self, namespace: &str) -> String {
+        let all = self.path.strip_suffix(self.name).unwrap_or(self.path);
+        format!("{all}namespaces/{namespace}/{}", self.name)
+    }
 }
 
 /// A finished pod has no address and no network: the cluster may hold many of them, and none is sent.
@@ -38,6 +48,7 @@ pub const RESOURCES: [Resource; 7] = [
     ),
     Resource {
         may_be_absent: true,
+        is_policy: true,
         ..built_in(
             "peerauthentications",
             "PeerAuthentication",
@@ -47,6 +58,7 @@ pub const RESOURCES: [Resource; 7] = [
     },
     Resource {
         may_be_absent: true,
+        is_policy: true,
         ..built_in(
             "authorizationpolicies",
             "AuthorizationPolicy",
@@ -73,5 +85,5 @@ pub const fn built_in(
     api_version: &'static str,
     path: &'static str,
 ) -> Resource {
-    Resource { name, path, api_version, kind, fields: None, may_be_absent: false }
+    Resource { name, path, api_version, kind, fields: None, may_be_absent: false, is_policy: false }
 }

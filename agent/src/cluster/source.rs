@@ -1,15 +1,20 @@
 //! The mesh that a cluster's objects describe.
 
 use super::connect::{ConnectError, connect};
+use super::events::{self, PodEvents};
+use super::options::ClusterOptions;
 use super::resources::RESOURCES;
+use super::status::Statuses;
 use super::store::{Item, Store};
+use super::taint;
 use super::watch::{self, News, What};
 use crate::manifest::{Published, Publisher, Settings, WatchState, WatchStatus};
+use prometheus::IntCounter;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as value};
 use tokio::time::{Instant, sleep_until};
 
 /// How long the first change waits for those that belong to it, as for manifests.
@@ -27,8 +32,18 @@ const QUEUE: usize = 256;
 /// All of it is on a thread of its own: what a cluster tells at once may take a second to read.
 pub struct ClusterSource {
     published: Published,
+    events: PodEvents,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the agent writes to the API server, beside what it reads.
+pub struct Writes {
+    pub options: ClusterOptions,
+    /// What the node waits for; empty once it is ready.
+    pub waits_for: value::Receiver<Vec<String>>,
+    /// Counts events that are dropped.
+    pub events_dropped: IntCounter,
 }
 
 impl ClusterSource {
@@ -37,7 +52,13 @@ impl ClusterSource {
     ///
     /// # Errors
     /// When nothing says where the API server is, or how to speak with it.
-    pub async fn start(kubeconfig: Option<PathBuf>, settings: Settings) -> Result<Self, ConnectError> {
+    pub async fn start(
+        kubeconfig: Option<PathBuf>,
+        settings: Settings,
+        writes: Writes,
+    ) -> Result<Self, ConnectError> {
+        let (node, dropped) = (settings.node.clone(), writes.events_dropped.clone());
+        let (events, told) = PodEvents::new(dropped.clone());
         let (publisher, published) = Publisher::new(settings);
         let (stop, stopped) = oneshot::channel();
         let (begun, begins) = oneshot::channel();
@@ -50,13 +71,17 @@ impl ClusterSource {
                 };
                 // Whoever waits for this has gone, and drops the other end of `stopped`.
                 let _ = begun.send(Ok(()));
+                tokio::spawn(events::send(client.clone(), node.clone(), told, dropped));
+                if let Some(key) = writes.options.startup_taint {
+                    tokio::spawn(taint::lift(client.clone(), node, key, writes.waits_for));
+                }
                 tokio::select! {
                     _ = stopped => {}
-                    () = follow(client, publisher) => {}
+                    () = follow(client, publisher, writes.options.status_delay) => {}
                 }
             });
         })?;
-        let source = Self { published, stop: Some(stop), thread: Some(thread) };
+        let source = Self { published, events, stop: Some(stop), thread: Some(thread) };
         match begins.await {
             Ok(Ok(())) => Ok(source),
             Ok(Err(error)) => Err(error),
@@ -66,6 +91,11 @@ impl ClusterSource {
 
     pub fn published(&self) -> &Published {
         &self.published
+    }
+
+    /// Where to tell of pods.
+    pub fn events(&self) -> &PodEvents {
+        &self.events
     }
 }
 
@@ -79,20 +109,27 @@ impl Drop for ClusterSource {
     }
 }
 
-async fn follow(client: kube::Client, publisher: Publisher) {
+async fn follow(client: kube::Client, publisher: Publisher, status_delay: Duration) {
     let (sender, mut news) = mpsc::channel(QUEUE);
     for (index, resource) in RESOURCES.iter().enumerate() {
         tokio::spawn(watch::follow(client.clone(), index, resource, sender.clone()));
     }
     drop(sender);
     let mut cluster = Cluster::new(publisher);
+    let mut statuses = Statuses::new(client, status_delay);
     loop {
         tokio::select! {
             received = news.recv() => match received {
                 Some(received) => cluster.take(received),
                 None => return,
             },
-            () = sleep_until(cluster.due.unwrap_or_else(Instant::now)), if cluster.due.is_some() => cluster.publish(),
+            () = sleep_until(cluster.due.unwrap_or_else(Instant::now)), if cluster.due.is_some() => {
+                cluster.publish();
+                statuses.note(&cluster.store);
+            }
+            () = sleep_until(statuses.next().unwrap_or_else(Instant::now)), if statuses.next().is_some() => {
+                statuses.write(&cluster.store);
+            }
         }
     }
 }

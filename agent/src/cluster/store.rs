@@ -1,5 +1,6 @@
 //! The objects that the API server has, as far as it was heard.
 
+use super::condition::{Told, Verdict};
 use super::resources::{RESOURCES, Resource};
 use super::watch::Heard;
 use crate::manifest::{ManifestError, Object, Place, Sourced};
@@ -12,6 +13,27 @@ pub struct Item {
     /// Its kind, namespace and name: `Pod shop/cart`.
     name: Arc<str>,
     read: Result<Object, (String, String)>,
+    /// Of a policy: what it says of itself.
+    told: Option<Told>,
+}
+
+/// A policy, and what it says of itself.
+pub struct PolicyObject<'a> {
+    pub resource: &'static Resource,
+    pub name: &'a Arc<str>,
+    object: &'a Object,
+    told: &'a Told,
+}
+
+impl PolicyObject<'_> {
+    /// What it should say of itself and does not.
+    pub fn lacks(&self) -> Option<Verdict> {
+        self.told.lacks(self.object.complaint().as_ref())
+    }
+
+    pub fn namespace_and_name(&self) -> Option<(&str, &str)> {
+        self.name.split_once(' ')?.1.split_once('/')
+    }
 }
 
 impl Heard for Item {
@@ -28,12 +50,13 @@ impl Heard for Item {
         let object = value.as_object_mut()?;
         object.insert("apiVersion".to_owned(), resource.api_version.into());
         object.insert("kind".to_owned(), resource.kind.into());
+        let told = resource.is_policy.then(|| Told::read(&value));
         let read = match Object::read(&value) {
             Ok(Some(object)) => Ok(object),
             Ok(None) => return None,
             Err(wrong) => Err(wrong),
         };
-        Some(Self { name: name.into(), read })
+        Some(Self { name: name.into(), read, told })
     }
 }
 
@@ -48,6 +71,8 @@ struct Objects {
     objects: BTreeMap<Arc<str>, Sourced>,
     /// Objects that cannot be read. What was known of them before stays among the objects.
     unreadable: BTreeMap<Arc<str>, ManifestError>,
+    /// What policies say of themselves.
+    told: BTreeMap<Arc<str>, Told>,
 }
 
 impl Default for Store {
@@ -63,6 +88,7 @@ impl Store {
         let mut changed = !std::mem::replace(&mut objects.is_known, true);
         let mut before = std::mem::take(&mut objects.objects);
         let mut unreadable = std::mem::take(&mut objects.unreadable);
+        objects.told.clear();
         for item in items {
             if let Some((name, sourced)) = before.remove_entry(&item.name) {
                 objects.objects.insert(name, sourced);
@@ -84,6 +110,7 @@ impl Store {
     pub fn delete(&mut self, resource: usize, item: &Item) -> bool {
         let objects = &mut self.0[resource];
         let was_unreadable = objects.unreadable.remove(&item.name).is_some();
+        objects.told.remove(&item.name);
         objects.objects.remove(&item.name).is_some() || was_unreadable
     }
 
@@ -96,6 +123,17 @@ impl Store {
         self.0.iter().flat_map(|objects| objects.objects.values()).collect()
     }
 
+    /// The policies, each with what it says of itself.
+    pub fn policies(&self) -> impl Iterator<Item = PolicyObject<'_>> {
+        let of_policies = RESOURCES.iter().zip(&self.0).filter(|(resource, _)| resource.is_policy);
+        of_policies.flat_map(|(resource, objects)| {
+            objects.told.iter().filter_map(move |(name, told)| {
+                let object = &objects.objects.get(name)?.object;
+                Some(PolicyObject { resource, name, object, told })
+            })
+        })
+    }
+
     pub fn errors(&self) -> Vec<ManifestError> {
         self.0.iter().flat_map(|objects| objects.unreadable.values().cloned()).collect()
     }
@@ -103,7 +141,10 @@ impl Store {
 
 impl Objects {
     fn put(&mut self, item: Item) -> bool {
-        let Item { name, read } = item;
+        let Item { name, read, told } = item;
+        if let Some(told) = told {
+            self.told.insert(name.clone(), told);
+        }
         match read {
             Ok(object) => {
                 let was_unreadable = self.unreadable.remove(&name).is_some();

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod authorization;
+mod complaint;
 mod error;
 mod last_good;
 mod metadata;
@@ -34,6 +35,7 @@ mod text;
 #[cfg(test)]
 mod hostile_tests;
 
+pub use complaint::Complaint;
 pub use error::{ManifestError, Origin, Place};
 pub use objects::{Object, Sourced};
 pub use policies::ROOT_NAMESPACE;

@@ -7,7 +7,7 @@ use super::standing::{self, Standing};
 use super::supervisor::Supervisor;
 use crate::kernel;
 use crate::mesh::Mesh;
-use crate::nri::{Call, Sandbox};
+use crate::sandbox::{Call, Sandbox};
 use std::time::Instant;
 
 impl Supervisor {
@@ -25,6 +25,12 @@ impl Supervisor {
                 self.runtime.is_known = true;
                 self.runtime.forget_others();
                 self.reconcile();
+            }
+            Call::Found(mut sandbox) => {
+                complete(&mut sandbox);
+                if self.runtime.sandboxes.put(&sandbox) {
+                    self.reconcile();
+                }
             }
             Call::Gone(id) => {
                 if self.runtime.sandboxes.remove(&id) {

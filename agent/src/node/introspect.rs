@@ -111,6 +111,12 @@ impl Supervisor {
             waits_for
                 .push("objects that are whole: see manifests in /config_dump for what is wrong".to_owned());
         }
+        if self.authority.trust.borrow().roots().next().is_none() {
+            waits_for.push(format!(
+                "the certificate authority's roots: {}",
+                self.authority.errors.borrow().join("; ")
+            ));
+        }
         let starting = self.pods.iter().filter(|(_, pod)| pod.state == State::Starting);
         waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
         waits_for.extend(self.certificates_awaited());

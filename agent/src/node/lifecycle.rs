@@ -3,15 +3,17 @@
 use super::authority::{self, Authority};
 use super::certifier;
 use super::introspect::{Mailbox, Question};
+use super::runtime;
 use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{ClusterUninstall, Run, Uninstall};
-use crate::cluster::{ClusterSource, connect, is_going, remove};
+use crate::cluster::{ClusterSource, PodEvents, Writes, connect, is_going, remove};
 use crate::direct::{self, DirectLog};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
-use crate::nri::{Call, Client, Installation};
+use crate::nri::Installation;
+use crate::sandbox::Call;
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -48,7 +50,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         trust_domains: config.trust.trust_domains(),
         root_namespace: config.root_namespace.clone(),
     };
-    let source = Source::start(&config, settings).await?;
+    let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
+    let (readiness, waits_for) = watch::channel(vec!["the first look at the mesh".to_owned()]);
+    let writes = Writes {
+        options: config.cluster.clone(),
+        waits_for: waits_for.clone(),
+        events_dropped: metrics.pod_events_dropped(),
+    };
+    let source = Source::start(&config, settings, writes).await?;
     let Published { mesh, status } = source.published().clone();
     let ca = authority::open(&config, mesh.clone()).await?;
     raise_file_limit();
@@ -69,7 +78,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         traffic_control: TrafficControl::of_this_kernel(),
     })?;
 
-    let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
     let access_log = match config.access_log {
         true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
         false => None,
@@ -99,20 +107,20 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         authority,
         directory,
         samples: direct_log.samples(),
+        pod_events: source.events(),
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
-    let (readiness, waits_for) = watch::channel(vec!["the first look at the mesh".to_owned()]);
     let addresses =
         Addresses { admin: config.admin_addr, metrics: config.metrics_addr, health: config.health_addr };
     let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
-    let (client, calls) = config.nri.socket.clone().map(Client::start).unzip();
+    let (connection, calls) = runtime::connect(&config);
     let mut node = Node { supervisor, events, mail, readiness, calls };
     node.serve(&mut signals, config.audit_interval).await?;
     // From here on, whatever the runtime starts waits for the next agent.
-    drop(client);
+    drop(connection);
     let leaves = leaves_the_node(&config).await;
     if leaves {
         tracing::info!(within = ?config.drain_timeout, "the DaemonSet is being removed: pods are given free");
@@ -192,7 +200,7 @@ enum Source {
 }
 
 impl Source {
-    async fn start(config: &Run, settings: Settings) -> anyhow::Result<Self> {
+    async fn start(config: &Run, settings: Settings, writes: Writes) -> anyhow::Result<Self> {
         Ok(match &config.objects.manifests {
             Some(directory) => {
                 let source = ManifestSource::start(directory.clone(), settings);
@@ -200,7 +208,10 @@ impl Source {
                     source.context("--manifests needs a directory that is there and can be read")?,
                 )
             }
-            None => Self::Cluster(ClusterSource::start(config.objects.kubeconfig.clone(), settings).await?),
+            None => {
+                let kubeconfig = config.objects.kubeconfig.clone();
+                Self::Cluster(ClusterSource::start(kubeconfig, settings, writes).await?)
+            }
         })
     }
 
@@ -208,6 +219,14 @@ impl Source {
         match self {
             Self::Manifests(source) => source.published(),
             Self::Cluster(source) => source.published(),
+        }
+    }
+
+    /// Where to tell of pods; a directory takes nothing.
+    fn events(&self) -> Option<PodEvents> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Cluster(source) => Some(source.events().clone()),
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Pod {
     pub metrics: Arc<WorkerMetrics>,
     /// Failures to start in a row.
     pub failures: u32,
+    /// Why, the last time.
+    pub last_failure: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +62,7 @@ impl Pod {
             direct: Err(NotDirect::NotCaptured),
             metrics,
             failures: 0,
+            last_failure: None,
         }
     }
 

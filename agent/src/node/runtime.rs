@@ -1,20 +1,27 @@
 //! What the node knows of the container runtime: whether it is there, which pods it has, and who waits for an answer.
 
 use super::sandboxes::Sandboxes;
+use crate::cli::Run;
 use crate::mesh::{Mesh, Workload};
-use crate::nri::{Answer, Installation, NriOptions, Passes, Question};
+use crate::nri::{Installation, Passes};
+use crate::sandbox::{Answer, Call, Question};
+use crate::{cri, nri};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::mpsc;
 
 pub struct Runtime {
     pub link: Link,
-    /// Whether it has said which pods there are, since this agent began.
+    /// How it is asked, for people.
+    by: Option<&'static str>,
+    /// Whether it is known which pods there are: until then nobody may say of an entry in the kernel that it is nobody's.
     pub is_known: bool,
     pub sandboxes: Sandboxes,
     pub waiting: Vec<Waiting>,
-    passes: Passes,
+    /// Where the runtime asks; a pass is of no use elsewhere.
+    passes: Option<Passes>,
     /// Whether a sandbox has a pass, as far as this agent has decided it.
     passed: BTreeMap<String, bool>,
     installation: Option<Installation>,
@@ -31,6 +38,28 @@ pub enum Link {
     There(String),
 }
 
+/// Keeps up the connection to the runtime while it lives.
+#[derive(Default)]
+pub struct Connection {
+    _nri: Option<nri::Client>,
+    _cri: Option<cri::Client>,
+}
+
+/// Connects to the runtime, in the way that was chosen, if any.
+pub fn connect(config: &Run) -> (Connection, Option<mpsc::Receiver<Call>>) {
+    match (&config.nri.socket, &config.cri.socket) {
+        (Some(socket), _) => {
+            let (client, calls) = nri::Client::start(socket.clone());
+            (Connection { _nri: Some(client), ..Connection::default() }, Some(calls))
+        }
+        (None, Some(socket)) => {
+            let (client, calls) = cri::Client::start(socket.clone());
+            (Connection { _cri: Some(client), ..Connection::default() }, Some(calls))
+        }
+        (None, None) => (Connection::default(), None),
+    }
+}
+
 /// The runtime waits.
 pub struct Waiting {
     pub question: Question,
@@ -40,19 +69,25 @@ pub struct Waiting {
 }
 
 impl Runtime {
-    pub fn new(options: &NriOptions) -> Self {
-        let link = match &options.socket {
+    pub fn new(config: &Run) -> Self {
+        let (nri, cri) = (&config.nri, &config.cri);
+        let link = match nri.socket.as_ref().or(cri.socket.as_ref()) {
             Some(socket) => Link::Away(format!("its socket {} was not tried yet", socket.display())),
             None => Link::Off,
         };
         Self {
             is_known: matches!(link, Link::Off),
             link,
+            by: match (&nri.socket, &cri.socket) {
+                (Some(_), _) => Some("nri"),
+                (None, Some(_)) => Some("cri, best effort"),
+                (None, None) => None,
+            },
             sandboxes: Sandboxes::default(),
             waiting: Vec::new(),
-            passes: Passes::at(&options.pass_dir),
+            passes: nri.socket.is_some().then(|| Passes::at(&nri.pass_dir)),
             passed: BTreeMap::new(),
-            installation: Installation::of(options),
+            installation: Installation::of(nri),
             namespaces: None,
         }
     }
@@ -61,11 +96,6 @@ impl Runtime {
     pub fn place(&self, workload: &Arc<Workload>) -> Option<Arc<Workload>> {
         let said = || (matches!(self.link, Link::Off) || workload.netns.is_some()).then(|| workload.clone());
         self.sandboxes.place(workload).or_else(said)
-    }
-
-    /// Whether it is known which pods there are. Until then nobody may say of an entry in the kernel that it is nobody's.
-    pub fn is_known(&self) -> bool {
-        self.is_known
     }
 
     /// For `/healthz/ready`.
@@ -88,7 +118,7 @@ impl Runtime {
             Link::Away(why) => ("away", Some(why)),
             Link::There(name) => ("connected", Some(name)),
         };
-        json!({"state": state, "detail": detail, "sandboxes": self.sandboxes.all().count()})
+        json!({"state": state, "by": self.by, "detail": detail, "sandboxes": self.sandboxes.all().count()})
     }
 
     /// When somebody who waits has to be answered.
@@ -112,10 +142,10 @@ impl Runtime {
 
     /// Has the plugin that holds know whether a sandbox may have containers.
     pub fn set_pass(&mut self, id: &str, may_start: bool) {
-        if self.passed.get(id) == Some(&may_start) {
+        let Some(passes) = self.passes.as_ref().filter(|_| self.passed.get(id) != Some(&may_start)) else {
             return;
-        }
-        match if may_start { self.passes.give(id) } else { self.passes.take(id) } {
+        };
+        match if may_start { passes.give(id) } else { passes.take(id) } {
             Ok(()) => drop(self.passed.insert(id.to_owned(), may_start)),
             Err(e) => {
                 tracing::error!(sandbox = id, "its pass cannot be written; the next event tries again: {e}")
@@ -125,15 +155,16 @@ impl Runtime {
 
     pub fn forget_pass(&mut self, id: &str) {
         self.passed.remove(id);
-        if let Err(e) = self.passes.take(id) {
+        if let Some(Err(e)) = self.passes.as_ref().map(|passes| passes.take(id)) {
             tracing::error!(sandbox = id, "its pass cannot be removed: {e}");
         }
     }
 
     /// Takes the passes of sandboxes that ended while nobody was told.
     pub fn forget_others(&mut self) {
+        let Some(passes) = &self.passes else { return };
         let there: BTreeSet<&str> = self.sandboxes.all().map(|sandbox| sandbox.id.as_str()).collect();
-        let all = self.passes.all().unwrap_or_else(|e| {
+        let all = passes.all().unwrap_or_else(|e| {
             tracing::error!("passes of sandboxes that are gone stay until the runtime starts anew: {e}");
             BTreeSet::new()
         });

@@ -4,7 +4,7 @@
 //! before the pod's first container, and so before its object has addresses. Either may come first.
 
 use crate::mesh::{PodName, Workload};
-use crate::nri::Sandbox;
+use crate::sandbox::Sandbox;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -48,12 +48,16 @@ impl Sandboxes {
         }
     }
 
+    /// The one that is the pod's now, if it has a network of its own.
+    pub fn sandbox(&self, workload: &Workload) -> Option<&Sandbox> {
+        let of_pod = self.by_pod.get(&workload.name)?;
+        of_pod.iter().rev().find(|sandbox| sandbox.is_of(workload) && sandbox.netns.is_some())
+    }
+
     /// The pod as it is on this node: in its sandbox's network namespace. What the object says of addresses counts as soon as
     /// it says any.
     pub fn place(&self, workload: &Arc<Workload>) -> Option<Arc<Workload>> {
-        let of_pod = self.by_pod.get(&workload.name)?;
-        let sandbox =
-            of_pod.iter().rev().find(|sandbox| sandbox.is_of(workload) && sandbox.netns.is_some())?;
+        let sandbox = self.sandbox(workload)?;
         let mut placed = Workload::clone(workload);
         placed.netns.clone_from(&sandbox.netns);
         if placed.addresses.is_empty() {

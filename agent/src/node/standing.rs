@@ -1,6 +1,6 @@
 //! How a pod stands, and what the container runtime is told of it: a pure function.
 
-use crate::nri::Question;
+use crate::sandbox::Question;
 
 /// How a sandbox's pod stands.
 pub enum Standing {
@@ -40,7 +40,7 @@ pub fn answer(question: &Question, standing: Standing, is_late: bool) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nri::Sandbox;
+    use crate::sandbox::Sandbox;
 
     fn run() -> Question {
         Question::Run(Sandbox::of_test("a", "web"))

@@ -4,6 +4,7 @@ use super::authority::Authority;
 use super::pod::{Pod, State, capture};
 use super::runtime::Runtime;
 use crate::cli::Run;
+use crate::cluster::{Happening, PodEvent, PodEvents};
 use crate::decide::NotDirect;
 use crate::direct::{Directory, Samples};
 use crate::kernel::{Kernel, PodCapture};
@@ -45,6 +46,8 @@ pub struct Supervisor {
     /// Who is who, for the recorder of direct connections.
     pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
     samples: Samples,
+    /// Where to tell of pods, where there is anybody.
+    pod_events: Option<PodEvents>,
     /// The policies by which open connections were judged last (`Mesh::policy`).
     pub(super) judged: u64,
     pub(super) node_addresses: BTreeSet<IpAddr>,
@@ -78,13 +81,14 @@ pub struct Parts {
     pub authority: Authority,
     pub directory: watch::Sender<Option<Arc<Directory>>>,
     pub samples: Samples,
+    pub pod_events: Option<PodEvents>,
 }
 
 impl Supervisor {
     pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (events, inbox) = mpsc::unbounded_channel();
         let config = parts.config;
-        let runtime = Runtime::new(&config.nri);
+        let runtime = Runtime::new(&config);
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
@@ -107,6 +111,7 @@ impl Supervisor {
             incarnations: 0,
             directory: parts.directory,
             samples: parts.samples,
+            pod_events: parts.pod_events,
             judged: 0,
             node_addresses: BTreeSet::new(),
             runtime,
@@ -209,7 +214,7 @@ impl Supervisor {
     /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
     /// side remembers by itself.
     pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
-        if self.mesh.borrow().generation == 0 || !self.runtime.is_known() {
+        if self.mesh.borrow().generation == 0 || !self.runtime.is_known {
             return None;
         }
         let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
@@ -266,10 +271,20 @@ impl Supervisor {
 
     fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
         let workload = &pod.workload;
-        let netns = workload.netns.clone().ok_or(
-            "it names no network namespace: add the annotation pillion.dev/netns with its path, \
-             for example /run/netns/shop",
-        )?;
+        let handler = self.runtime.sandboxes.sandbox(workload).map_or("", |sandbox| &sandbox.handler);
+        if let Some(reason) = self.config.foreign_runtimes.refuses(handler) {
+            return Err(reason);
+        }
+        let netns = workload.netns.clone().ok_or(match self.config.objects.kube {
+            true => {
+                "nobody says where its network namespace is: give the agent --nri-socket, or --cri-socket where the container \
+                 runtime has no NRI"
+            }
+            false => {
+                "it names no network namespace: add the annotation pillion.dev/netns with its path, \
+                 for example /run/netns/shop"
+            }
+        })?;
         let spec = WorkerSpec {
             name: workload.name.clone(),
             netns,
@@ -323,10 +338,11 @@ impl Supervisor {
 
     fn on_started(&mut self, name: &PodName, result: Result<Ready, StartError>) {
         let Some(mut pod) = self.pods.remove(name) else { return };
+        let had_failed = pod.last_failure.is_some();
         match result {
             Ok(ready) => {
                 pod.cookie = Some(ready.netns_cookie);
-                pod.failures = 0;
+                (pod.failures, pod.last_failure) = (0, None);
                 if pod.state == State::Starting {
                     pod.state = State::Serving;
                 }
@@ -344,6 +360,16 @@ impl Supervisor {
         if is_serving {
             self.capture(name);
             self.judge_pod(name);
+        }
+        if let Some(pod) = self.pods.get(name).filter(|pod| had_failed && pod.state == State::Serving) {
+            self.tell(&pod.workload, Happening::Captured);
+        }
+    }
+
+    /// Tells whoever looks at the pod's object.
+    fn tell(&self, workload: &Workload, what: Happening) {
+        if let Some(events) = &self.pod_events {
+            events.tell(PodEvent { pod: workload.name.clone(), uid: workload.uid.clone(), what });
         }
     }
 
@@ -371,7 +397,15 @@ impl Supervisor {
     /// No worker: refuse the pod's connections, say why, and try again later.
     fn fail(&mut self, pod: &mut Pod, reason: String) {
         let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
-        tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+        // What fails again and again is told once.
+        match pod.last_failure.as_ref() == Some(&reason) {
+            true => tracing::debug!(pod = %pod.workload.name, "still not captured: {reason}"),
+            false => {
+                tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
+            }
+        }
+        self.tell(&pod.workload, Happening::CaptureFailed(reason.clone()));
+        pod.last_failure = Some(reason.clone());
         pod.failures += 1;
         if let Some(worker) = pod.worker.take() {
             worker.stop();

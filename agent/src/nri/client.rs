@@ -1,7 +1,7 @@
 //! The agent's connection to the container runtime: one task, which comes back whenever the runtime does.
 
-use super::sandbox::Sandbox;
-use super::session::{Event, Interest, Question, Session, SessionError, Ticket};
+use super::session::{Event, Interest, Session, SessionError};
+use crate::sandbox::{Answer, Call};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,38 +23,6 @@ const LONGEST_REFUSED: Duration = Duration::from_secs(10);
 
 /// What waits for the node. The runtime waits for an answer before it asks on.
 const QUEUE: usize = 64;
-
-/// What the runtime tells or asks the node.
-pub enum Call {
-    /// It has taken the agent as its plugin. All its sandboxes follow.
-    Connected { runtime: String },
-    /// What it does from now on is not told, until it is there again. Why.
-    Lost(String),
-    /// All sandboxes that there are.
-    All(Vec<Sandbox>),
-    /// The sandbox with this id has ended.
-    Gone(String),
-    Asked {
-        question: Question,
-        /// An answer after this comes too late to be sure that the runtime still waits.
-        deadline: Instant,
-        answer: Answer,
-    },
-}
-
-/// The runtime waits for it: a question whose answer is dropped costs the agent its connection.
-pub struct Answer {
-    ticket: Ticket,
-    to: mpsc::UnboundedSender<(Ticket, Result<(), String>)>,
-}
-
-impl Answer {
-    /// Answers well, or with the reason why not, which people read in the pod's events.
-    pub fn give(self, answer: Result<(), String>) {
-        // A connection that has ended has no answers any more.
-        let _ = self.to.send((self.ticket, answer));
-    }
-}
 
 /// The connection, kept up while this value lives.
 pub struct Client {
@@ -151,7 +119,11 @@ async fn serve(
                 }
                 Event::Gone(id) => Call::Gone(id),
                 Event::Asked(question, ticket) => {
-                    let answer = Answer { ticket, to: answer.clone() };
+                    let to = answer.clone();
+                    let answer = Answer::new(move |result| {
+                        // A connection that has ended has no answers any more.
+                        let _ = to.send((ticket, result));
+                    });
                     Call::Asked { question, deadline: Instant::now() + patience, answer }
                 }
                 // The end of the connection follows.

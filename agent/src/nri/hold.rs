@@ -6,9 +6,9 @@
 
 use super::install::{Holding, Installation};
 use super::passes::Passes;
-use super::sandbox::Sandbox;
-use super::session::{Event, Interest, Question, Session};
+use super::session::{Event, Interest, Session};
 use crate::kernel;
+use crate::sandbox::{Question, Sandbox};
 use anyhow::{Context as _, ensure};
 use std::env;
 use std::ffi::OsStr;

@@ -131,6 +131,8 @@ pub struct PodSandbox {
     pub labels: HashMap<String, String>,
     #[prost(map = "string, string", tag = "6")]
     pub annotations: HashMap<String, String>,
+    #[prost(string, tag = "7")]
+    pub runtime_handler: String,
     #[prost(message, optional, tag = "8")]
     pub linux: Option<LinuxPodSandbox>,
     #[prost(string, repeated, tag = "10")]

@@ -20,9 +20,7 @@ mod passes;
 mod sandbox;
 mod session;
 
-pub use client::{Answer, Call, Client};
+pub use client::Client;
 pub use install::Installation;
 pub use options::NriOptions;
 pub use passes::Passes;
-pub use sandbox::Sandbox;
-pub use session::Question;

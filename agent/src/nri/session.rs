@@ -7,7 +7,7 @@ use super::messages::{
     Request, Response, STOP_POD_SANDBOX, StateChangeEvent, Status, SynchronizeRequest, SynchronizeResponse,
     UNIMPLEMENTED,
 };
-use super::sandbox::Sandbox;
+use crate::sandbox::{Question, Sandbox};
 use prost::Message as _;
 use std::time::Duration;
 
@@ -24,31 +24,6 @@ pub enum Interest {
     SandboxesAndContainers,
     /// Containers are made.
     Containers,
-}
-
-/// What the runtime waits to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// A sandbox is there; nothing runs in it. It has to be answered well: a runtime that is refused here leaves the
-    /// sandbox's network behind.
-    Run(Sandbox),
-    /// May a container be made?
-    Create { sandbox: Sandbox, container: String },
-}
-
-impl Question {
-    /// Whom it is about.
-    pub fn sandbox(&self) -> &Sandbox {
-        match self {
-            Self::Run(sandbox) | Self::Create { sandbox, .. } => sandbox,
-        }
-    }
-
-    pub fn sandbox_mut(&mut self) -> &mut Sandbox {
-        match self {
-            Self::Run(sandbox) | Self::Create { sandbox, .. } => sandbox,
-        }
-    }
 }
 
 /// With which question an answer goes.

@@ -27,6 +27,7 @@ pub struct NodeMetrics {
     policies_refused: IntGaugeVec,
     access_log_dropped: IntCounter,
     direct_events_lost: IntCounter,
+    pod_events_dropped: IntCounter,
     denials_lost: IntCounter,
     watches: WatchMetrics,
     workers: Mutex<BTreeMap<PodName, Registry>>,
@@ -83,6 +84,10 @@ impl NodeMetrics {
             direct_events_lost: counter(
                 "pillion_direct_events_lost_total",
                 "Openings and ends of direct connections that the kernel had no room to tell of.",
+            ),
+            pod_events_dropped: counter(
+                "pillion_pod_events_dropped_total",
+                "Kubernetes Events on pods that were not written: too many at once, or no API server.",
             ),
             denials_lost: counter(
                 "pillion_denials_lost_total",
@@ -173,6 +178,11 @@ impl NodeMetrics {
     /// The counter that whoever reads the kernel's events keeps.
     pub fn direct_events_lost(&self) -> IntCounter {
         self.direct_events_lost.clone()
+    }
+
+    /// The counter of Kubernetes Events that are not written.
+    pub fn pod_events_dropped(&self) -> IntCounter {
+        self.pod_events_dropped.clone()
     }
 
     /// The counter that whoever reads the kernel's denials keeps.

@@ -117,6 +117,14 @@ impl ApiServer {
         }
     }
 
+    /// An object, or a list.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        match self.curl("GET", path, None)? {
+            (200, said) => serde_json::from_str(&said).context("the API server answered no JSON"),
+            (code, said) => bail!("GET {path}: {code}: {said}"),
+        }
+    }
+
     /// Deletes an object, at once.
     pub fn delete(&self, path: &str) -> Result<()> {
         match self.curl("DELETE", &format!("{path}?gracePeriodSeconds=0"), None)? {
@@ -126,7 +134,7 @@ impl ApiServer {
     }
 
     /// An object as it is; `None` where there is none.
-    pub fn get(&self, path: &str) -> Result<Option<Value>> {
+    pub fn find(&self, path: &str) -> Result<Option<Value>> {
         match self.curl("GET", path, None)? {
             (200, said) => Ok(Some(serde_json::from_str(&said)?)),
             (404, _) => Ok(None),
@@ -148,15 +156,22 @@ impl ApiServer {
             [("PeerAuthentication", "peerauthentications"), ("AuthorizationPolicy", "authorizationpolicies")]
         {
             let name = format!("{plural}.security.istio.io");
-            let schema =
-                json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+            let condition = json!({"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}},
+                "x-kubernetes-preserve-unknown-fields": true});
+            let conditions = json!({"type": "array", "items": condition,
+                "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]});
+            let status = json!({"type": "object", "properties": {"conditions": conditions},
+                "x-kubernetes-preserve-unknown-fields": true});
+            let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"status": status},
+                "x-kubernetes-preserve-unknown-fields": true}});
             self.apply(
                 &format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"),
                 &json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
                     "metadata": {"name": name},
                     "spec": {"group": "security.istio.io", "scope": "Namespaced",
                         "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-                        "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}}),
+                        "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema,
+                            "subresources": {"status": {}}}]}}),
             )?;
             let path = format!("/apis/security.istio.io/v1/{plural}");
             wait::until("the API server to serve a new kind", READY_WITHIN, || {

@@ -27,6 +27,8 @@ const NODE: (&str, u8) = ("node1", 1);
 pub const PLUGIN_DIR: &str = "/var/lib/nri/plugins";
 pub const CONFIG_DIR: &str = "/var/lib/nri/conf.d";
 
+const CRI_SOCKET: &str = "/run/containerd/containerd.sock";
+
 /// Who holds the lock of this ending owns the machine of that name.
 const LOCK: &str = ".lock";
 
@@ -85,7 +87,7 @@ impl LoneNode {
 
     /// Its runtime, to be asked for pods.
     pub fn cri(&self) -> Result<Cri> {
-        Ok(Cri::at(self.path("/run/containerd/containerd.sock")?))
+        Ok(Cri::at(self.path(CRI_SOCKET)?))
     }
 
     /// A file of the machine's, by its path there, for this process.
@@ -135,14 +137,23 @@ impl LoneNode {
             .with_context(|| format!("cannot remove {name}"))
     }
 
-    /// Starts the agent, and waits until it is ready.
+    /// Starts the agent as a plugin of the runtime, and waits until it is ready.
     pub fn start_agent(&self) -> Result<()> {
+        let plugin = ["--nri-plugin-dir", PLUGIN_DIR, "--nri-config-dir", CONFIG_DIR];
+        self.start_agent_with(&[&["--nri-socket", "/var/run/nri/nri.sock"][..], &plugin].concat())
+    }
+
+    /// Starts the agent as one that asks a runtime without NRI, and waits until it is ready.
+    pub fn start_agent_by_cri(&self) -> Result<()> {
+        self.start_agent_with(&["--cri-socket", CRI_SOCKET])
+    }
+
+    fn start_agent_with(&self, flags: &[&str]) -> Result<()> {
         let log = |name| File::options().create(true).append(true).open(self.dir.join(name));
         let mut command = Command::new(agent::binary()?);
         command.args(["run", "--node", NODE.0, "--access-log", "--manifests"]).arg(self.manifests());
         command.args(["--ca-dir", "/var/lib/pillion/ca", "--state-dir", "/var/lib/pillion/state"]);
-        command.args(["--nri-socket", "/var/run/nri/nri.sock"]);
-        command.args(["--nri-plugin-dir", PLUGIN_DIR, "--nri-config-dir", CONFIG_DIR]);
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(log("access.log")?).stderr(log("agent.log")?);
         let child = self.machine.spawn(&mut command)?;
         let mut agent = self.agent.lock().expect("no holder panics");

@@ -45,6 +45,7 @@ use control_plane::ControlPlane;
 pub use load_image::{LOAD, load_image};
 pub use lone::{CONFIG_DIR, LoneNode, PLUGIN_DIR};
 pub use machine::Machine;
+pub use node::FOREIGN;
 use node::Node;
 use pki::Pki;
 pub use programs::Programs;

@@ -14,6 +14,9 @@ use super::network::{self, DNS_SERVICE, PODS};
 use super::pki::Pki;
 use super::programs::Programs;
 
+/// A second handler of the runtime, by the name of one whose pods have their sockets elsewhere. It is runc, too.
+pub const FOREIGN: &str = "runsc";
+
 /// The names of nodes, in the order of their numbers.
 pub(super) fn names(count: u8) -> Vec<String> {
     (1..=count).map(|number| format!("node{number}")).collect()
@@ -143,6 +146,11 @@ state = '/run/containerd'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+    BinaryName = '{runc}'
+    SystemdCgroup = false
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{FOREIGN}]
+  runtime_type = 'io.containerd.runc.v2'
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{FOREIGN}.options]
     BinaryName = '{runc}'
     SystemdCgroup = false
 [plugins.'io.containerd.nri.v1.nri']

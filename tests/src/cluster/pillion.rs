@@ -27,7 +27,12 @@ impl Cluster {
         for value in VALUES.iter().chain(values) {
             helm.args(["--set", value]);
         }
-        self.machine_named(control_plane::NAME).run(&mut helm, "").map(drop)
+        self.machine_named(control_plane::NAME).run(&mut helm, "")?;
+        // Helm is content before the first agent's pod is there.
+        for what in ["daemonset/pillion", "deployment/pillion-ca"] {
+            self.kubectl(&["--namespace", NAMESPACE, "rollout", "status", what, "--timeout=120s"], "")?;
+        }
+        Ok(())
     }
 
     /// `helm uninstall`, which waits until every agent has left its node.

@@ -58,8 +58,17 @@ impl Standing {
     }
 
     /// Waits until a look sees what it should.
-    pub fn wait(&self, what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
-        let (every, within) = (Duration::from_millis(200), Duration::from_secs(40));
+    pub fn wait(&self, what: &str, look: impl FnMut() -> Result<bool>) -> Result<()> {
+        self.wait_within(Duration::from_secs(40), what, look)
+    }
+
+    pub fn wait_within(
+        &self,
+        within: Duration,
+        what: &str,
+        mut look: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let every = Duration::from_millis(200);
         wait::until_every(every, what, within, || Ok(look()?.then_some(())))?;
         self.say(what);
         Ok(())

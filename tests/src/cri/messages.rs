@@ -10,6 +10,8 @@ pub struct Empty {}
 pub struct RunPodSandboxRequest {
     #[prost(message, optional, tag = "1")]
     pub config: Option<PodSandboxConfig>,
+    #[prost(string, tag = "2")]
+    pub runtime_handler: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -28,11 +28,19 @@ pub struct PodSpec {
     pub labels: HashMap<String, String>,
     /// Which of its sandboxes, from 0.
     pub attempt: u32,
+    /// The runtime's handler that its RuntimeClass names; empty: the default.
+    pub handler: String,
 }
 
 impl PodSpec {
     pub fn new(name: &str) -> Self {
-        Self { namespace: "default".into(), name: name.into(), labels: HashMap::new(), attempt: 0 }
+        Self {
+            namespace: "default".into(),
+            name: name.into(),
+            labels: HashMap::new(),
+            attempt: 0,
+            handler: String::new(),
+        }
     }
 
     pub fn label(mut self, key: &str, value: &str) -> Self {
@@ -71,7 +79,8 @@ impl Cri {
 
     /// Makes the pod's sandbox, network included; gives its id.
     pub fn run_sandbox(&self, pod: &PodSpec) -> Result<String> {
-        let request = RunPodSandboxRequest { config: Some(pod.config()) };
+        let request =
+            RunPodSandboxRequest { config: Some(pod.config()), runtime_handler: pod.handler.clone() };
         let response: RunPodSandboxResponse = self.ask("RunPodSandbox", &request)?;
         Ok(response.pod_sandbox_id)
     }

@@ -4,6 +4,8 @@ mod away;
 mod ca;
 mod objects;
 mod policies;
+mod said;
+mod taint;
 mod write;
 
 use anyhow::Result;
@@ -18,10 +20,14 @@ struct Standing {
 
 impl Standing {
     fn new(name: &str, flags: &[&str]) -> Result<Self> {
+        Self::with(name, flags, AgentOptions::default())
+    }
+
+    fn with(name: &str, flags: &[&str], options: AgentOptions) -> Result<Self> {
         let bed = Bed::new(name)?;
         let node = bed.node("n1")?;
         let api = ApiServer::start(&bed, &node, flags)?;
-        let agent = node.start_agent(&AgentOptions::default().kube(&api.kubeconfig()))?;
+        let agent = node.start_agent(&options.kube(&api.kubeconfig()))?;
         Ok(Self { api, agent, _bed: bed })
     }
 }

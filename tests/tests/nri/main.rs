@@ -5,6 +5,7 @@ mod pods;
 
 /// By this name `cargo xtask test` tells them from tests that need no container runtime: they go with the cluster's.
 mod with_containerd {
+    mod by_cri;
     mod first_act;
     mod hold;
     mod refused;

@@ -78,11 +78,15 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The archive of the image for these architectures, under its usual name and at its usual place. What cargo has built
 /// already is not built again.
-#[expect(dead_code, reason = "for `cargo xtask cluster up`")]
 pub fn archive(architectures: &[Architecture], profile: Profile) -> Result<PathBuf> {
     let (out, name) = (place(architectures, profile), content::default_name());
     content::Archive { architectures, profile, name: &name }.write(&Checkout::here(), &out)?;
     Ok(out)
+}
+
+/// The image as it is given to people, for this machine alone.
+pub fn of_this_machine() -> Result<PathBuf> {
+    archive(&[Architecture::here()], Profile::Release)
 }
 
 /// Both unless some are named; always in the same order.

@@ -52,7 +52,8 @@ fn asks_plainly(deployed: &Deployed) -> Result<bool> {
     let address = |pod: &str| deployed.standing.get(&["pod", pod], "{.status.podIP}");
     let (alice, web) = (address("alice")?, address("web")?);
     let service = deployed.standing.get(&["service", "web"], "{.spec.clusterIP}")?;
-    let wire = Wire::tap(deployed, "node2", &format!("src host {alice} and dst host {web} and tcp dst port 80"))?;
+    let wire =
+        Wire::tap(deployed, "node2", &format!("src host {alice} and dst host {web} and tcp dst port 80"))?;
     let said = deployed.ask("alice", &format!("http://{service}/addresses"))?;
     let (client, server) = said.trim().split_once(' ').unwrap_or_default();
     ensure!(client.starts_with(&format!("{alice}:")) && server == format!("{web}:80"), "nginx says {said:?}");

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pillion_tests::cluster::{LoneNode, images};
+use pillion_tests::cluster::{FOREIGN, LoneNode, images};
 use pillion_tests::cri::{Cri, PodSpec, Refused};
 use pillion_tests::wait;
 use serde_json::json;
@@ -18,6 +18,7 @@ fn a_container_of_a_pod_that_cannot_be_captured_is_refused_with_the_reason() {
         waits_for_its_object(node)?;
         of_another_node(node)?;
         whose_port_is_taken(node)?;
+        whose_sockets_are_elsewhere(node)?;
         others_are_not_concerned(node)
     });
 }
@@ -69,6 +70,26 @@ fn whose_port_is_taken(node: &LoneNode) -> Result<()> {
     let said = refusal(&cri, &sandbox, &again)?;
     ensure!(said.contains("pod default/taken") && said.contains("15001"), "{said}");
     cri.remove_sandbox(&sandbox)
+}
+
+/// As gVisor's are: the handler's name tells. A pod of it that is not to be in the mesh starts.
+fn whose_sockets_are_elsewhere(node: &LoneNode) -> Result<()> {
+    let cri = node.cri()?;
+    let pod = PodSpec { handler: FOREIGN.to_owned(), ..labelled("foreign") };
+    node.put_pod(&pod, true, None)?;
+    let sandbox = cri.run_sandbox(&pod)?;
+    let said = refusal(&cri, &sandbox, &pod)?;
+    for part in ["pod default/foreign", "its runtime \"runsc\"", "take the label", "RuntimeClass"] {
+        ensure!(said.contains(part), "{said}");
+    }
+    let dump = node.config_dump()?;
+    let mut workers = dump["workers"].as_array().context("no workers")?.iter();
+    let worker = workers.find(|worker| worker["pod"] == "foreign").context("it is not told of")?;
+    ensure!(worker["state"] == "failed", "{worker}");
+    cri.remove_sandbox(&sandbox)?;
+    let plain = PodSpec { handler: FOREIGN.to_owned(), ..PodSpec::new("plain-foreign") };
+    let sandbox = cri.run_sandbox(&plain)?;
+    starts(&cri, &sandbox, &plain)
 }
 
 /// Unlabelled pods start, with an object or without.

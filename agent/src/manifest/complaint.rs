@@ -1,0 +1,35 @@
+//! What people are told of a policy, on the policy itself: a function of the object alone, so that every agent says the same.
+
+use super::Object;
+
+/// Why a policy is not in force as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// One word, for machines.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Object {
+    /// What is to be said of it, if it is a policy and anything is.
+    pub fn complaint(&self) -> Option<Complaint> {
+        match self {
+            Self::RefusedPolicy(refused) => {
+                let message = match refused.field.as_str() {
+                    "" => refused.message.clone(),
+                    field => format!("{field}: {}", refused.message),
+                };
+                Some(Complaint { reason: "Invalid", message })
+            }
+            Self::AuthorizationPolicy(policy) if !policy.policy.http_fields.is_empty() => {
+                let fields = policy.policy.http_fields.join(", ");
+                let message = format!(
+                    "fields of HTTP are not enforced yet, and fail safe: an ALLOW rule with them matches nothing, other rules \
+                     match without them: {fields}"
+                );
+                Some(Complaint { reason: "HttpFieldsNotEnforced", message })
+            }
+            _ => None,
+        }
+    }
+}
