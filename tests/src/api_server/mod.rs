@@ -134,7 +134,7 @@ impl ApiServer {
     }
 
     /// An object as it is; `None` where there is none.
-    pub fn get(&self, path: &str) -> Result<Option<Value>> {
+    pub fn find(&self, path: &str) -> Result<Option<Value>> {
         match self.curl("GET", path, None)? {
             (200, said) => Ok(Some(serde_json::from_str(&said)?)),
             (404, _) => Ok(None),

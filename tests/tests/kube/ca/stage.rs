@@ -103,7 +103,7 @@ impl Stage {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
         self.api.apply(&path, &pod)?;
         self.phase(namespace, name, "Running")?;
-        let pod = self.api.get(&path)?.context("the pod is not there")?;
+        let pod = self.api.get(&path)?;
         Ok(pod["metadata"]["uid"].as_str().context("a pod without uid")?.to_owned())
     }
 
@@ -159,7 +159,7 @@ impl Stage {
     /// A text of the ConfigMap.
     pub fn published(&self, key: &str) -> Result<String> {
         wait::until("the ConfigMap", WITHIN, || {
-            let map = self.api.get(CONFIG_MAP)?;
+            let map = self.api.find(CONFIG_MAP)?;
             Ok(map.and_then(|map| map["data"][key].as_str().map(str::to_owned)))
         })
     }
@@ -173,6 +173,6 @@ impl Stage {
     }
 
     pub fn object(&self, path: &str) -> Result<Value> {
-        self.api.get(path)?.with_context(|| format!("there is no {path}"))
+        self.api.get(path)
     }
 }
