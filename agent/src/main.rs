@@ -7,6 +7,11 @@ use pillion_agent::nri::hold;
 use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
 
+/// musl's own has one lock for all threads, and maps every buffer of 128 KiB anew (docs/image.md has the numbers).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|program| hold::is_plugin(&program)) {
         return exit(hold::program().and_then(|program| hold::run(&program)));

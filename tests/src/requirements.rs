@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "ip"),
     ("iptables", "iptables"),
     ("linux-perf", "perf"),
+    ("make", "make"),
     ("nghttp2-client", "h2load"),
     ("nginx-light", "nginx"),
     ("openssl", "openssl"),
@@ -54,6 +55,7 @@ pub const APPS: &[&str] = &[
     "python3",
     "redis-server",
     "redis-tools",
+    "wrk",
 ];
 
 /// Installs those of the Debian packages whose programs are missing, by apt-get, without starting their services.

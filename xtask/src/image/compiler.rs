@@ -26,6 +26,8 @@ pub struct Compiler(PathBuf);
 impl Compiler {
     /// Fetches it the first time.
     pub fn ready() -> Result<Self> {
+        // jemalloc's build wants it.
+        requirements::ensure(&["make"])?;
         once::directory("tools", &format!("zig-{VERSION}"), "fetching Zig's C compiler from PyPI", fetch)
             .map(Self)
     }

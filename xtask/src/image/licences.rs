@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use pillion_oci::Architecture;
@@ -92,15 +92,25 @@ fn in_the_program(metadata: &Value) -> Result<Vec<&Value>> {
         .collect())
 }
 
+/// Those of a package, and of the sources of others that it has in directories of its own.
 fn texts(package: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(package).with_context(|| format!("cannot read {}", package.display()))?;
-    let files = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|file| {
+    let list = |dir: &Path| -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut files = list(package)?;
+    for dir in files.clone().iter().filter(|path| path.is_dir()) {
+        files.extend(list(dir)?);
+    }
+    let is_licence = |file: &PathBuf| {
         let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         file.is_file() && NAMES.iter().any(|begin| name.starts_with(begin)) && !name.ends_with(".rs")
-    });
+    };
     files
+        .iter()
+        .filter(|file| is_licence(file))
         .map(|file| {
-            let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
             Ok(String::from_utf8_lossy(&bytes).replace("\r\n", "\n"))
         })
         .collect()
@@ -127,12 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_of_the_program_has_its_licence_read() {
+    fn licences_are_read_of_a_crate_and_of_what_it_has_of_others() {
         let metadata = metadata(&workspace::root()).unwrap();
         let packages = in_the_program(&metadata).unwrap();
-        let tokio = packages.iter().find(|package| package["name"] == "tokio").unwrap();
-        let manifest = Path::new(tokio["manifest_path"].as_str().unwrap());
-        let texts = texts(manifest.parent().unwrap()).unwrap();
-        assert!(texts.iter().any(|text| text.contains("Tokio Contributors")), "{texts:?}");
+        // The second is jemalloc's own, beside that of the crate.
+        for (name, owner) in [("tokio", "Tokio Contributors"), ("tikv-jemalloc-sys", "Jason Evans")] {
+            let package = packages.iter().find(|package| package["name"] == name).unwrap();
+            let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+            let texts = texts(manifest.parent().unwrap()).unwrap();
+            assert!(texts.iter().any(|text| text.contains(owner)), "{name}: {texts:?}");
+        }
     }
 }

@@ -11,6 +11,11 @@ use super::compiler::Compiler;
 use super::{Profile, triple};
 use crate::workspace;
 
+/// What jemalloc is told. A pod is a thread: by default each would keep 300 KiB for itself, and give back late
+/// (docs/image.md has the numbers). `_RJEM_MALLOC_CONF` of a running agent's environment goes before it.
+const ALLOCATOR: &str =
+    "narenas:8,lg_tcache_max:12,tcache_nslots_small_max:20,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
 /// Sources, and where cargo puts what it builds of them.
 pub struct Checkout {
     pub root: PathBuf,
@@ -55,6 +60,11 @@ pub fn build(
             config(&mut cargo, "profile.dev.debug=false");
             config(&mut cargo, "profile.dev.strip=true");
         }
+    }
+    cargo.env("JEMALLOC_SYS_WITH_MALLOC_CONF", ALLOCATOR);
+    if architecture == Architecture::Aarch64 {
+        // jemalloc is built for one size of pages, and runs where they are smaller. Kernels have 4, 16 or 64 KiB.
+        cargo.env("AARCH64_UNKNOWN_LINUX_MUSL_JEMALLOC_SYS_WITH_LG_PAGE", "16");
     }
     compiler.tell(&mut cargo, architecture);
     workspace::build(&mut cargo)
