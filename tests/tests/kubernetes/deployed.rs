@@ -49,23 +49,41 @@ impl Deployed {
         self.standing.cluster.machine(node)?.run(&mut curl, "")
     }
 
-    /// Waits until a pod's worker serves (or until there is none).
+    /// Waits until the worker of a pod of the default namespace serves (or until there is none).
     pub fn captured(&self, node: &str, pod: &str, is: bool) -> Result<()> {
         let what = format!("{pod} to be {} the mesh", if is { "in" } else { "out of" });
-        wait::until_every(Duration::from_millis(50), &what, Duration::from_secs(20), || {
+        let waited = wait::until_every(Duration::from_millis(50), &what, Duration::from_secs(20), || {
             let dump = self.config_dump(node)?;
             let workers = dump["workers"].as_array().context("/config_dump has no workers")?;
-            let there = workers.iter().find(|worker| worker["pod"] == pod);
+            let there =
+                workers.iter().find(|worker| worker["namespace"] == "default" && worker["pod"] == pod);
             let done = there.map_or(!is, |worker| is && worker["state"] == "serving");
             Ok(done.then_some(()))
-        })
+        });
+        waited.with_context(|| format!("the agent of {node} says: {}", self.log_of_agent(node)))
+    }
+
+    fn log_of_agent(&self, node: &str) -> String {
+        let log = |agent: &String| {
+            self.standing.kubectl(&["--namespace", NAMESPACE, "logs", "--tail=30", agent], "")
+        };
+        self.agent(node).and_then(|agent| log(&agent)).unwrap_or_else(|e| format!("nothing: {e:#}"))
     }
 
     /// Waits until the node's agent serves what it should.
     pub fn agent_is_ready(&self, node: &str) -> Result<()> {
         let what = format!("the agent of {node}");
-        wait::until_every(Duration::from_millis(100), &what, Duration::from_secs(60), || {
-            Ok(self.fetch(node, "http://127.0.0.1:15021/healthz/ready").ok().map(drop))
+        let mut said = String::new();
+        let waited = wait::until_every(Duration::from_millis(100), &what, Duration::from_secs(60), || {
+            // Whatever it answers, and also when nobody does.
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--max-time", "5", "http://127.0.0.1:15021/healthz/ready"]);
+            let output = self.standing.cluster.machine(node)?.output(&mut curl, "")?;
+            said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            Ok((said == "ready").then_some(()))
+        });
+        waited.with_context(|| {
+            format!("the agent of {node} waits for {said:?} and says: {}", self.log_of_agent(node))
         })
     }
 

@@ -25,7 +25,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
     let standing = &deployed.standing;
     standing.apply(NEIGHBOUR)?;
     standing.all_ready()?;
-    deployed.captured("node1", "default/neighbour", true)?;
+    deployed.captured("node1", "neighbour", true)?;
     let neighbour = format!("{}:7", standing.get(&["pod", "neighbour"], "{.status.podIP}")?);
     let ping_pong = |seconds: &str| {
         let command = [
@@ -54,7 +54,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
         let now = deployed.agent("node1");
         Ok(now.is_ok_and(|now| now != former) && deployed.agent_is_ready("node1").is_ok())
     })?;
-    deployed.captured("node1", "default/neighbour", true)?;
+    deployed.captured("node1", "neighbour", true)?;
     let report: Value = serde_json::from_str(&finish(stream)?).context("no report")?;
     ensure!(report["errors"] == 0, "the direct connection was hurt: {}", report["first_error"]);
     standing.kubectl(&["delete", "pod", "neighbour"], "")?;

@@ -14,7 +14,7 @@ pub fn loses_no_request(deployed: &Deployed) -> Result<()> {
     standing.apply(&SITE.replace("SECONDS", &(seconds + 5).to_string()))?;
     standing.rolled_out("deployment/site")?;
     standing.rolled_out("deployment/echo")?;
-    deployed.captured("node1", "default/client", true)?;
+    deployed.captured("node1", "client", true)?;
     let load = Load::begin(deployed, "client", seconds)?;
     for deployment in ["deployment/site", "deployment/echo"] {
         standing.kubectl(&["rollout", "restart", deployment], "")?;

@@ -1,6 +1,6 @@
 //! What clusters run, runs unchanged in the mesh.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::deployed::Deployed;
 
