@@ -1,6 +1,7 @@
 //! A cluster with Pillion, and what is asked of it again and again.
 
 use std::env;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -102,22 +103,40 @@ impl Deployed {
         self.standing.exec(pod, &["timeout", "10", "wget", "-qO-", url])
     }
 
-    /// Begins a program in a pod; [`finish`] waits for it.
-    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Child> {
+    /// Begins a program in a pod.
+    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Begun> {
         let mut kubectl = self.standing.cluster.command("kubectl")?;
         kubectl.args(["exec", pod, "--"]).args(command);
         kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.standing.cluster.machine("cp")?.spawn(&mut kubectl)
+        Ok(Begun(self.standing.cluster.machine("cp")?.spawn(&mut kubectl)?))
     }
 }
 
-/// What a program that was begun has said.
-pub fn finish(child: Child) -> Result<String> {
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "it ended with {}: {said}{error}", output.status);
-    Ok(said)
+/// A program on a machine. One that has ended and is not waited for would keep its machine from ending.
+pub struct Begun(pub Child);
+
+impl Begun {
+    /// Waits for its end; gives what it has said.
+    pub fn finish(mut self) -> Result<String> {
+        let (mut said, mut error) = (String::new(), String::new());
+        if let Some(stdout) = &mut self.0.stdout {
+            stdout.read_to_string(&mut said)?;
+        }
+        if let Some(stderr) = &mut self.0.stderr {
+            stderr.read_to_string(&mut error)?;
+        }
+        let status = self.0.wait()?;
+        ensure!(status.success(), "it ended with {status}: {said}{error}");
+        Ok(said)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // It has ended already, as a rule.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The image that is installed: the one that `cargo xtask test` has built, or the one that is built now.

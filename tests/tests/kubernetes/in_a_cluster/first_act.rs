@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use pillion_tests::cluster::pillion::NAMESPACE;
+
 use crate::deployed::{Deployed, extent};
 
 use super::wire::Wire;
@@ -33,7 +35,11 @@ pub fn is_in_the_mesh_every_time(deployed: &Deployed) -> Result<()> {
         let restarts = scope.spawn(|| {
             let mut restarts = 0;
             while !done.load(Ordering::Relaxed) {
-                restart(deployed, ["pillion", "containerd"][restarts % 2])?;
+                // Only once by a signal: the kubelet waits longer and longer with a container that dies again and again.
+                restart(
+                    deployed,
+                    ["pillion", "containerd", "agent", "containerd"][restarts.min(2 + restarts % 2)],
+                )?;
                 restarts += 1;
             }
             anyhow::Ok(restarts)
@@ -103,7 +109,12 @@ fn restart(deployed: &Deployed, program: &str) -> Result<()> {
     if program == "pillion" {
         // The kubelet starts it again.
         cluster.machine("node1")?.kill(program)?;
-        sleep(Duration::from_secs(2));
+        return deployed.agent_is_ready("node1");
+    }
+    if program == "agent" {
+        let agent = deployed.agent("node1")?;
+        let delete = ["delete", "pod", &agent, "--namespace", NAMESPACE, "--grace-period=1"];
+        deployed.standing.kubectl(&delete, "")?;
         return deployed.agent_is_ready("node1");
     }
     let start = cluster.kill("node1", program)?;

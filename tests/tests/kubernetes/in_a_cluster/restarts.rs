@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pillion_tests::cluster::pillion::NAMESPACE;
 use serde_json::Value;
 
-use crate::deployed::{Deployed, finish};
+use crate::deployed::Deployed;
 
 use super::rolling::Load;
 
@@ -41,7 +41,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
         deployed.begin("client", &command)
     };
     // The first connection of a pair is not direct.
-    finish(ping_pong("0.2")?)?;
+    ping_pong("0.2")?.finish()?;
     let stream = ping_pong("15")?;
     standing.wait("a direct connection is open", || {
         Ok(deployed.metrics("node1")?.sum("pillion_direct_connections", &[("pod", "client")]) == 1.0)
@@ -55,7 +55,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
         Ok(now.is_ok_and(|now| now != former) && deployed.agent_is_ready("node1").is_ok())
     })?;
     deployed.captured("node1", "neighbour", true)?;
-    let report: Value = serde_json::from_str(&finish(stream)?).context("no report")?;
+    let report: Value = serde_json::from_str(&stream.finish()?).context("no report")?;
     ensure!(report["errors"] == 0, "the direct connection was hurt: {}", report["first_error"]);
     standing.kubectl(&["delete", "pod", "neighbour"], "")?;
     standing.say("direct connections did not notice that agents were replaced");

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::deployed::{Deployed, extent, finish};
+use crate::deployed::{Begun, Deployed, extent};
 
 const SITE: &str = include_str!("../site.yaml");
 
@@ -26,7 +26,7 @@ pub fn loses_no_request(deployed: &Deployed) -> Result<()> {
 }
 
 /// What a client does to the site and to echo.
-pub struct Load(Vec<(&'static str, std::process::Child)>);
+pub struct Load(Vec<(&'static str, Begun)>);
 
 impl Load {
     pub fn begin(deployed: &Deployed, client: &str, seconds: usize) -> Result<Self> {
@@ -48,8 +48,8 @@ impl Load {
     /// Waits for its end; one error is too much.
     pub fn end(self) -> Result<()> {
         let mut lost = Vec::new();
-        for (what, child) in self.0 {
-            let said = finish(child).with_context(|| what.to_owned())?;
+        for (what, begun) in self.0 {
+            let said = begun.finish().with_context(|| what.to_owned())?;
             let report: Value = serde_json::from_str(&said).with_context(|| format!("{what}: {said:?}"))?;
             let (done, errors) = (report["requests"].as_u64().unwrap_or(0), &report["errors"]);
             ensure!(done > 100, "{what}: only {done} were answered: {said}");

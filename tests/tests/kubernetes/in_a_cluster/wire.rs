@@ -1,17 +1,17 @@
 //! What is on a node's wires.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::deployed::Deployed;
+use crate::deployed::{Begun, Deployed};
 
 /// A recording that goes on.
 pub struct Wire {
-    tcpdump: Child,
+    tcpdump: Begun,
     said: BufReader<std::process::ChildStderr>,
 }
 
@@ -25,14 +25,14 @@ impl Wire {
         let mut said = BufReader::new(tcpdump.stderr.take().context("tcpdump has no standard error")?);
         // It listens from here on.
         read_until(&mut said, "listening on")?;
-        Ok(Self { tcpdump, said })
+        Ok(Self { tcpdump: Begun(tcpdump), said })
     }
 
     /// Ends it, and gives how many there were.
     pub fn packets(mut self) -> Result<usize> {
-        kill(Pid::from_raw(self.tcpdump.id() as i32), Signal::SIGINT).context("tcpdump has ended")?;
+        kill(Pid::from_raw(self.tcpdump.0.id() as i32), Signal::SIGINT).context("tcpdump has ended")?;
         let line = read_until(&mut self.said, "packets received by filter")?;
-        self.tcpdump.wait()?;
+        self.tcpdump.0.wait()?;
         let number = line.split(' ').next().unwrap_or_default();
         number.parse().with_context(|| format!("tcpdump says {line:?}"))
     }
