@@ -1,9 +1,9 @@
 //! A cluster with Pillion, and what is asked of it again and again.
 
 use std::env;
-use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -103,39 +103,36 @@ impl Deployed {
         self.standing.exec(pod, &["timeout", "10", "wget", "-qO-", url])
     }
 
-    /// Begins a program in a pod.
-    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Begun> {
-        let mut kubectl = self.standing.cluster.command("kubectl")?;
-        kubectl.args(["exec", pod, "--"]).args(command);
-        kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Begun(self.standing.cluster.machine("cp")?.spawn(&mut kubectl)?))
+    /// Begins a program in a pod, which goes on by itself: not even the API server has to stay for it.
+    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Begun<'_>> {
+        static BEGUN: AtomicUsize = AtomicUsize::new(0);
+        let file = format!("/tmp/begun-{}", BEGUN.fetch_add(1, Ordering::Relaxed));
+        let script = format!("({}; echo $? > {file}.status) > {file} 2>&1 &", command.join(" "));
+        self.standing.exec(pod, &["sh", "-c", &script])?;
+        Ok(Begun { deployed: self, pod: pod.to_owned(), file })
     }
 }
 
-/// A program on a machine. One that has ended and is not waited for would keep its machine from ending.
-pub struct Begun(pub Child);
+/// A program in a pod.
+pub struct Begun<'a> {
+    deployed: &'a Deployed,
+    pod: String,
+    file: String,
+}
 
-impl Begun {
+impl Begun<'_> {
     /// Waits for its end; gives what it has said.
-    pub fn finish(mut self) -> Result<String> {
-        let (mut said, mut error) = (String::new(), String::new());
-        if let Some(stdout) = &mut self.0.stdout {
-            stdout.read_to_string(&mut said)?;
-        }
-        if let Some(stderr) = &mut self.0.stderr {
-            stderr.read_to_string(&mut error)?;
-        }
-        let status = self.0.wait()?;
-        ensure!(status.success(), "it ended with {status}: {said}{error}");
+    pub fn finish(self, within: Duration) -> Result<String> {
+        let standing = &self.deployed.standing;
+        let read = |file: &str| standing.exec(&self.pod, &["cat", file]);
+        let what = format!("the end of a program in {}", self.pod);
+        let status = wait::until_every(Duration::from_millis(300), &what, within, || {
+            // There is none yet, or the kubelet is away.
+            Ok(read(&format!("{}.status", self.file)).ok().filter(|status| !status.is_empty()))
+        })?;
+        let said = read(&self.file)?;
+        ensure!(status == "0", "it ended with status {status}: {said}");
         Ok(said)
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        // It has ended already, as a rule.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -41,7 +41,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
         deployed.begin("client", &command)
     };
     // The first connection of a pair is not direct.
-    ping_pong("0.2")?.finish()?;
+    ping_pong("0.2")?.finish(Duration::from_secs(10))?;
     let stream = ping_pong("15")?;
     standing.wait("a direct connection is open", || {
         Ok(deployed.metrics("node1")?.sum("pillion_direct_connections", &[("pod", "client")]) == 1.0)
@@ -55,7 +55,8 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
         Ok(now.is_ok_and(|now| now != former) && deployed.agent_is_ready("node1").is_ok())
     })?;
     deployed.captured("node1", "neighbour", true)?;
-    let report: Value = serde_json::from_str(&stream.finish()?).context("no report")?;
+    let report: Value =
+        serde_json::from_str(&stream.finish(Duration::from_secs(40))?).context("no report")?;
     ensure!(report["errors"] == 0, "the direct connection was hurt: {}", report["first_error"]);
     standing.kubectl(&["delete", "pod", "neighbour"], "")?;
     standing.say("direct connections did not notice that agents were replaced");
@@ -75,10 +76,10 @@ pub fn of_the_cluster_are_not_noticed_by_the_mesh(deployed: &Deployed) -> Result
     ];
     for (machine, program) in killed {
         // Nothing that the API server tells is asked while it is away: the load is begun before.
-        let load = Load::begin(deployed, "client", 8)?;
-        std::thread::sleep(Duration::from_secs(1));
+        let load = Load::begin(deployed, "client", 6)?;
+        std::thread::sleep(Duration::from_millis(500));
         let start = standing.cluster.kill(machine, program)?;
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(2));
         start()?;
         load.end().with_context(|| format!("{program} of {machine} was killed"))?;
         standing.say(&format!("{program} of {machine} was killed: nobody noticed"));

@@ -1,17 +1,17 @@
 //! What is on a node's wires.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::deployed::{Begun, Deployed};
+use crate::deployed::Deployed;
 
 /// A recording that goes on.
 pub struct Wire {
-    tcpdump: Begun,
+    tcpdump: Child,
     said: BufReader<std::process::ChildStderr>,
 }
 
@@ -25,16 +25,24 @@ impl Wire {
         let mut said = BufReader::new(tcpdump.stderr.take().context("tcpdump has no standard error")?);
         // It listens from here on.
         read_until(&mut said, "listening on")?;
-        Ok(Self { tcpdump: Begun(tcpdump), said })
+        Ok(Self { tcpdump, said })
     }
 
     /// Ends it, and gives how many there were.
     pub fn packets(mut self) -> Result<usize> {
-        kill(Pid::from_raw(self.tcpdump.0.id() as i32), Signal::SIGINT).context("tcpdump has ended")?;
-        let line = read_until(&mut self.said, "packets received by filter")?;
-        self.tcpdump.0.wait()?;
+        kill(Pid::from_raw(self.tcpdump.id() as i32), Signal::SIGINT).context("tcpdump has ended")?;
+        let line = read_until(&mut self.said, "received by filter")?;
+        self.tcpdump.wait()?;
         let number = line.split(' ').next().unwrap_or_default();
         number.parse().with_context(|| format!("tcpdump says {line:?}"))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // It has ended already, as a rule. One that is not waited for would keep its machine from ending.
+        let _ = self.tcpdump.kill();
+        let _ = self.tcpdump.wait();
     }
 }
 
