@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
-use tar::{Builder, Header};
+use tar::Builder;
 
+use crate::layer::header;
 use crate::{Image, Named};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -49,12 +50,7 @@ struct Blobs(BTreeMap<String, Vec<u8>>);
 impl Blobs {
     fn write(&self, index: &Value, file: &Path) -> Result<()> {
         let mut tar = Builder::new(File::create(file)?);
-        let mut add = |path: &str, bytes: &[u8]| {
-            let mut header = Header::new_gnu();
-            header.set_mode(0o644);
-            header.set_size(bytes.len() as u64);
-            tar.append_data(&mut header, path, bytes)
-        };
+        let mut add = |path: &str, bytes: &[u8]| tar.append_data(&mut header(0o644, bytes), path, bytes);
         add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         add("index.json", index.to_string().as_bytes())?;
         for (hash, bytes) in &self.0 {

@@ -55,7 +55,6 @@ impl Layer {
         above.into_iter().rev().try_for_each(|dir| self.add(dir, EntryType::Directory, 0o755, &[], None))
     }
 
-    /// The same time and owner for all: an image's digest is that of what is in it.
     fn add(
         &mut self,
         path: &Path,
@@ -68,16 +67,25 @@ impl Layer {
         if path.as_os_str().is_empty() || !self.there.insert(path.to_owned()) {
             return Ok(());
         }
-        let mut header = Header::new_gnu();
+        let mut header = header(mode, bytes);
         header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(bytes.len() as u64);
         let added = match link {
             Some(target) => self.tar.append_link(&mut header, path, target),
             None => self.tar.append_data(&mut header, path, bytes),
         };
         added.with_context(|| format!("cannot pack {}", path.display()))
     }
+}
+
+/// The same time and owner for all: an image's digest is that of what is in it.
+pub(crate) fn header(mode: u32, bytes: &[u8]) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_mode(mode);
+    header.set_size(bytes.len() as u64);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
 }
 
 #[cfg(test)]
