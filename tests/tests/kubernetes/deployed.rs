@@ -64,7 +64,7 @@ impl Deployed {
         waited.with_context(|| format!("the agent of {node} says: {}", self.log_of_agent(node)))
     }
 
-    fn log_of_agent(&self, node: &str) -> String {
+    pub fn log_of_agent(&self, node: &str) -> String {
         let log = |agent: &String| {
             self.standing.kubectl(&["--namespace", NAMESPACE, "logs", "--tail=30", agent], "")
         };

@@ -18,7 +18,7 @@ use crate::deployed::Deployed;
 fn a_mesh_is_installed_carries_what_clusters_run_through_restarts_and_leaves_nothing() -> Result<()> {
     let deployed = Deployed::bare()?;
     label::pods_run_plain(&deployed)?;
-    deployed.install(&[])?;
+    deployed.install(&["agent.accessLog=true"])?;
     label::brings_running_pods_into_the_mesh_and_gives_them_back(&deployed)?;
     workloads::run_unchanged_under_strict(&deployed)?;
     first_act::is_in_the_mesh_every_time(&deployed)?;
