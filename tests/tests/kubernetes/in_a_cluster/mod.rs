@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::deployed::Deployed;
 
-// proves: CAP-1, CAP-2, CAP-3, ID-1, ID-3, LIF-1, LIF-4, LIF-5
+// proves: CAP-1, CAP-2, CAP-3, ID-1, ID-3, LIF-1, LIF-3, LIF-4, LIF-5
 #[test]
 fn a_mesh_is_installed_carries_what_clusters_run_through_restarts_and_leaves_nothing() -> Result<()> {
     let deployed = Deployed::bare()?;
