@@ -20,7 +20,7 @@ spec:
   containers: [{name: echo, image: 'pillion.test/load:1', args: [serve, --echo, '7']}]
 ";
 
-/// Two pods of node1 talk directly while its agent is killed, and while it is replaced in an orderly way.
+/// Two pods of node1 talk directly while its agent is killed, and while all agents are replaced in an orderly way.
 pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -> Result<()> {
     let standing = &deployed.standing;
     standing.apply(NEIGHBOUR)?;
@@ -42,18 +42,23 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
     };
     // The first connection of a pair is not direct.
     ping_pong("0.2")?.finish(Duration::from_secs(10))?;
-    let stream = ping_pong("15")?;
+    let stream = ping_pong("25")?;
     standing.wait("a direct connection is open", || {
         Ok(deployed.metrics("node1")?.sum("pillion_direct_connections", &[("pod", "client")]) == 1.0)
     })?;
     standing.cluster.machine("node1")?.kill("pillion")?;
     deployed.agent_is_ready("node1")?;
-    let (former, agent) = (deployed.agent("node1")?, ["--namespace", NAMESPACE]);
-    standing.kubectl(&[&["delete", "pod", &former, "--timeout=60s"], &agent[..]].concat(), "")?;
-    standing.wait("another agent is ready", || {
+    let former = deployed.agent("node1")?;
+    standing.kubectl(&["--namespace", NAMESPACE, "rollout", "restart", "daemonset/pillion"], "")?;
+    standing.kubectl(
+        &["--namespace", NAMESPACE, "rollout", "status", "daemonset/pillion", "--timeout=90s"],
+        "",
+    )?;
+    standing.wait("another agent has taken over", || {
         let now = deployed.agent("node1");
-        Ok(now.is_ok_and(|now| now != former) && deployed.agent_is_ready("node1").is_ok())
+        Ok(now.is_ok_and(|now| now != former))
     })?;
+    deployed.agent_is_ready("node1")?;
     deployed.captured("node1", "neighbour", true)?;
     let report: Value =
         serde_json::from_str(&stream.finish(Duration::from_secs(40))?).context("no report")?;
