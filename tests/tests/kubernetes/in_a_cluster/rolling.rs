@@ -13,7 +13,8 @@ const SITE: &str = include_str!("../site.yaml");
 pub fn loses_no_request(deployed: &Deployed) -> Result<()> {
     let standing = &deployed.standing;
     let seconds = extent("PILLION_STREAM_SECONDS", 20)?;
-    standing.apply(&SITE.replace("SECONDS", &(seconds + 5).to_string()))?;
+    let site = SITE.replace("SECONDS", &(seconds + 5).to_string());
+    standing.apply(&site.replace("GRACE", &(seconds + 8).to_string()))?;
     standing.rolled_out("deployment/site")?;
     standing.rolled_out("deployment/echo")?;
     deployed.captured("node1", "client", true)?;
@@ -24,6 +25,10 @@ pub fn loses_no_request(deployed: &Deployed) -> Result<()> {
     }
     load.end()?;
     standing.say("a rolling update under load lost no request");
+    // A new agent hears from containerd of its pods only when no container is being stopped (docs/concepts.md).
+    standing.wait("the former pods are gone", || {
+        Ok(standing.get(&["pods"], "{.items[*].metadata.deletionTimestamp}")?.is_empty())
+    })?;
     Ok(())
 }
 
