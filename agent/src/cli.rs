@@ -116,7 +116,7 @@ pub struct Run {
     #[arg(long, value_name = "DIR", env = "PILLION_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
 
-    /// The BPF file system to pin to; mounted if it is not there.
+    /// The BPF file system to pin to; mounted if it is not there, but for an agent of a DaemonSet, whose mounts end with its pod.
     #[arg(long, value_name = "DIR", env = "PILLION_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
 

@@ -216,6 +216,8 @@ fn mistakes_are_told_before_anything_is_loaded() {
     assert!(matches!(error, KernelError::NotCgroup2 { .. }), "{error}");
     let error = open(KernelConfig { node: "a/b".to_owned(), ..bed.config() });
     assert!(matches!(error, KernelError::NodeName { .. }), "{error}");
+    let error = open(KernelConfig { mounts_bpffs: false, ..bed.config() });
+    assert!(matches!(error, KernelError::NoBpffs { .. }), "{error}");
     #[cfg(not(feature = "bpf-log"))]
     {
         let error = open(KernelConfig { log_hooks: true, ..bed.config() });

@@ -134,7 +134,7 @@ fn an_agent_that_has_not_heard_of_any_mesh_leaves_captured_pods_captured() {
     fs::write(&kubeconfig, nobody).unwrap();
     let options = AgentOptions::default().kube(&kubeconfig);
     let unheard = node.agent_command(&options).unwrap().start().unwrap();
-    unheard.wait_log("the API server is away", SECONDS_10).unwrap();
+    unheard.wait_listening(15000).unwrap();
     for _ in 0..2 {
         let audit =
             node.command("curl").args(["-sS", "-m", "5", "-X", "POST", "http://127.0.0.1:15000/audit"]);

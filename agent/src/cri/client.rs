@@ -4,7 +4,7 @@ use super::grpc::{Answers, Channel, GrpcError};
 use super::messages::{
     ContainerEvent, DELETED, Empty, ListPodSandboxRequest, ListPodSandboxResponse, NOT_FOUND,
     PodSandboxFilter, PodSandboxStateValue, PodSandboxStatusRequest, PodSandboxStatusResponse, READY,
-    STOPPED, UNIMPLEMENTED, VersionResponse,
+    STOPPED, UNAVAILABLE, UNIMPLEMENTED, VersionResponse,
 };
 use super::sandbox;
 use crate::sandbox::{Call, Sandbox};
@@ -63,9 +63,10 @@ enum ClientError {
 async fn keep(socket: PathBuf, calls: mpsc::Sender<Call>) {
     let mut wait = RETRY;
     let mut told = String::new();
+    let mut known = None;
     loop {
         let mut was_heard = false;
-        let Err(error) = serve(&socket, &calls, &mut was_heard).await;
+        let Err(error) = serve(&socket, &calls, &mut known, &mut was_heard).await;
         if matches!(error, ClientError::NodeEnded) {
             return;
         }
@@ -87,13 +88,14 @@ async fn keep(socket: PathBuf, calls: mpsc::Sender<Call>) {
 async fn serve(
     socket: &Path,
     calls: &mpsc::Sender<Call>,
+    known: &mut Option<Known>,
     was_heard: &mut bool,
 ) -> Result<Infallible, ClientError> {
     let channel = Channel::connect(socket).await?;
     let version: VersionResponse = channel.ask("Version", &Empty {}).await?;
     // Before the list: what comes after it is an event.
     let mut events = Some(channel.listen::<ContainerEvent>("GetContainerEvents", &Empty {}).await?);
-    let mut runtime = Runtime { channel, calls, told: None };
+    let mut runtime = Runtime { channel, calls, known };
     let name = format!("{} {}", version.runtime_name, version.runtime_version);
     runtime.tell(Call::Connected { runtime: name }).await?;
     runtime.list().await?;
@@ -114,11 +116,15 @@ async fn serve(
     }
 }
 
+/// What the node has been told, by id, with when it was made. Of one id a runtime always says the same: a pod that is known
+/// stays so, whatever a runtime that has just begun fails to say of it.
+type Known = BTreeMap<String, (i64, Sandbox)>;
+
 struct Runtime<'a> {
     channel: Channel,
     calls: &'a mpsc::Sender<Call>,
-    /// What the node knows by now, by id, with when it was made; none before the first list.
-    told: Option<BTreeMap<String, (i64, Sandbox)>>,
+    /// None before the first list.
+    known: &'a mut Option<Known>,
 }
 
 impl Runtime<'_> {
@@ -127,35 +133,29 @@ impl Runtime<'_> {
         let state = Some(PodSandboxStateValue { state: READY });
         let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { state }) };
         let listed: ListPodSandboxResponse = self.channel.ask("ListPodSandbox", &request).await?;
-        let mut is_another = self.told.is_none();
-        let mut known = self.told.take().unwrap_or_default();
-        let mut all = BTreeMap::new();
+        let mut all = Known::new();
         for item in listed.items {
-            let found = match known.remove(&item.id) {
-                Some(found) => Some(found),
-                None => {
-                    let found = self.look(&item.id).await?;
-                    is_another |= found.is_some();
-                    found
-                }
+            let known = self.known.as_ref().and_then(|known| known.get(&item.id)).cloned();
+            let found = match known {
+                Some(known) => Some(known),
+                None => self.look(&item.id).await?,
             };
             all.extend(found.map(|found| (item.id, found)));
         }
-        is_another |= !known.is_empty();
-        if is_another {
+        if self.known.as_ref() != Some(&all) {
             let mut by_age: Vec<&(i64, Sandbox)> = all.values().collect();
             by_age.sort_by_key(|(created_at, _)| *created_at);
             let sandboxes = by_age.into_iter().map(|(_, sandbox)| sandbox.clone()).collect();
             self.tell(Call::All(sandboxes)).await?;
+            *self.known = Some(all);
         }
-        self.told = Some(all);
         Ok(())
     }
 
     async fn on_event(&mut self, event: ContainerEvent) -> Result<(), ClientError> {
         let id = event.sandbox.map_or_else(|| event.container_id.clone(), |sandbox| sandbox.id);
         let is_its_own = id == event.container_id;
-        let known = self.told.get_or_insert_default();
+        let known = self.known.get_or_insert_default();
         if is_its_own && matches!(event.kind, STOPPED | DELETED) {
             return match known.remove(&id) {
                 Some(_) => self.tell(Call::Gone(id)).await,
@@ -168,7 +168,7 @@ impl Runtime<'_> {
         }
         let Some(found) = self.look(&id).await? else { return Ok(()) };
         self.tell(Call::Found(found.1.clone())).await?;
-        self.told.get_or_insert_default().insert(id, found);
+        self.known.get_or_insert_default().insert(id, found);
         Ok(())
     }
 
@@ -179,6 +179,8 @@ impl Runtime<'_> {
         let response = match asked {
             Ok(response) => response,
             Err(GrpcError::Status { code: NOT_FOUND, .. }) => return Ok(None),
+            // It has just begun.
+            Err(error @ GrpcError::Status { code: UNAVAILABLE, .. }) => return Err(error.into()),
             // One that is wrong keeps nobody from hearing of the others.
             Err(error @ GrpcError::Status { .. }) => {
                 tracing::warn!(

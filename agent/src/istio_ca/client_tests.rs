@@ -107,7 +107,7 @@ impl Stage {
     }
 
     async fn error(&self) -> String {
-        self.ask().await.err().expect("an error").to_string()
+        self.ask().await.expect_err("an error").to_string()
     }
 }
 

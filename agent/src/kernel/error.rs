@@ -35,6 +35,12 @@ pub enum KernelError {
     Bpffs { path: PathBuf, source: io::Error },
 
     #[error(
+        "{path} is no BPF file system, and one that is mounted in this pod would end with it, and captured pods would go plain: mount \
+         one on the node (mount -t bpf bpf {path})"
+    )]
+    NoBpffs { path: PathBuf },
+
+    #[error(
         "{name:?} is no name for a node: it becomes a directory below the BPF file system, which allows no dot or slash"
     )]
     NodeName { name: String },

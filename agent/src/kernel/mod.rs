@@ -75,8 +75,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pi
 pub struct KernelConfig {
     /// The node's name: agents of several nodes may share one kernel.
     pub node: String,
-    /// Where pins go. Mounted when it is no BPF file system.
+    /// Where pins go.
     pub bpffs: PathBuf,
+    /// One is mounted there when it is no BPF file system. Not by an agent that is a pod: its mounts end with it.
+    pub mounts_bpffs: bool,
     /// Where the hooks are attached. None: the root that the agent's cgroup namespace shows.
     pub cgroup_root: Option<PathBuf>,
     /// Switches the hooks' log statements on, in a build that has them (feature `bpf-log`).
@@ -120,7 +122,7 @@ impl Kernel {
         hook_log::check(config.log_hooks)?;
         preflight::check()?;
         let cgroup = Cgroup::open(config.cgroup_root.as_deref())?;
-        let pins = Pins::open(&config.bpffs, &config.node)?;
+        let pins = Pins::open(&config.bpffs, &config.node, config.mounts_bpffs)?;
 
         let mut ebpf = load(&pins, config.log_hooks)?;
         #[cfg(feature = "bpf-log")]

@@ -21,11 +21,11 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes the directory, and mounts a bpffs first where there is none.
-    pub fn open(bpffs: &Path, node: &str) -> Result<Self, KernelError> {
+    /// Makes the directory, and mounts a bpffs first where there is none and `mounts` says so.
+    pub fn open(bpffs: &Path, node: &str, mounts: bool) -> Result<Self, KernelError> {
         let node = node_directory(bpffs, node)?;
         let current = node.join(format!("v{LAYOUT_VERSION}"));
-        ensure_bpffs(bpffs)?;
+        ensure_bpffs(bpffs, mounts)?;
         fs::create_dir_all(&current).map_err(failed(&current, "created"))?;
         Ok(Self { node, current })
     }
@@ -58,10 +58,11 @@ pub fn node_directory(bpffs: &Path, node: &str) -> Result<PathBuf, KernelError> 
     Ok(bpffs.join(PRODUCT).join(node.replace('.', ":")))
 }
 
-fn ensure_bpffs(path: &Path) -> Result<(), KernelError> {
+fn ensure_bpffs(path: &Path, mounts: bool) -> Result<(), KernelError> {
     let unusable = |source| KernelError::Bpffs { path: path.to_owned(), source };
     match statfs(path) {
         Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => return Ok(()),
+        Ok(_) | Err(Errno::ENOENT) if !mounts => return Err(KernelError::NoBpffs { path: path.to_owned() }),
         Ok(_) => {}
         Err(Errno::ENOENT) => fs::create_dir_all(path).map_err(unusable)?,
         Err(errno) => return Err(unusable(errno.into())),

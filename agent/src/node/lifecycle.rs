@@ -73,6 +73,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let mut kernel = Kernel::open(&KernelConfig {
         node: config.node.clone(),
         bpffs: config.bpffs.clone(),
+        mounts_bpffs: config.daemonset.is_none(),
         cgroup_root: config.cgroup_root.clone(),
         log_hooks: config.bpf_log,
         traffic_control: TrafficControl::of_this_kernel(),

@@ -53,6 +53,7 @@ impl Bed {
         KernelConfig {
             node: NODE.to_owned(),
             bpffs: self.bpffs.clone(),
+            mounts_bpffs: true,
             cgroup_root: Some(test_cgroup()),
             log_hooks: false,
             traffic_control: pillion_agent::kernel::TrafficControl::of_this_kernel(),

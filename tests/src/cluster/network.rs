@@ -45,6 +45,8 @@ pub(super) fn lay_cable(control_plane: &Machine, machine: &Machine, number: u8) 
         machine.first_process().with_context(|| format!("the machine {} is off", machine.name()))
     };
     let (here, there, port) = (pid(machine)?.to_string(), pid(control_plane)?.to_string(), machine.name());
+    // A node that was off a moment ago: the kernel takes its end of the cable away when it comes to that.
+    control_plane.output(Command::new("ip").args(["link", "delete", port]), "")?;
     // Made in their places at once: nothing appears on this machine.
     let cable =
         ["link", "add", "eth0", "netns", &here, "type", "veth", "peer", "name", port, "netns", &there];

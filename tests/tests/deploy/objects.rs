@@ -14,7 +14,6 @@ fn an_api_server_takes_what_each_set_of_values_makes() {
             "ca.podDisruptionBudget.enabled=true",
             "ca.networkPolicy.enabled=true",
             "ca.secretIsGiven=true",
-            "ca.service.clusterIP=10.96.7.7",
         ],
         &["ca.enabled=false", "ca.address=istiod.istio-system.svc:15012", "uninstall.enabled=false"],
         &[

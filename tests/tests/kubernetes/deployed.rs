@@ -2,7 +2,8 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -49,23 +50,41 @@ impl Deployed {
         self.standing.cluster.machine(node)?.run(&mut curl, "")
     }
 
-    /// Waits until a pod's worker serves (or until there is none).
+    /// Waits until the worker of a pod of the default namespace serves (or until there is none).
     pub fn captured(&self, node: &str, pod: &str, is: bool) -> Result<()> {
         let what = format!("{pod} to be {} the mesh", if is { "in" } else { "out of" });
-        wait::until_every(Duration::from_millis(50), &what, Duration::from_secs(20), || {
+        let waited = wait::until_every(Duration::from_millis(50), &what, Duration::from_secs(20), || {
             let dump = self.config_dump(node)?;
             let workers = dump["workers"].as_array().context("/config_dump has no workers")?;
-            let there = workers.iter().find(|worker| worker["pod"] == pod);
+            let there =
+                workers.iter().find(|worker| worker["namespace"] == "default" && worker["pod"] == pod);
             let done = there.map_or(!is, |worker| is && worker["state"] == "serving");
             Ok(done.then_some(()))
-        })
+        });
+        waited.with_context(|| format!("the agent of {node} says: {}", self.log_of_agent(node)))
+    }
+
+    pub fn log_of_agent(&self, node: &str) -> String {
+        let log = |agent: &String| {
+            self.standing.kubectl(&["--namespace", NAMESPACE, "logs", "--tail=30", agent], "")
+        };
+        self.agent(node).and_then(|agent| log(&agent)).unwrap_or_else(|e| format!("nothing: {e:#}"))
     }
 
     /// Waits until the node's agent serves what it should.
     pub fn agent_is_ready(&self, node: &str) -> Result<()> {
         let what = format!("the agent of {node}");
-        wait::until_every(Duration::from_millis(100), &what, Duration::from_secs(60), || {
-            Ok(self.fetch(node, "http://127.0.0.1:15021/healthz/ready").ok().map(drop))
+        let mut said = String::new();
+        let waited = wait::until_every(Duration::from_millis(100), &what, Duration::from_secs(60), || {
+            // Whatever it answers, and also when nobody does.
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--max-time", "5", "http://127.0.0.1:15021/healthz/ready"]);
+            let output = self.standing.cluster.machine(node)?.output(&mut curl, "")?;
+            said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            Ok((said == "ready").then_some(()))
+        });
+        waited.with_context(|| {
+            format!("the agent of {node} waits for {said:?} and says: {}", self.log_of_agent(node))
         })
     }
 
@@ -84,22 +103,37 @@ impl Deployed {
         self.standing.exec(pod, &["timeout", "10", "wget", "-qO-", url])
     }
 
-    /// Begins a program in a pod; [`finish`] waits for it.
-    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Child> {
-        let mut kubectl = self.standing.cluster.command("kubectl")?;
-        kubectl.args(["exec", pod, "--"]).args(command);
-        kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.standing.cluster.machine("cp")?.spawn(&mut kubectl)
+    /// Begins a program in a pod, which goes on by itself: not even the API server has to stay for it.
+    pub fn begin(&self, pod: &str, command: &[&str]) -> Result<Begun<'_>> {
+        static BEGUN: AtomicUsize = AtomicUsize::new(0);
+        let file = format!("/tmp/begun-{}", BEGUN.fetch_add(1, Ordering::Relaxed));
+        let script = format!("({}; echo $? > {file}.status) > {file} 2>&1 &", command.join(" "));
+        self.standing.exec(pod, &["sh", "-c", &script])?;
+        Ok(Begun { deployed: self, pod: pod.to_owned(), file })
     }
 }
 
-/// What a program that was begun has said.
-pub fn finish(child: Child) -> Result<String> {
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "it ended with {}: {said}{error}", output.status);
-    Ok(said)
+/// A program in a pod.
+pub struct Begun<'a> {
+    deployed: &'a Deployed,
+    pod: String,
+    file: String,
+}
+
+impl Begun<'_> {
+    /// Waits for its end; gives what it has said.
+    pub fn finish(self, within: Duration) -> Result<String> {
+        let standing = &self.deployed.standing;
+        let read = |file: &str| standing.exec(&self.pod, &["cat", file]);
+        let what = format!("the end of a program in {}", self.pod);
+        let status = wait::until_every(Duration::from_millis(300), &what, within, || {
+            // There is none yet, or the kubelet is away.
+            Ok(read(&format!("{}.status", self.file)).ok().filter(|status| !status.is_empty()))
+        })?;
+        let said = read(&self.file)?;
+        ensure!(status == "0", "it ended with status {status}: {said}");
+        Ok(said)
+    }
 }
 
 /// The image that is installed: the one that `cargo xtask test` has built, or the one that is built now.

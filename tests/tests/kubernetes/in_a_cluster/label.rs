@@ -21,8 +21,8 @@ pub fn brings_running_pods_into_the_mesh_and_gives_them_back(deployed: &Deployed
     ensure!(asks_plainly(deployed)?, "without a label nobody is in the mesh");
     let standing = &deployed.standing;
     standing.kubectl(&["label", "pod", "alice", "web", LABEL], "")?;
-    deployed.captured("node1", "default/alice", true)?;
-    deployed.captured("node2", "default/web", true)?;
+    deployed.captured("node1", "alice", true)?;
+    deployed.captured("node2", "web", true)?;
     let secured = |node: &str, reporter: &str| {
         let labels = [
             ("reporter", reporter),
@@ -38,8 +38,8 @@ pub fn brings_running_pods_into_the_mesh_and_gives_them_back(deployed: &Deployed
     standing.say("a label brings running pods into the mesh");
 
     standing.kubectl(&["label", "pod", "alice", "web", "pillion.dev/capture-"], "")?;
-    deployed.captured("node1", "default/alice", false)?;
-    deployed.captured("node2", "default/web", false)?;
+    deployed.captured("node1", "alice", false)?;
+    deployed.captured("node2", "web", false)?;
     ensure!(asks_plainly(deployed)?, "without the label the wire carries no plain text");
     let after = containers(deployed)?;
     ensure!(after == before, "pods were restarted: {before}, now {after}");

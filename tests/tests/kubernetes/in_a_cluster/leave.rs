@@ -15,7 +15,7 @@ pub fn leaves_nothing_on_the_nodes(deployed: &Deployed) -> Result<()> {
     standing.cluster.uninstall_pillion()?;
     for node in ["node1", "node2"] {
         let machine = standing.cluster.machine(node)?;
-        let left = "ls -A /sys/fs/bpf /var/lib/pillion /run/pillion /var/lib/nri/plugins /var/lib/nri/conf.d 2>/dev/null \
+        let left = "ls -A /sys/fs/bpf/pillion /var/lib/pillion /run/pillion /var/lib/nri/plugins /var/lib/nri/conf.d 2>/dev/null \
                     | grep -v ':$' | grep . || true";
         let left = machine.run(Command::new("sh").args(["-c", left]), "")?;
         ensure!(left.is_empty(), "on {node} is left: {left}");

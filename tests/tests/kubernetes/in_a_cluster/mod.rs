@@ -13,12 +13,12 @@ use anyhow::Result;
 
 use crate::deployed::Deployed;
 
-// proves: CAP-1, CAP-2, CAP-3, ID-1, ID-3, LIF-1, LIF-4, LIF-5
+// proves: CAP-1, CAP-2, CAP-3, ID-1, ID-3, LIF-1, LIF-3, LIF-4, LIF-5
 #[test]
 fn a_mesh_is_installed_carries_what_clusters_run_through_restarts_and_leaves_nothing() -> Result<()> {
     let deployed = Deployed::bare()?;
     label::pods_run_plain(&deployed)?;
-    deployed.install(&[])?;
+    deployed.install(&["agent.accessLog=true"])?;
     label::brings_running_pods_into_the_mesh_and_gives_them_back(&deployed)?;
     workloads::run_unchanged_under_strict(&deployed)?;
     first_act::is_in_the_mesh_every_time(&deployed)?;

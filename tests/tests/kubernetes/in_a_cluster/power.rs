@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::deployed::{Deployed, extent};
 
@@ -56,11 +56,10 @@ fn peers_fail_over(deployed: &Deployed) -> Result<()> {
     let site = standing.get(&["service", "site"], "{.spec.clusterIP}")?;
     for number in 0..20 {
         let said = deployed.ask("client", &format!("http://{site}/hello"));
-        ensure!(
-            said.is_ok(),
-            "request {number} after node2 was out of the endpoints: {:#}",
-            said.unwrap_err()
-        );
+        said.with_context(|| {
+            let log = deployed.log_of_agent("node1");
+            format!("request {number} after node2 was out of the endpoints; its agent says: {log}")
+        })?;
     }
     standing.cluster.node_on("node2", &|_| {})?;
     standing.wait_within(Duration::from_secs(90), "the site is ready on both nodes again", || {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pillion_tests::cluster::pillion::NAMESPACE;
 use serde_json::Value;
 
-use crate::deployed::{Deployed, finish};
+use crate::deployed::Deployed;
 
 use super::rolling::Load;
 
@@ -20,12 +20,12 @@ spec:
   containers: [{name: echo, image: 'pillion.test/load:1', args: [serve, --echo, '7']}]
 ";
 
-/// Two pods of node1 talk directly while its agent is killed, and while it is replaced in an orderly way.
+/// Two pods of node1 talk directly while its agent is killed, and while all agents are replaced in an orderly way.
 pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -> Result<()> {
     let standing = &deployed.standing;
     standing.apply(NEIGHBOUR)?;
     standing.all_ready()?;
-    deployed.captured("node1", "default/neighbour", true)?;
+    deployed.captured("node1", "neighbour", true)?;
     let neighbour = format!("{}:7", standing.get(&["pod", "neighbour"], "{.status.podIP}")?);
     let ping_pong = |seconds: &str| {
         let command = [
@@ -41,21 +41,27 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
         deployed.begin("client", &command)
     };
     // The first connection of a pair is not direct.
-    finish(ping_pong("0.2")?)?;
-    let stream = ping_pong("15")?;
+    ping_pong("0.2")?.finish(Duration::from_secs(10))?;
+    let stream = ping_pong("25")?;
     standing.wait("a direct connection is open", || {
         Ok(deployed.metrics("node1")?.sum("pillion_direct_connections", &[("pod", "client")]) == 1.0)
     })?;
     standing.cluster.machine("node1")?.kill("pillion")?;
     deployed.agent_is_ready("node1")?;
-    let (former, agent) = (deployed.agent("node1")?, ["--namespace", NAMESPACE]);
-    standing.kubectl(&[&["delete", "pod", &former, "--timeout=60s"], &agent[..]].concat(), "")?;
-    standing.wait("another agent is ready", || {
+    let former = deployed.agent("node1")?;
+    standing.kubectl(&["--namespace", NAMESPACE, "rollout", "restart", "daemonset/pillion"], "")?;
+    standing.kubectl(
+        &["--namespace", NAMESPACE, "rollout", "status", "daemonset/pillion", "--timeout=90s"],
+        "",
+    )?;
+    standing.wait("another agent has taken over", || {
         let now = deployed.agent("node1");
-        Ok(now.is_ok_and(|now| now != former) && deployed.agent_is_ready("node1").is_ok())
+        Ok(now.is_ok_and(|now| now != former))
     })?;
-    deployed.captured("node1", "default/neighbour", true)?;
-    let report: Value = serde_json::from_str(&finish(stream)?).context("no report")?;
+    deployed.agent_is_ready("node1")?;
+    deployed.captured("node1", "neighbour", true)?;
+    let report: Value =
+        serde_json::from_str(&stream.finish(Duration::from_secs(40))?).context("no report")?;
     ensure!(report["errors"] == 0, "the direct connection was hurt: {}", report["first_error"]);
     standing.kubectl(&["delete", "pod", "neighbour"], "")?;
     standing.say("direct connections did not notice that agents were replaced");
@@ -75,10 +81,10 @@ pub fn of_the_cluster_are_not_noticed_by_the_mesh(deployed: &Deployed) -> Result
     ];
     for (machine, program) in killed {
         // Nothing that the API server tells is asked while it is away: the load is begun before.
-        let load = Load::begin(deployed, "client", 8)?;
-        std::thread::sleep(Duration::from_secs(1));
+        let load = Load::begin(deployed, "client", 6)?;
+        std::thread::sleep(Duration::from_millis(500));
         let start = standing.cluster.kill(machine, program)?;
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(2));
         start()?;
         load.end().with_context(|| format!("{program} of {machine} was killed"))?;
         standing.say(&format!("{program} of {machine} was killed: nobody noticed"));

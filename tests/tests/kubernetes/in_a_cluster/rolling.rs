@@ -1,9 +1,11 @@
 //! A Deployment is rolled out anew under load.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::deployed::{Deployed, extent, finish};
+use crate::deployed::{Begun, Deployed, extent};
 
 const SITE: &str = include_str!("../site.yaml");
 
@@ -14,7 +16,7 @@ pub fn loses_no_request(deployed: &Deployed) -> Result<()> {
     standing.apply(&SITE.replace("SECONDS", &(seconds + 5).to_string()))?;
     standing.rolled_out("deployment/site")?;
     standing.rolled_out("deployment/echo")?;
-    deployed.captured("node1", "default/client", true)?;
+    deployed.captured("node1", "client", true)?;
     let load = Load::begin(deployed, "client", seconds)?;
     for deployment in ["deployment/site", "deployment/echo"] {
         standing.kubectl(&["rollout", "restart", deployment], "")?;
@@ -26,33 +28,39 @@ pub fn loses_no_request(deployed: &Deployed) -> Result<()> {
 }
 
 /// What a client does to the site and to echo.
-pub struct Load(Vec<(&'static str, std::process::Child)>);
+pub struct Load<'a> {
+    begun: Vec<(&'static str, Begun<'a>)>,
+    seconds: usize,
+}
 
-impl Load {
-    pub fn begin(deployed: &Deployed, client: &str, seconds: usize) -> Result<Self> {
+impl<'a> Load<'a> {
+    pub fn begin(deployed: &'a Deployed, client: &str, seconds: usize) -> Result<Self> {
         let address = |service: &str| deployed.standing.get(&["service", service], "{.spec.clusterIP}");
         let (site, echo) = (format!("{}:80", address("site")?), format!("{}:7", address("echo")?));
-        let seconds = seconds.to_string();
+        let time = seconds.to_string();
         let begin = |what, args: &[&str]| {
-            let command = [&["pillion-load"], args, &["--warm-up=0", "--seconds", &seconds]].concat();
+            let command = [&["pillion-load"], args, &["--warm-up=0", "--seconds", &time]].concat();
             anyhow::Ok((what, deployed.begin(client, &command)?))
         };
         let http = ["http", "--path=/hello", "--to", &site];
-        Ok(Self(vec![
+        let begun = vec![
             begin("kept connections", &[&http[..], &["--connections=4", "--rate=100", "--resend"]].concat())?,
             begin("new connections", &[&http[..], &["--connections=2", "--rate=50", "--close"]].concat())?,
             begin("a stream", &["ping-pong", "--rate=20", "--to", &echo])?,
-        ]))
+        ];
+        Ok(Self { begun, seconds })
     }
 
     /// Waits for its end; one error is too much.
     pub fn end(self) -> Result<()> {
         let mut lost = Vec::new();
-        for (what, child) in self.0 {
-            let said = finish(child).with_context(|| what.to_owned())?;
+        for (what, begun) in self.begun {
+            let said = begun
+                .finish(Duration::from_secs(self.seconds as u64 + 20))
+                .with_context(|| what.to_owned())?;
             let report: Value = serde_json::from_str(&said).with_context(|| format!("{what}: {said:?}"))?;
             let (done, errors) = (report["requests"].as_u64().unwrap_or(0), &report["errors"]);
-            ensure!(done > 100, "{what}: only {done} were answered: {said}");
+            ensure!(done >= 15 * self.seconds as u64, "{what}: only {done} were answered: {said}");
             println!("         {what}: {done} answered, {errors} lost");
             if *errors != 0 {
                 lost.push(format!("{what}: {errors} lost, {}", report["first_error"]));

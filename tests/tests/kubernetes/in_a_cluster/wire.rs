@@ -31,10 +31,18 @@ impl Wire {
     /// Ends it, and gives how many there were.
     pub fn packets(mut self) -> Result<usize> {
         kill(Pid::from_raw(self.tcpdump.id() as i32), Signal::SIGINT).context("tcpdump has ended")?;
-        let line = read_until(&mut self.said, "packets received by filter")?;
+        let line = read_until(&mut self.said, "received by filter")?;
         self.tcpdump.wait()?;
         let number = line.split(' ').next().unwrap_or_default();
         number.parse().with_context(|| format!("tcpdump says {line:?}"))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // It has ended already, as a rule. One that is not waited for would keep its machine from ending.
+        let _ = self.tcpdump.kill();
+        let _ = self.tcpdump.wait();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What clusters run, runs unchanged in the mesh.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::deployed::Deployed;
 
@@ -61,10 +61,10 @@ fn others_see_no_change(deployed: &Deployed, web: &str) -> Result<()> {
         ensure!(ask(pod, web).is_err(), "{pod}, which is not in the mesh, reached a STRICT pod");
     }
     let dump = deployed.config_dump("node1")?;
-    let workers = dump["workers"].to_string();
-    ensure!(
-        !workers.contains("shop/host") && !workers.contains("shop/outside"),
-        "they have workers: {workers}"
-    );
+    let workers = dump["workers"].as_array().context("/config_dump has no workers")?;
+    let has_worker =
+        |pod: &str| workers.iter().any(|worker| worker["namespace"] == "shop" && worker["pod"] == pod);
+    ensure!(has_worker("probed"), "a pod of the mesh has no worker: {workers:?}");
+    ensure!(!has_worker("host") && !has_worker("outside"), "pods outside the mesh have workers: {workers:?}");
     Ok(())
 }

@@ -65,7 +65,8 @@ fn pods_are_found_that_were_there_before_and_those_that_came_while_the_runtime_w
         node.start_runtime()?;
         let late = labelled("late");
         node.put_pod(&late, true, None)?;
-        cri.run_sandbox(&late)?;
+        // A runtime that has just begun is not ready for pods yet.
+        wait::until("a sandbox to be made", WITHIN, || Ok(cri.run_sandbox(&late).ok()))?;
         is_captured(node, &late)?;
         let after = worker(node, &early)?.context("no worker")?;
         ensure!(before["netns_cookie"] == after["netns_cookie"] && after["state"] == "serving", "{after}");
