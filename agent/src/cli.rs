@@ -4,7 +4,7 @@ mod ca;
 
 pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial, Serve, Switch};
 
-use crate::cluster::{ClusterOptions, DaemonSetName};
+use crate::cluster::{ClusterOptions, ObjectName};
 use crate::cri::CriOptions;
 use crate::decide::DirectMode;
 use crate::manifest::ROOT_NAMESPACE;
@@ -71,7 +71,7 @@ pub struct Run {
     /// The DaemonSet, namespace/name, whose pod this is. An agent that is told to end while it is being deleted gives its
     /// pods free and takes everything off the node; in any other case the hooks stay for the next agent.
     #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET", requires = "kube")]
-    pub daemonset: Option<DaemonSetName>,
+    pub daemonset: Option<ObjectName>,
 
     /// Where to serve /config_dump, /logging and /audit.
     #[arg(long, value_name = "ADDR", env = "PILLION_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
@@ -222,7 +222,7 @@ pub struct Uninstall {
 pub struct ClusterUninstall {
     /// The agents' DaemonSet, namespace/name.
     #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET")]
-    pub daemonset: DaemonSetName,
+    pub daemonset: ObjectName,
 
     /// How long it may take; longer than the agents' --drain-timeout.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]

@@ -80,10 +80,24 @@ impl AgentOptions {
 impl Node {
     /// Starts this node's agent and waits until it is ready.
     pub fn start_agent(&self, options: &AgentOptions) -> Result<Agent> {
-        let process = Arc::new(Mutex::new(self.agent_command(options)?.start()?));
-        let agent = Agent { node: self.clone(), options: options.clone(), process };
+        let agent = self.begin_agent(options)?;
         agent.wait_ready()?;
         Ok(agent)
+    }
+
+    /// Starts this node's agent, which cannot be ready yet: waits until it says that it waits for this.
+    pub fn start_agent_that_waits(&self, options: &AgentOptions, what: &str) -> Result<Agent> {
+        let agent = self.begin_agent(options)?;
+        agent.process().wait_for(&format!("the agent to wait for {what}"), READY_WITHIN, || {
+            let Ok(response) = agent.ask(HEALTH, "GET", "/healthz/ready") else { return Ok(None) };
+            Ok((response.status == 503 && response.body.contains(what)).then_some(()))
+        })?;
+        Ok(agent)
+    }
+
+    fn begin_agent(&self, options: &AgentOptions) -> Result<Agent> {
+        let process = Arc::new(Mutex::new(self.agent_command(options)?.start()?));
+        Ok(Agent { node: self.clone(), options: options.clone(), process })
     }
 
     /// `pillion run` with this node's places, to be started by hand.

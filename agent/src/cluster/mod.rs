@@ -27,7 +27,7 @@ mod watch;
 
 pub use backoff::Backoff;
 pub use connect::{ConnectError, chain, connect};
-pub use daemon_set::{DaemonSetName, RemoveError, is_going, remove};
+pub use daemon_set::{RemoveError, is_going, remove};
 pub use events::{Happening, PodEvent, PodEvents};
 pub use name::ObjectName;
 pub use options::ClusterOptions;

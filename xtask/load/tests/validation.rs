@@ -7,7 +7,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use pillion_load::Report;
-use servers::{Server, http2, that_answers, that_echoes_zeros, that_resets, that_says_it_got_nothing};
+use servers::{
+    Server, http2, that_answers, that_answers_once, that_echoes_zeros, that_resets, that_says_it_got_nothing,
+};
 
 const STALL_MS: f64 = 50.0;
 
@@ -111,7 +113,7 @@ fn failures_are_errors_and_not_requests() {
     let (refuses, resets) = (that_answers("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"), that_resets());
     let endless = that_answers("HTTP/1.1 200 OK\r\n\r\n");
     for (port, said) in
-        [(refuses, "status 500"), (resets, "could not be read"), (endless, "no Content-Length")]
+        [(refuses, "status 500"), (resets, "before it answered"), (endless, "no Content-Length")]
     {
         for rate in [&[][..], &["--rate", "50"]] {
             let report = run("http", port, rate);
@@ -120,6 +122,18 @@ fn failures_are_errors_and_not_requests() {
             assert!(error.contains(said), "{error}");
         }
     }
+}
+
+#[test]
+fn a_request_is_sent_again_where_the_server_has_closed_a_connection_that_was_in_use() {
+    let port = that_answers_once();
+    let report = run("http", port, &[]);
+    assert!(report.errors > 0 && report.requests > 0, "{report:?}");
+    let report = run("http", port, &["--resend"]);
+    assert!(report.errors == 0 && report.requests > 0, "{report:?}");
+    // A new connection that is closed is an error.
+    let report = run("http", that_resets(), &["--resend"]);
+    assert!(report.errors > 0 && report.requests == 0, "{report:?}");
 }
 
 #[test]

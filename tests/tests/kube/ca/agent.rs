@@ -34,13 +34,15 @@ fn wait_roots(agent: &Agent, count: usize) {
 #[test]
 fn an_agent_trusts_what_the_authority_publishes_and_keeps_the_last_good() {
     let stage = Stage::without_authority("agent-trust").unwrap();
-    let agent = stage.node.start_agent(&options(&stage)).unwrap();
+    let agent =
+        stage.node.start_agent_that_waits(&options(&stage), "the certificate authority's roots").unwrap();
     let dump =
         agent.wait_config("no ConfigMap", |dump| errors(dump).contains("there is no ConfigMap")).unwrap();
     assert_eq!(roots(&dump), 0, "nobody is trusted before");
 
     stage.start(&[]).unwrap();
     wait_roots(&agent, 1);
+    agent.wait_ready().unwrap();
     agent.wait_config("no errors", |dump| errors(dump) == "[]").unwrap();
     stage.operate(&["rotate", "begin"]).unwrap();
     wait_roots(&agent, 2);

@@ -48,6 +48,16 @@ pub fn that_answers(answer: &'static str) -> u16 {
     })
 }
 
+/// Answers the first request of a connection as if there might be another, and closes it when that comes.
+pub fn that_answers_once() -> u16 {
+    each(|mut stream| {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        let _ = stream.read(&mut request);
+    })
+}
+
 /// Resets a connection when it is asked for something.
 pub fn that_resets() -> u16 {
     each(|mut stream| {
