@@ -66,13 +66,14 @@ impl Pod {
         }
     }
 
-    /// The pod as the mesh has it now.
-    pub fn set_workload(&mut self, workload: &Arc<Workload>) {
+    /// The pod as the mesh has it now; gives whether that is another than before.
+    pub fn set_workload(&mut self, workload: &Arc<Workload>) -> bool {
         if self.workload == *workload {
-            return;
+            return false;
         }
         self.rules = rules(workload);
         self.workload = workload.clone();
+        true
     }
 
     /// Whether policies may refuse plaintext.

@@ -226,10 +226,7 @@ impl Supervisor {
         let Some(pod) = self.pods.get_mut(&workload.name) else {
             return self.start(workload);
         };
-        let changed = pod.workload != *workload;
-        if changed {
-            pod.set_workload(workload);
-        }
+        let changed = pod.set_workload(workload);
         match (&pod.state, &pod.worker) {
             (State::Retiring, Some(worker)) => {
                 worker.serve();

@@ -1,7 +1,7 @@
 //! TLS with a certificate authority over the network: no workload, but a server that is known by its host name.
 
 use super::provider::provider;
-use super::verify::verify_chain;
+use super::verify::{tls12_is_off, verify_chain};
 use crate::identity::Trust;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -81,7 +81,7 @@ impl ServerCertVerifier for AuthorityVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".into()))
+        Err(tls12_is_off())
     }
 
     fn verify_tls13_signature(

@@ -197,7 +197,7 @@ fn refuse(error: VerifyError) -> Error {
 }
 
 /// rustls asks for this only when TLS 1.2 is compiled in and offered; here it is neither.
-fn tls12_is_off() -> Error {
+pub(super) fn tls12_is_off() -> Error {
     Error::General("TLS 1.2 is not spoken".into())
 }
 
