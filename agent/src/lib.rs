@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod cri;
 pub mod decide;
 pub mod direct;
+mod grpc;
 pub mod hbone;
 pub mod identity;
 pub mod istio_ca;

@@ -2,11 +2,11 @@
 
 use super::grpc::{Answers, Channel, GrpcError};
 use super::messages::{
-    ContainerEvent, DELETED, Empty, ListPodSandboxRequest, ListPodSandboxResponse, NOT_FOUND,
-    PodSandboxFilter, PodSandboxStateValue, PodSandboxStatusRequest, PodSandboxStatusResponse, READY,
-    STOPPED, UNAVAILABLE, UNIMPLEMENTED, VersionResponse,
+    ContainerEvent, DELETED, Empty, ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFilter,
+    PodSandboxStateValue, PodSandboxStatusRequest, PodSandboxStatusResponse, READY, STOPPED, VersionResponse,
 };
 use super::sandbox;
+use crate::grpc::Code;
 use crate::sandbox::{Call, Sandbox};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -105,7 +105,7 @@ async fn serve(
         tokio::select! {
             event = next(&mut events) => match event {
                 Ok(Some(event)) => runtime.on_event(event).await?,
-                Ok(None) | Err(GrpcError::Status { code: UNIMPLEMENTED, .. }) => {
+                Ok(None) | Err(GrpcError::Status { code: Code::Unimplemented, .. }) => {
                     tracing::warn!(every = ?POLL, "the container runtime tells no events of pods: it is asked for them");
                     (events, ticks) = (None, every(POLL));
                 }
@@ -178,9 +178,9 @@ impl Runtime<'_> {
         let asked: Result<PodSandboxStatusResponse, _> = self.channel.ask("PodSandboxStatus", &request).await;
         let response = match asked {
             Ok(response) => response,
-            Err(GrpcError::Status { code: NOT_FOUND, .. }) => return Ok(None),
+            Err(GrpcError::Status { code: Code::NotFound, .. }) => return Ok(None),
             // It has just begun.
-            Err(error @ GrpcError::Status { code: UNAVAILABLE, .. }) => return Err(error.into()),
+            Err(error @ GrpcError::Status { code: Code::Unavailable, .. }) => return Err(error.into()),
             // One that is wrong keeps nobody from hearing of the others.
             Err(error @ GrpcError::Status { .. }) => {
                 tracing::warn!(

@@ -1,7 +1,8 @@
 //! gRPC over the runtime's socket: one HTTP/2 connection, calls with one answer or with many.
 
 use super::messages::SERVICE;
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use crate::grpc::{CONTENT_TYPE, Code, Status, frame};
+use bytes::{Buf as _, Bytes, BytesMut};
 use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
@@ -28,8 +29,8 @@ pub enum GrpcError {
     Http(#[from] h2::Error),
     #[error("it does not answer {0}")]
     Late(&'static str),
-    #[error("it refuses {method}: {message} (code {code})")]
-    Status { method: &'static str, code: u32, message: String },
+    #[error("it refuses {method}: {message} (code {code})", code = .code.number())]
+    Status { method: &'static str, code: Code, message: String },
     #[error("its answer to {method} cannot be read: {what}")]
     Answer { method: &'static str, what: String },
 }
@@ -69,18 +70,12 @@ impl Channel {
     ) -> Result<Answers<A>, GrpcError> {
         let mut requests = self.requests.clone().ready().await?;
         let head = Request::post(format!("http://localhost/{SERVICE}/{method}"))
-            .header("content-type", "application/grpc")
+            .header("content-type", CONTENT_TYPE)
             .header("te", "trailers")
             .body(())
             .map_err(|e| GrpcError::Answer { method, what: e.to_string() })?;
         let (response, mut outgoing) = requests.send_request(head, false)?;
-        let body = request.encode_to_vec();
-        let mut framed = BytesMut::with_capacity(5 + body.len());
-        framed.put_u8(0);
-        // What is asked here is a few dozen bytes.
-        framed.put_u32(body.len() as u32);
-        framed.put_slice(&body);
-        outgoing.send_data(framed.freeze(), true)?;
+        outgoing.send_data(frame(request), true)?;
         Ok(Answers { method, state: State::Head(response), buffer: BytesMut::new(), of: PhantomData })
     }
 }
@@ -111,7 +106,7 @@ impl<A: Message + Default> Answers<A> {
         let method = self.method;
         loop {
             if let Some(message) =
-                frame(&mut self.buffer).map_err(|what| GrpcError::Answer { method, what })?
+                next_message(&mut self.buffer).map_err(|what| GrpcError::Answer { method, what })?
             {
                 let read = A::decode(message);
                 return read.map(Some).map_err(|e| GrpcError::Answer { method, what: e.to_string() });
@@ -143,7 +138,7 @@ impl<A: Message + Default> Answers<A> {
 }
 
 /// The next whole message: a byte that says whether it is compressed, its length, itself.
-fn frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, String> {
+fn next_message(buffer: &mut BytesMut) -> Result<Option<Bytes>, String> {
     let Some((head, _)) = buffer.split_first_chunk::<5>() else { return Ok(None) };
     let [compressed, length @ ..] = *head;
     let length = u32::from_be_bytes(length) as usize;
@@ -159,20 +154,16 @@ fn frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, String> {
 
 /// The status comes with the head where there is no message, and after them otherwise.
 fn check(method: &'static str, headers: &HeaderMap) -> Result<(), GrpcError> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match text("grpc-status") {
-        "" | "0" => Ok(()),
-        code => Err(GrpcError::Status {
-            method,
-            code: code.parse().unwrap_or(u32::MAX),
-            message: text("grpc-message").to_owned(),
-        }),
+    match Status::read(headers) {
+        Some(Err(Status { code, message })) => Err(GrpcError::Status { method, code, message }),
+        Some(Ok(())) | None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BufMut as _;
 
     #[test]
     fn messages_come_in_whatever_parts() {
@@ -180,7 +171,7 @@ mod tests {
         let mut whole = Vec::new();
         for byte in [0, 0, 0, 0, 2, 7, 8, 0, 0, 0, 0, 0, 0] {
             buffer.put_u8(byte);
-            whole.extend(frame(&mut buffer).unwrap());
+            whole.extend(next_message(&mut buffer).unwrap());
         }
         assert_eq!(whole, [&[7, 8][..], &[]]);
         assert_eq!(&buffer[..], [0]);
@@ -188,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_message_that_nobody_could_mean_is_an_error() {
-        assert!(frame(&mut BytesMut::from(&[1, 0, 0, 0, 0][..])).is_err());
-        assert!(frame(&mut BytesMut::from(&[0, 0xff, 0xff, 0xff, 0xff][..])).is_err());
+        assert!(next_message(&mut BytesMut::from(&[1, 0, 0, 0, 0][..])).is_err());
+        assert!(next_message(&mut BytesMut::from(&[0, 0xff, 0xff, 0xff, 0xff][..])).is_err());
     }
 }

@@ -14,11 +14,6 @@ pub const NODE: i32 = 2;
 pub const STOPPED: i32 = 2;
 pub const DELETED: i32 = 3;
 
-/// gRPC's codes of a status.
-pub const NOT_FOUND: u32 = 5;
-pub const UNIMPLEMENTED: u32 = 12;
-pub const UNAVAILABLE: u32 = 14;
-
 /// Of Version and GetContainerEvents.
 #[derive(Clone, PartialEq, Message)]
 pub struct Empty {}

@@ -1,8 +1,8 @@
 //! The connection to the authority: one, kept, made anew when it is gone or when what it was verified against has changed.
 
 use super::address::CaAddr;
-use super::grpc::{self, CONTENT_TYPE, Code, Status};
 use super::messages::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
+use crate::grpc::{self, CONTENT_TYPE, Code, Status};
 use crate::identity::Trust;
 use crate::mesh::Mesh;
 use crate::tls;

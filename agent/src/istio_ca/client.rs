@@ -2,10 +2,10 @@
 
 use super::address::CaAddr;
 use super::channel::Channel;
-use super::grpc::{Code, Status};
 use super::messages::{CertificateRequest, CertificateResponse};
 use super::roots::Follower;
 use crate::cluster::{ConnectError, ObjectName, connect};
+use crate::grpc::{Code, Status};
 use crate::identity::{
     BoxFuture, CaError, CertificateAuthority, IssuedCertificate, SigningRequest, Trust, is_self_issued,
 };

@@ -1,7 +1,7 @@
 //! The client, and a server of the protocol that says whatever a test wants it to.
 
-use super::super::grpc::frame;
 use super::*;
+use crate::grpc::frame;
 use crate::identity::{EmbeddedCa, LeafKey, certificate_pem, issue_to_server};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -123,7 +123,7 @@ async fn respond(
 ) -> Result<Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>, Infallible> {
     let (head, body) = request.into_parts();
     let token = head.headers["authorization"].to_str().unwrap().to_owned();
-    let request = super::super::grpc::unframe(body.collect().await.unwrap().to_bytes()).unwrap();
+    let request = crate::grpc::unframe(body.collect().await.unwrap().to_bytes()).unwrap();
     let said = (*answer.lock().unwrap())(&request, &token);
     let (body, end) = match said {
         Ok(cert_chain) => (frame(&CertificateResponse { cert_chain }), Status::headers(Ok(()))),

@@ -1,13 +1,12 @@
 //! Istio's certificate authority protocol: `istio.v1.auth.IstioCertificateService`, one gRPC call over TLS.
 //!
-//! What both sides need is here ([`messages`], [`grpc`]), and the client, [`RemoteCa`]. The server is `pillion ca serve`.
+//! What both sides need is here ([`messages`]) and in [`crate::grpc`], and the client, [`RemoteCa`]. The server is `pillion ca serve`.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod channel;
 mod client;
-pub(crate) mod grpc;
 pub(crate) mod messages;
 mod roots;
 #[cfg(test)]

@@ -1,8 +1,8 @@
-use super::grpc::{Code, Status, frame, unframe};
 use super::messages::CertificateRequest;
 use super::roots::{Follower, Published};
 use super::*;
 use crate::cluster::What;
+use crate::grpc::{Code, Status, frame, unframe};
 use crate::identity::mint;
 use crate::manifest::names;
 use crate::mesh::{Endpoint, Locality, Mesh, Service, ServicePort};

@@ -2,7 +2,7 @@
 
 use super::said;
 use crate::cluster::ObjectName;
-use crate::istio_ca::grpc::{Code, Status};
+use crate::grpc::{Code, Status};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
 use kube::api::PostParams;

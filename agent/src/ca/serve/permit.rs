@@ -4,7 +4,7 @@ use super::caller::{BoundPod, Caller};
 use super::pods::{Pod, Pods};
 use super::said;
 use crate::cluster::ObjectName;
-use crate::istio_ca::grpc::{Code, Status};
+use crate::grpc::{Code, Status};
 use crate::mesh::{SpiffeId, TrustDomain};
 use serde::Deserialize;
 use serde_json::Value;

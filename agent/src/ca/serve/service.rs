@@ -3,10 +3,10 @@
 use super::caller;
 use super::metrics::Metrics;
 use super::permit::Permits;
+use crate::grpc::{self, CONTENT_TYPE, Code, Status};
 use crate::identity::{
     CaError, CertificateAuthority, EmbeddedCa, SigningRequest, certificate_pem, is_self_issued,
 };
-use crate::istio_ca::grpc::{self, CONTENT_TYPE, Code, Status};
 use crate::istio_ca::messages::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
 use crate::mesh::SpiffeId;
 use bytes::Bytes;

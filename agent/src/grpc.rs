@@ -1,4 +1,4 @@
-//! gRPC as far as one call with one answer needs it: messages in frames, and statuses.
+//! gRPC without a connection: messages in frames, and statuses. Of certificate authorities and container runtimes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
@@ -24,6 +24,7 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     Unimplemented,
     Unavailable,
@@ -33,8 +34,9 @@ pub enum Code {
 }
 
 impl Code {
-    const NAMED: [(Self, u32, &'static str); 5] = [
+    const NAMED: [(Self, u32, &'static str); 6] = [
         (Self::InvalidArgument, 3, "INVALID_ARGUMENT"),
+        (Self::NotFound, 5, "NOT_FOUND"),
         (Self::PermissionDenied, 7, "PERMISSION_DENIED"),
         (Self::Unimplemented, 12, "UNIMPLEMENTED"),
         (Self::Unavailable, 14, "UNAVAILABLE"),
@@ -46,7 +48,7 @@ impl Code {
         named.map_or(Self::Other(number), |(code, ..)| *code)
     }
 
-    fn number(self) -> u32 {
+    pub fn number(self) -> u32 {
         match self {
             Self::Other(number) => number,
             code => Self::NAMED.iter().find(|(named, ..)| *named == code).map_or(2, |(_, number, _)| *number),
