@@ -1,15 +1,16 @@
 //! What others with root on a node can do to an agent, and what it leaves when it is gone.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, loaded_maps};
+use aya::programs::links::LinkType;
 use aya::programs::tc::TcAttachType;
-use aya::programs::{ProgramInfo, SchedClassifier};
+use aya::programs::{ProgramInfo, SchedClassifier, loaded_links, loaded_programs};
 use nix::sys::socket::{Shutdown, shutdown};
 use pillion_ebpf_common::PodEntry;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -78,11 +79,10 @@ impl Agent {
 impl KernelObjects {
     /// Those that the kernel still has.
     pub fn alive(&self) -> Result<Self> {
-        let links =
-            aya::programs::loaded_links().map(|link| Ok(link?.id())).collect::<Result<BTreeSet<_>>>()?;
-        let programs =
-            aya::programs::loaded_programs().map(|p| Ok(p?.id())).collect::<Result<BTreeSet<_>>>()?;
-        let maps = aya::maps::loaded_maps().map(|map| Ok(map?.id())).collect::<Result<BTreeSet<_>>>()?;
+        let ids = |objects: Vec<u32>| objects.into_iter().collect::<BTreeSet<_>>();
+        let links = ids(listed(loaded_links().map(|link| Ok(link?.id())))?);
+        let programs = ids(listed(loaded_programs().map(|program| Ok(program?.id())))?);
+        let maps = ids(listed(loaded_maps().map(|map| Ok(map?.id())))?);
         Ok(Self {
             links: &self.links & &links,
             programs: &self.programs & &programs,
@@ -133,17 +133,43 @@ impl Pod {
 
     /// How many programs are attached to the pod's network namespace itself (sk_lookup, flow dissectors).
     pub fn programs_in_netns(&self) -> Result<usize> {
-        let shown = self.command("bpftool").args(["-j", "link", "show"]).run()?;
-        let links: Vec<serde_json::Value> = serde_json::from_str(&shown).context("bpftool tells no JSON")?;
         let netns = self.netns_inode()?;
-        let is_ours = |link: &&serde_json::Value| link["type"] == "netns" && link["netns_ino"] == netns;
-        Ok(links.iter().filter(is_ours).count())
+        let mut attached = 0;
+        for link in listed(loaded_links().map(|link| Ok(link?)))? {
+            if link.link_type()? == LinkType::Netns {
+                attached += usize::from(self.netns_of_link(link.id())? == Some(netns));
+            }
+        }
+        Ok(attached)
+    }
+
+    /// The inode of the network namespace that a link is attached to; none of a link that has ended.
+    fn netns_of_link(&self, id: u32) -> Result<Option<u64>> {
+        let shown = self.command("bpftool").args(["-j", "link", "show", "id", &id.to_string()]).run();
+        match shown {
+            Ok(shown) => {
+                let link: serde_json::Value =
+                    serde_json::from_str(&shown).context("bpftool tells no JSON")?;
+                Ok(Some(link["netns_ino"].as_u64().context("bpftool tells no namespace of the link")?))
+            }
+            Err(_) if !listed(loaded_links().map(|link| Ok(link?.id())))?.contains(&id) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The number of the pod's network namespace, for [`Pod::users_of_netns`].
     pub fn netns_inode(&self) -> Result<u64> {
         Ok(fs::metadata(self.netns())?.ino())
     }
+}
+
+/// What the kernel lists of links, programs or maps. Others' end while they are listed: those are left out.
+fn listed<T>(objects: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
+    let has_ended = |error: &anyhow::Error| {
+        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
+    };
+    objects.filter(|object| !object.as_ref().is_err_and(has_ended)).collect()
 }
 
 /// The inodes of this thread's network namespace's listeners on the port (proc_pid_net(5)).

@@ -46,6 +46,7 @@ impl Supervisor {
                 self.runtime.waiting.push(Waiting { question, asked: Instant::now(), deadline, answer });
             }
         }
+        self.runtime.hand_over();
     }
 
     /// Lets containers start whose pods are captured, and answers whoever waits for what is known by now, or cannot wait

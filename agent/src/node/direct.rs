@@ -124,7 +124,7 @@ impl Supervisor {
     /// agent may have captured.
     pub(super) fn publish_directory(&self) {
         let is_unknown = |pod: &Pod| pod.state == State::Starting && pod.cookie.is_none();
-        let is_early = !self.runtime.is_known || self.pods.values().any(is_unknown);
+        let is_early = !self.runtime.knows_captured() || self.pods.values().any(is_unknown);
         if self.directory.borrow().is_none() && is_early {
             return;
         }

@@ -9,6 +9,7 @@ mod authority;
 mod certificates;
 mod certifier;
 mod direct;
+mod handover;
 mod introspect;
 mod lifecycle;
 mod pod;

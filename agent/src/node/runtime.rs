@@ -1,5 +1,6 @@
 //! What the node knows of the container runtime: whether it is there, which pods it has, and who waits for an answer.
 
+use super::handover::Handover;
 use super::sandboxes::Sandboxes;
 use crate::cli::Run;
 use crate::mesh::{Mesh, Workload};
@@ -18,7 +19,11 @@ pub struct Runtime {
     by: Option<&'static str>,
     /// Whether it is known which pods there are: until then nobody may say of an entry in the kernel that it is nobody's.
     pub is_known: bool,
+    /// Whether the agent before this one has said which pods it had.
+    has_inherited: bool,
     pub sandboxes: Sandboxes,
+    /// None where the runtime is not asked.
+    handover: Option<Handover>,
     pub waiting: Vec<Waiting>,
     /// Where the runtime asks; a pass is of no use elsewhere.
     passes: Option<Passes>,
@@ -75,15 +80,22 @@ impl Runtime {
             Some(socket) => Link::Away(format!("its socket {} was not tried yet", socket.display())),
             None => Link::Off,
         };
+        let is_known = matches!(link, Link::Off);
+        let mut handover = (!is_known).then(|| Handover::at(&config.state_dir));
+        let mut sandboxes = Sandboxes::default();
+        let inherited = handover.as_mut().and_then(Handover::read);
+        sandboxes.replace(inherited.unwrap_or_default());
         Self {
-            is_known: matches!(link, Link::Off),
+            is_known,
+            has_inherited: inherited.is_some(),
             link,
             by: match (&nri.socket, &cri.socket) {
                 (Some(_), _) => Some("nri"),
                 (None, Some(_)) => Some("cri, best effort"),
                 (None, None) => None,
             },
-            sandboxes: Sandboxes::default(),
+            sandboxes,
+            handover,
             waiting: Vec::new(),
             passes: nri.socket.is_some().then(|| Passes::at(&nri.pass_dir)),
             passed: BTreeMap::new(),
@@ -96,6 +108,19 @@ impl Runtime {
     pub fn place(&self, workload: &Arc<Workload>) -> Option<Arc<Workload>> {
         let said = || (matches!(self.link, Link::Off) || workload.netns.is_some()).then(|| workload.clone());
         self.sandboxes.place(workload).or_else(said)
+    }
+
+    /// Whether all pods are known that an earlier agent may have captured.
+    pub fn knows_captured(&self) -> bool {
+        self.is_known || self.has_inherited
+    }
+
+    /// Has a successor know the sandboxes as they are now.
+    pub fn hand_over(&mut self) {
+        let sandboxes = self.sandboxes.all();
+        if let Some(Err(e)) = self.handover.as_mut().map(|handover| handover.write(sandboxes)) {
+            tracing::error!("--state-dir: a restarted agent would not know these pods at once: {e}");
+        }
     }
 
     /// For `/healthz/ready`.

@@ -1,5 +1,6 @@
 //! The state directory: one agent at a time, and what `uninstall` has to know.
 
+use super::handover;
 use crate::nri::Installation;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ const LOCK: &str = "agent.lock";
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
 const RECORD: &str = "agent.json";
+/// What a file is until it is whole.
+const DRAFT: &str = ".draft";
 
 /// The directory, held by this process until it is dropped.
 pub struct StateDir {
@@ -98,16 +101,13 @@ impl StateDir {
             return Err(StateDirError::OtherNode { path: self.path.clone(), there: there.node, asked });
         }
         let path = self.path.join(RECORD);
-        let temporary = self.path.join(".agent.json");
-        let error = |source| StateDirError::Io { path: path.clone(), source };
-        let json = serde_json::to_vec(record).map_err(|e| error(e.into()))?;
-        fs::write(&temporary, json).map_err(error)?;
-        fs::rename(&temporary, &path).map_err(error)
+        let written = serde_json::to_vec(record).map_err(Into::into).and_then(|json| replace(&path, &json));
+        written.map_err(|source| StateDirError::Io { path, source })
     }
 
     /// Removes what an agent left here; the directory itself stays if something else is in it.
     pub fn remove(self) -> Result<(), StateDirError> {
-        for name in [RECORD, LOCK] {
+        for name in [RECORD, handover::FILE, DRAFT, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(StateDirError::Io { path: self.path.clone(), source });
@@ -124,4 +124,11 @@ impl StateDir {
             _ => Ok(()),
         }
     }
+}
+
+/// Writes a file of the state directory, whole or not at all.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = path.with_file_name(DRAFT);
+    fs::write(&draft, content)?;
+    fs::rename(draft, path)
 }

@@ -12,6 +12,7 @@ pub use foreign::ForeignRuntimes;
 
 use crate::manifest::CAPTURE;
 use crate::mesh::{PodName, Workload};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 const STATIC_POD: &str = "kubernetes.io/config.hash";
 
 /// A pod's sandbox: its namespaces are there, whether or not something runs in them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
     /// The runtime's own name for it. A pod whose sandbox is made anew has another.
     pub id: String,

@@ -139,16 +139,40 @@ impl LoneNode {
 
     /// Starts the agent as a plugin of the runtime, and waits until it is ready.
     pub fn start_agent(&self) -> Result<()> {
+        self.begin_agent()?;
+        self.agent_ready()
+    }
+
+    /// Starts the agent as a plugin of the runtime.
+    pub fn begin_agent(&self) -> Result<()> {
         let plugin = ["--nri-plugin-dir", PLUGIN_DIR, "--nri-config-dir", CONFIG_DIR];
-        self.start_agent_with(&[&["--nri-socket", "/var/run/nri/nri.sock"][..], &plugin].concat())
+        self.begin_agent_with(&[&["--nri-socket", "/var/run/nri/nri.sock"][..], &plugin].concat())
     }
 
     /// Starts the agent as one that asks a runtime without NRI, and waits until it is ready.
     pub fn start_agent_by_cri(&self) -> Result<()> {
-        self.start_agent_with(&["--cri-socket", CRI_SOCKET])
+        self.begin_agent_with(&["--cri-socket", CRI_SOCKET])?;
+        self.agent_ready()
     }
 
-    fn start_agent_with(&self, flags: &[&str]) -> Result<()> {
+    /// Waits until the agent is ready.
+    pub fn agent_ready(&self) -> Result<()> {
+        let mut agent = self.agent.lock().expect("no holder panics");
+        let agent = agent.as_mut().context("no agent runs")?;
+        wait::until("the agent to be ready", READY_WITHIN, || {
+            if let Some(status) = agent.try_wait()? {
+                bail!("the agent ended with {status}: {}", tail(&self.agent_log()));
+            }
+            Ok(self.is_agent_ready().then_some(()))
+        })
+        .with_context(|| format!("its log:{}", tail(&self.agent_log())))
+    }
+
+    pub fn is_agent_ready(&self) -> bool {
+        self.get("15021/healthz/ready").is_ok()
+    }
+
+    fn begin_agent_with(&self, flags: &[&str]) -> Result<()> {
         let log = |name| File::options().create(true).append(true).open(self.dir.join(name));
         let mut command = Command::new(agent::binary()?);
         command.args(["run", "--node", NODE.0, "--access-log", "--manifests"]).arg(self.manifests());
@@ -158,14 +182,8 @@ impl LoneNode {
         let child = self.machine.spawn(&mut command)?;
         let mut agent = self.agent.lock().expect("no holder panics");
         ensure!(agent.is_none(), "the agent runs already");
-        let agent = agent.insert(child);
-        wait::until("the agent to be ready", READY_WITHIN, || {
-            if let Some(status) = agent.try_wait()? {
-                bail!("the agent ended with {status}: {}", tail(&self.agent_log()));
-            }
-            Ok(self.get("15021/healthz/ready").ok().map(drop))
-        })
-        .with_context(|| format!("its log:{}", tail(&self.agent_log())))
+        *agent = Some(child);
+        Ok(())
     }
 
     /// SIGKILL.

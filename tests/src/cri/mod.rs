@@ -135,6 +135,14 @@ impl Cri {
         })
     }
 
+    /// Asks a container to end, and kills it if it has not within `grace`.
+    pub fn stop_container(&self, container: &str, grace: Duration) -> Result<()> {
+        let timeout = i64::try_from(grace.as_secs())?;
+        let request = StopContainerRequest { container_id: container.to_owned(), timeout };
+        let Empty {} = self.ask("StopContainer", &request)?;
+        Ok(())
+    }
+
     /// Ends a pod as a kubelet does, with all that is in it.
     pub fn remove_sandbox(&self, sandbox: &str) -> Result<()> {
         let request = SandboxId { pod_sandbox_id: sandbox.to_owned() };

@@ -7,6 +7,7 @@ mod pods;
 mod with_containerd {
     mod by_cri;
     mod first_act;
+    mod handover;
     mod hold;
     mod refused;
 }

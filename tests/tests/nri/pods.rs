@@ -102,7 +102,7 @@ pub fn once(node: &LoneNode, pod: &PodSpec, server: &Server) -> Result<i32> {
 }
 
 /// Makes a container as a kubelet does, which tries again what is refused.
-fn create(cri: &Cri, sandbox: &str, pod: &PodSpec, image: &str, command: &[&str]) -> Result<String> {
+pub fn create(cri: &Cri, sandbox: &str, pod: &PodSpec, image: &str, command: &[&str]) -> Result<String> {
     let begun = Instant::now();
     loop {
         match cri.start_container(sandbox, pod, image, command) {
