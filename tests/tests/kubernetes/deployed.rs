@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use pillion_tests::cluster::pillion::NAMESPACE;
 use pillion_tests::cluster::{Standing, load_image};
 use pillion_tests::metrics::Metrics;
-use pillion_tests::wait;
+use pillion_tests::{requirements, wait};
 use serde_json::Value;
 
 /// A label that brings a pod or a namespace into the mesh.
@@ -23,6 +23,7 @@ pub struct Deployed {
 impl Deployed {
     /// A cluster without Pillion, whose nodes have the load generator's image.
     pub fn bare() -> Result<Self> {
+        requirements::ensure(&["tcpdump"])?;
         let standing = Standing::begin()?;
         standing.cluster.import(&load_image()?)?;
         Ok(Self { standing })
