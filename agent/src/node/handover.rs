@@ -3,14 +3,11 @@
 //! A runtime may be slow to say which pods it has: containerd waits with that for every container that is being stopped, for as
 //! long as its grace period is. Pods that the agent's predecessor had are served meanwhile, as it knew them.
 
-use super::state_dir::replace;
+use super::state_dir::{SANDBOXES, replace};
 use crate::sandbox::Sandbox;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-
-/// The file, in the state directory.
-pub const FILE: &str = "sandboxes.json";
 
 pub struct Handover {
     path: PathBuf,
@@ -20,7 +17,7 @@ pub struct Handover {
 
 impl Handover {
     pub fn at(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE), written: Vec::new() }
+        Self { path: state_dir.join(SANDBOXES), written: Vec::new() }
     }
 
     /// What the last agent here has left, if any, without pods that have ended since: their network namespaces are gone. A
@@ -97,18 +94,18 @@ mod tests {
         assert!(handover.read().is_none(), "there is none yet");
         let host = with_netns("host", None);
         handover.write([&host].into_iter()).unwrap();
-        fs::remove_file(dir.join(FILE)).unwrap();
+        fs::remove_file(dir.join(SANDBOXES)).unwrap();
         handover.write([&host].into_iter()).unwrap();
-        assert!(!dir.join(FILE).exists());
+        assert!(!dir.join(SANDBOXES).exists());
         handover.write([].into_iter()).unwrap();
-        assert!(dir.join(FILE).exists());
+        assert!(dir.join(SANDBOXES).exists());
         fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn a_file_that_is_none_of_ours_says_nothing() {
         let dir = dir("none-of-ours");
-        fs::write(dir.join(FILE), r#"[{"id": "a"}]"#).unwrap();
+        fs::write(dir.join(SANDBOXES), r#"[{"id": "a"}]"#).unwrap();
         assert!(Handover::at(&dir).read().is_none());
         fs::remove_dir_all(dir).unwrap();
     }

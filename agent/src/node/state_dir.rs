@@ -1,6 +1,5 @@
 //! The state directory: one agent at a time, and what `uninstall` has to know.
 
-use super::handover;
 use crate::nri::Installation;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,8 @@ const LOCK: &str = "agent.lock";
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
 const RECORD: &str = "agent.json";
+/// What an agent leaves to its successor of sandboxes.
+pub const SANDBOXES: &str = "sandboxes.json";
 /// What a file is until it is whole.
 const DRAFT: &str = ".draft";
 
@@ -107,7 +108,7 @@ impl StateDir {
 
     /// Removes what an agent left here; the directory itself stays if something else is in it.
     pub fn remove(self) -> Result<(), StateDirError> {
-        for name in [RECORD, handover::FILE, DRAFT, LOCK] {
+        for name in [RECORD, SANDBOXES, DRAFT, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(StateDirError::Io { path: self.path.clone(), source });

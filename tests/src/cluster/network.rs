@@ -32,9 +32,15 @@ pub(super) fn api_server() -> String {
     format!("https://{CONTROL_PLANE}:6443")
 }
 
+/// The bridge's own, for good: otherwise it would be the lowest of its ports', and nodes would look for it at that of a node
+/// that is off.
+const BRIDGE: &str = "02:00:00:00:00:01";
+
 /// The bridge.
 pub(super) fn lay_bridge(control_plane: &Machine) -> Result<()> {
-    let bridge = format!("link add br0 type bridge\naddr add {CONTROL_PLANE}/24 dev br0\nlink set br0 up\n");
+    let bridge = format!(
+        "link add br0 address {BRIDGE} type bridge\naddr add {CONTROL_PLANE}/24 dev br0\nlink set br0 up\n"
+    );
     batch(control_plane, &bridge)?;
     forward(control_plane)
 }
