@@ -9,6 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::{ending, sys};
 
+/// The link-layer address of every bridge, for good: otherwise it would be the lowest of its ports', and its neighbours would look
+/// for it there when that port is gone. Bridges have no link in common.
+pub const BRIDGE: &str = "02:00:00:00:00:01";
+
 /// Where `ip netns` keeps its namespaces (ip-netns(8)).
 pub(crate) const NETNS_DIR: &str = "/run/netns";
 

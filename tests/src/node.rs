@@ -12,10 +12,6 @@ use crate::process::{Command, Spot};
 use crate::shared::Shared;
 use crate::{cgroup, sys};
 
-/// A bridge's own address, for good: otherwise it would be the lowest of its ports', and another when that pod is gone. Bridges
-/// have no link in common.
-const BRIDGE: &str = "02:00:00:00:00:01";
-
 /// A node of the bed. Node number `n` has the pod networks 10.88.n.0/24 and fd88:n::/64; its pods reach it, and
 /// the agent's ports, at the first address of these.
 #[derive(Clone)]
@@ -45,8 +41,9 @@ impl Node {
         cgroup::create(&node.host_cgroup())?;
         // Multicast snooping would make IPv6 wait for listener reports; a bridge of a few ports needs none.
         let bridge = format!(
-            "link add br0 address {BRIDGE} type bridge mcast_snooping 0\n\
+            "link add br0 address {} type bridge mcast_snooping 0\n\
              addr add {}/24 dev br0\naddr add {}/64 dev br0 nodad\nlink set br0 up\n",
+            ip::BRIDGE,
             node.ip4(),
             node.ip6(),
         );

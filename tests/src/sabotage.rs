@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData, loaded_maps};
-use aya::programs::links::LinkType;
+use aya::maps::{HashMap, Map, MapData, MapInfo, loaded_maps};
+use aya::programs::links::{LinkInfo, LinkType};
 use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_links, loaded_programs};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -79,10 +79,9 @@ impl Agent {
 impl KernelObjects {
     /// Those that the kernel still has.
     pub fn alive(&self) -> Result<Self> {
-        let ids = |objects: Vec<u32>| objects.into_iter().collect::<BTreeSet<_>>();
-        let links = ids(listed(loaded_links().map(|link| Ok(link?.id())))?);
-        let programs = ids(listed(loaded_programs().map(|program| Ok(program?.id())))?);
-        let maps = ids(listed(loaded_maps().map(|map| Ok(map?.id())))?);
+        let links = listed(loaded_links())?.iter().map(LinkInfo::id).collect();
+        let programs = listed(loaded_programs())?.iter().map(ProgramInfo::id).collect();
+        let maps = listed(loaded_maps())?.iter().map(MapInfo::id).collect();
         Ok(Self {
             links: &self.links & &links,
             programs: &self.programs & &programs,
@@ -135,7 +134,7 @@ impl Pod {
     pub fn programs_in_netns(&self) -> Result<usize> {
         let netns = self.netns_inode()?;
         let mut attached = 0;
-        for link in listed(loaded_links().map(|link| Ok(link?)))? {
+        for link in listed(loaded_links())? {
             if link.link_type()? == LinkType::Netns {
                 attached += usize::from(self.netns_of_link(link.id())? == Some(netns));
             }
@@ -152,7 +151,7 @@ impl Pod {
                     serde_json::from_str(&shown).context("bpftool tells no JSON")?;
                 Ok(Some(link["netns_ino"].as_u64().context("bpftool tells no namespace of the link")?))
             }
-            Err(_) if !listed(loaded_links().map(|link| Ok(link?.id())))?.contains(&id) => Ok(None),
+            Err(_) if !listed(loaded_links())?.iter().any(|link| link.id() == id) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -163,13 +162,17 @@ impl Pod {
     }
 }
 
-/// What the kernel lists of links, programs or maps. Others' end while they are listed: those are left out.
-fn listed<T>(objects: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
-    let has_ended = |error: &anyhow::Error| {
+/// What the kernel lists of links, programs or maps. Others' end while they are listed (ENOENT), or are only being made (EAGAIN):
+/// those are left out.
+fn listed<T, E: Into<anyhow::Error>>(objects: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>> {
+    let is_not_there = |error: &anyhow::Error| {
         let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-        causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
+        causes.any(|cause| matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock))
     };
-    objects.filter(|object| !object.as_ref().is_err_and(has_ended)).collect()
+    objects
+        .map(|object| object.map_err(Into::into))
+        .filter(|object| !object.as_ref().is_err_and(is_not_there))
+        .collect()
 }
 
 /// The inodes of this thread's network namespace's listeners on the port (proc_pid_net(5)).

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::machine::Machine;
+use crate::ip::BRIDGE;
 
 /// The control plane's machine.
 pub(super) const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 93, 0, 1);
@@ -31,10 +32,6 @@ pub(super) fn pods(number: u8) -> String {
 pub(super) fn api_server() -> String {
     format!("https://{CONTROL_PLANE}:6443")
 }
-
-/// The bridge's own, for good: otherwise it would be the lowest of its ports', and nodes would look for it at that of a node
-/// that is off.
-const BRIDGE: &str = "02:00:00:00:00:01";
 
 /// The bridge.
 pub(super) fn lay_bridge(control_plane: &Machine) -> Result<()> {
