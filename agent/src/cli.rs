@@ -7,6 +7,7 @@ pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial
 use crate::cluster::{ClusterOptions, ObjectName};
 use crate::cri::CriOptions;
 use crate::decide::DirectMode;
+use crate::kernel::Probes;
 use crate::manifest::ROOT_NAMESPACE;
 use crate::manifest::names::is_label;
 use crate::mesh::{TrustDomain, TrustDomains};
@@ -107,6 +108,11 @@ pub struct Run {
     /// Whether pods of this node may talk directly, in plain TCP that the kernel vouches for; off: always mutual TLS.
     #[arg(long, value_name = "MODE", env = "PILLION_DIRECT", default_value = "auto")]
     pub direct: DirectMode,
+
+    /// How a kubelet's probe is known, which STRICT and policies let pass: attested, by the node's own socket that the hooks
+    /// have seen; or by the node's addresses, which masqueraded traffic has, too.
+    #[arg(long, value_name = "HOW", env = "PILLION_PROBES", value_enum, default_value_t = Probes::Auto)]
+    pub probes: Probes,
 
     /// Write one JSON line to standard output for every connection.
     #[arg(long, env = "PILLION_ACCESS_LOG")]

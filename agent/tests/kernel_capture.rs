@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Bed, ELSEWHERE4, ELSEWHERE6, LINK_LOCAL, POD4, POD6, Pod, Worker, in_pod};
-use pillion_agent::kernel::{Kernel, PodCapture};
+use pillion_agent::kernel::{Kernel, PodCapture, Tag};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 
 /// Nobody is there: only a captured connect() gets through.
@@ -127,7 +127,7 @@ fn the_workers_own_connections_are_not_captured() {
 
 fn tagged_socket(worker: &Worker, to: SocketAddr, present: Option<SocketAddr>) -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
-    worker.sockets.tag(&socket, present).unwrap();
+    worker.sockets.tag(&socket, present.map_or(Tag::Agent, Tag::ToApp)).unwrap();
     socket
 }
 

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Bed, ELSEWHERE4, POD4, Worker, in_pod};
+use pillion_agent::kernel::Tag;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -145,7 +146,7 @@ fn an_mptcp_listener() {
         app.listen(8).unwrap();
         let present: SocketAddr = "10.77.3.3:333".parse().unwrap();
         let socket = stream_socket();
-        worker.sockets.tag(&socket, Some(present)).unwrap();
+        worker.sockets.tag(&socket, Tag::ToApp(present)).unwrap();
         socket.connect(&to.into()).unwrap();
         let (accepted, peer) = app.accept().unwrap();
         assert_eq!(peer.as_socket(), Some(present));

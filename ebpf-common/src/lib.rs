@@ -5,7 +5,7 @@
 //! asserted. A change here is a new layout: raise [`LAYOUT_VERSION`].
 
 /// The version of the maps' layout. It is part of the pin path, so an agent never reads another layout's maps.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The port of the worker's outbound listener, on 127.0.0.1 and every IPv6 address of a captured pod (Istio's
 /// number).
@@ -45,8 +45,8 @@ pub mod kind {
     pub const NONE: u32 = 0;
     /// An app's captured client socket. The address is the destination that the app asked for.
     pub const CLIENT: u32 = 1;
-    /// One of the agent's own sockets, never captured. The address is the one that the app at the other end is to
-    /// see as its peer; port 0 means that it sees the true one.
+    /// One of the agent's own sockets, towards peers and the outside. It is never captured, and nothing is presented to
+    /// the other end.
     pub const AGENT: u32 = 2;
     /// An app's accepted socket whose other end is the agent. The address is the peer to show.
     pub const SERVER: u32 = 3;
@@ -55,6 +55,12 @@ pub mod kind {
     /// An app's client socket on the direct path to a Service's endpoint. The address is what the app asked for, the
     /// target where it goes. (A direct connection to a pod's own address needs no record.)
     pub const DIRECT: u32 = 5;
+    /// The agent's socket to an app of the pod, never captured. The address is the one that the app is to see as its
+    /// peer. A guard lets the connection in only as long as `HANDOFF` has it: without an entry the app would see
+    /// loopback.
+    pub const TO_APP: u32 = 6;
+    /// The worker's outbound listener. The connect hook sends connections to no other listener on its port.
+    pub const WORKER: u32 = 7;
 }
 
 /// Names a connection on its way from connect() to accept() (the key of `HANDOFF`).
@@ -196,8 +202,11 @@ pub mod count {
     pub const FORGED: u32 = 3;
     /// Plain connections that the mode lets pass, and that were refused because policies do not allow their source.
     pub const DENIED: u32 = 4;
+    /// Connections that the pod opened to a pod on the direct path, that no entry of `FLOWS` attests, and that were
+    /// refused at the pod's veth.
+    pub const UNATTESTED: u32 = 5;
     /// How many there are.
-    pub const ALL: u32 = 5;
+    pub const ALL: u32 = 6;
 }
 
 /// "Connections from this pod to that pod's port may go directly" (a key of `VERDICTS`).
@@ -224,12 +233,22 @@ pub struct FlowKey {
     pub high: Address,
 }
 
-/// Who opened a connection: the attestation (the value of `FLOWS`).
+/// Who opened a connection, and to whom: the attestation (the value of `FLOWS`).
+///
+/// The entry goes with the last end that it knows of. Which ends there are is one word, `open`: 1 from the beginning (the
+/// client's), one more when the server has accepted. Each end subtracts its one when it is gone, atomically, and whoever
+/// then reads 0 removes the entry. The marks beside it keep an end from being counted twice.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// The netns cookie of the client.
     pub client: u64,
+    /// The netns cookie of the server: nobody else can accept.
+    pub server: u64,
+    /// When the entry was made (CLOCK_MONOTONIC, in nanoseconds): tells it from a later one of the same addresses.
+    pub opened: u64,
+    /// How many ends are open. Changed by atomic additions only.
+    pub open: u64,
     /// The indices of the veths, on the node, of the two ends' pods: packets come by the one and go straight into the
     /// other. 0 and 0: the connection stays within its pod.
     pub low_device: u32,
@@ -246,6 +265,70 @@ pub struct Flow {
     pub server_open: u32,
     /// Always 0: fills the value up to its alignment.
     pub zero: u32,
+}
+
+/// One end of a connection that the agent has found to be over (the packet that the program `end_flow` is run with, behind
+/// an Ethernet header).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEnd {
+    pub key: FlowKey,
+    /// The [`Flow::opened`] of the entry that is meant.
+    pub opened: u64,
+    /// 1 for the client's end, 0 for the server's.
+    pub is_client: u32,
+    /// Always 0: fills the value up to its alignment.
+    pub zero: u32,
+}
+
+/// How many entries of shared tables a pod has now (the value of `USAGE`, whose key is the netns cookie). Programs add and
+/// subtract atomically; the agent makes the entry when it captures the pod. A pod without an entry gets none in those
+/// tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// In `HANDOFF`; at most [`quota::HANDOFF`].
+    pub handoff: u64,
+    /// In `FLOWS`, of connections that the pod opened; at most [`quota::FLOWS`].
+    pub flows: u64,
+}
+
+/// How many entries of a shared table one pod may have: one pod alone never fills it.
+pub mod quota {
+    /// A pod's listener takes 4,096 connections that nobody has accepted yet (`net.core.somaxconn`).
+    pub const HANDOFF: u64 = 16_384;
+    /// More than a pod's connections to one address and port, of which the range of ports allows 28,232.
+    pub const FLOWS: u64 = 32_768;
+}
+
+/// The node's own network namespace (the value of `NODE`, an array of one).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// Its netns cookie; 0 while the agent has not said it.
+    pub netns: u64,
+    /// 1 where a probe is known by the node's addresses alone, because the hooks do not see the kubelet's sockets.
+    pub probes_by_address: u32,
+    /// Always 0: fills the value up to its alignment.
+    pub zero: u32,
+}
+
+/// A connection that a socket of the node's own namespace has opened to a pod (the key of `NODE_FLOWS`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NodeFlow {
+    pub client: Address,
+    pub server: Address,
+}
+
+/// The tables that programs write, as `INSERTS_FAILED` numbers them.
+pub mod table {
+    pub const HANDOFF: u32 = 0;
+    pub const FLOWS: u32 = 1;
+    pub const SOCKETS: u32 = 2;
+    pub const NODE_FLOWS: u32 = 3;
+    /// Their names, by number.
+    pub const NAMES: [&str; 4] = ["HANDOFF", "FLOWS", "SOCKETS", "NODE_FLOWS"];
 }
 
 /// The pod behind a veth of the node (the value of `DEVICES`, whose key is the veth's index).
@@ -444,7 +527,11 @@ const _: () = {
     assert!(size_of::<CountKey>() == 16);
     assert!(size_of::<Verdict>() == 32);
     assert!(size_of::<FlowKey>() == 40);
-    assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<Flow>() == 64);
+    assert!(size_of::<FlowEnd>() == 56);
+    assert!(size_of::<Usage>() == 16);
+    assert!(size_of::<NodeEntry>() == 16);
+    assert!(size_of::<NodeFlow>() == 40);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<Endpoints>() == 8);
     assert!(size_of::<EndpointKey>() == 8);
@@ -470,6 +557,10 @@ mod user {
     unsafe impl aya::Pod for Verdict {}
     unsafe impl aya::Pod for FlowKey {}
     unsafe impl aya::Pod for Flow {}
+    unsafe impl aya::Pod for FlowEnd {}
+    unsafe impl aya::Pod for Usage {}
+    unsafe impl aya::Pod for NodeEntry {}
+    unsafe impl aya::Pod for NodeFlow {}
     unsafe impl aya::Pod for Device {}
     unsafe impl aya::Pod for Endpoints {}
     unsafe impl aya::Pod for EndpointKey {}

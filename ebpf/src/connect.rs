@@ -9,7 +9,7 @@ use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{
-        bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_lookup_tcp, bpf_sk_release,
         bpf_skc_to_mptcp_sock,
     },
     macros::cgroup_sock_addr,
@@ -19,7 +19,7 @@ use core::ptr;
 use pillion_ebpf_common::{
     Address, Ip, OUTBOUND_PORT, PodEntry, SocketRecord,
     flags::FAIL_OPEN,
-    kind::{AGENT, CLIENT, DIRECT},
+    kind::{AGENT, CLIENT, DIRECT, TO_APP, WORKER},
     mapped, unmapped,
 };
 
@@ -192,7 +192,7 @@ unsafe fn decide(
         return Decision::Refuse;
     }
     // SAFETY: not null, and the context's.
-    if unsafe { maps::record(socket) }.is_some_and(|record| record.kind == AGENT) {
+    if unsafe { maps::record(socket) }.is_some_and(|record| matches!(record.kind, AGENT | TO_APP)) {
         return Decision::Pass;
     }
     // SAFETY: as above.
@@ -210,7 +210,7 @@ unsafe fn decide(
         return unsafe { pass(socket) };
     }
     // SAFETY: the context is the kernel's.
-    if !unsafe { is_worker_there(ctx) } {
+    if !unsafe { is_worker_there(ctx, &ip) } {
         if pod.flags & FAIL_OPEN == 0 {
             return Decision::Refuse;
         }
@@ -258,27 +258,38 @@ unsafe fn pass(socket: *mut bpf_sock) -> Decision {
     Decision::Pass
 }
 
-/// Whether the pod's worker listens: the agent is alive.
+/// Whether the pod's worker listens: the agent is alive. Any process of the pod may listen on that port while the worker
+/// does not; the worker's listener is known by its record.
 ///
 /// # Safety
 /// The context is the kernel's.
 #[inline(always)]
-unsafe fn is_worker_there(ctx: &SockAddrContext) -> bool {
+unsafe fn is_worker_there(ctx: &SockAddrContext, ip: &Ip) -> bool {
     // Source and destination address, source and destination port: a listener takes any source.
-    const TUPLE: [u32; 3] = [LOCALHOST4, LOCALHOST4, port_pair(1, OUTBOUND_PORT)];
+    const TUPLE4: [u32; 3] = [LOCALHOST4, LOCALHOST4, port_pair(1, OUTBOUND_PORT)];
+    // The listener for IPv6 is at every address: nobody else can listen at one of them.
+    const TUPLE6: [u32; 9] = {
+        let [a, b, c, d] = LOCALHOST6;
+        [a, b, c, d, a, b, c, d, port_pair(1, OUTBOUND_PORT)]
+    };
     // The namespace that the socket is in.
     const OWN_NETNS: u64 = u64::MAX;
-    let mut tuple = TUPLE;
-    // SAFETY: the tuple is one of IPv4, of 12 bytes; what is found is let go of.
+    let mut tuple = TUPLE6;
+    let mut length = size_of_val(&TUPLE6) as u32;
+    if unmapped(ip).is_some() {
+        tuple[..3].copy_from_slice(&TUPLE4);
+        length = size_of_val(&TUPLE4) as u32;
+    }
+    // SAFETY: a tuple of the family that its length says; what is found is let go of.
     unsafe {
-        let tuple_at = tuple.as_mut_ptr().cast();
-        let found = bpf_skc_lookup_tcp(ctx.as_ptr(), tuple_at, size_of_val(&tuple) as u32, OWN_NETNS, 0);
+        let found = bpf_sk_lookup_tcp(ctx.as_ptr(), tuple.as_mut_ptr().cast(), length, OWN_NETNS, 0);
         if found.is_null() {
             return false;
         }
+        let is_worker = maps::record(found).is_some_and(|record| record.kind == WORKER);
         bpf_sk_release(found.cast());
+        is_worker
     }
-    true
 }
 
 /// Two ports in network byte order, one after the other.

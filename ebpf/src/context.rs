@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
 use core::ffi::c_void;
-use pillion_ebpf_common::{Address, HandoffKey, Ip, mapped};
+use pillion_ebpf_common::{Address, HandoffKey, Ip, mapped, unmapped};
 
 /// Reads 4 bytes at a constant offset of a context or a socket, as one instruction that LLVM leaves alone.
 ///
@@ -146,10 +146,10 @@ impl Ends {
         Address { ip: self.remote_ip, port: self.remote_port }
     }
 
-    /// Whether it stays within its pod, at one of the pod's own addresses.
+    /// Whether it stays within its pod: both ends are at one address, or one of them is loopback.
     #[inline(always)]
     pub fn is_own(&self) -> bool {
-        self.local_ip == self.remote_ip
+        self.local_ip == self.remote_ip || is_loopback(&self.local_ip) || is_loopback(&self.remote_ip)
     }
 
     /// The key under which the connection's record is handed over, on the connecting side.
@@ -172,5 +172,13 @@ impl Ends {
             source_port: self.remote_port,
             destination_port: self.local_port,
         }
+    }
+}
+
+#[inline(always)]
+pub fn is_loopback(ip: &Ip) -> bool {
+    match unmapped(ip) {
+        Some(ip4) => ip4.to_ne_bytes()[0] == 127,
+        None => ip[0] == 0 && ip[1] == 0 && ip[2] == 0 && ip[3] == 1_u32.to_be(),
     }
 }

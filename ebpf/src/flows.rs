@@ -1,19 +1,25 @@
 //! Direct connections: who opened them, and what became of them.
 
-use crate::context::Ends;
+use crate::{
+    context::Ends,
+    usage::{self, BPF_NOEXIST, EEXIST, MINUS_ONE, PodUsage},
+};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::bpf_ktime_get_ns,
-    macros::map,
+    macros::{classifier, map},
     maps::{HashMap, PerCpuArray, RingBuf},
+    programs::TcContext,
 };
 use core::ptr;
-use pillion_ebpf_common::{Address, Event, Flow, FlowKey};
+use pillion_ebpf_common::{Address, Event, Flow, FlowEnd, FlowKey, table};
 
-/// Open connections on the direct path, each with the namespace that it came from. An entry attests as long as the
-/// client's socket lives, and leads packets as long as the other's does. Where the table is full a connection is not attested, and STRICT refuses it.
+/// Open connections on the direct path, and those of pods with themselves, each with the namespace that it came from. An
+/// entry attests as long as the client's socket lives, and leads packets as long as the other's does. Where the table, or
+/// the client's share of it, is full, the connection is refused: on the direct path by the client's veth, within a pod by
+/// the pod's guard. 1048576 is 32 pods that use up their quota.
 #[map]
-static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
 
 /// 4 MiB hold 32,000 events: of 10,000 connections a second, the last 0.8 s.
 #[map]
@@ -27,14 +33,37 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// waking it.
 pub const NO_WAKEUP: u64 = 1;
 
-/// Attests that the connection comes from this namespace, and notes which way its packets go: the veths of client and
-/// server.
+/// What is attested of a connection beside its client.
+pub struct Attestation {
+    /// The netns cookie of the server.
+    pub server: u64,
+    /// The veths of client and server; 0 and 0 where it stays within its pod.
+    pub devices: [u32; 2],
+}
+
+/// Attests that the connection comes from this namespace, and notes which way its packets go. False when there is no room
+/// for it: then nothing attests the connection, and it is refused.
 #[inline(always)]
-pub fn attest(ends: &Ends, client: u64, devices: [u32; 2]) {
+pub fn attest(ends: &Ends, client: u64, attestation: &Attestation) -> bool {
+    let is_written = usage::of(client)
+        .is_some_and(|usage| usage.has_room_for_flow() && insert(ends, client, attestation, &usage));
+    if !is_written {
+        usage::count_failed(table::FLOWS);
+    }
+    is_written
+}
+
+#[inline(always)]
+fn insert(ends: &Ends, client: u64, attestation: &Attestation, usage: &PodUsage) -> bool {
     let (key, client_is_low) = FlowKey::new(ends.local(), ends.remote());
-    let [low_device, high_device] = if client_is_low { devices } else { [devices[1], devices[0]] };
+    let [own, other] = attestation.devices;
+    let (low_device, high_device) = if client_is_low { (own, other) } else { (other, own) };
     let flow = Flow {
         client,
+        server: attestation.server,
+        // SAFETY: a helper without arguments.
+        opened: unsafe { bpf_ktime_get_ns() },
+        open: 1,
         low_device,
         high_device,
         client_received: 0,
@@ -44,8 +73,32 @@ pub fn attest(ends: &Ends, client: u64, devices: [u32; 2]) {
         server_open: 0,
         zero: 0,
     };
-    // A failed insert is a connection that nobody vouches for.
-    let _ = FLOWS.insert(key, flow, 0);
+    match FLOWS.insert(key, flow, BPF_NOEXIST) {
+        Ok(()) => {}
+        // An earlier connection of the same addresses: its server has not ended yet, or its client's pod is dead.
+        Err(EEXIST) => {
+            let Some(former) = FLOWS.get_ptr(key) else { return false };
+            // SAFETY: the entry; one word of it, which does not change.
+            let former = unsafe { (*former).client };
+            remove(&key, former);
+            if FLOWS.insert(key, flow, BPF_NOEXIST).is_err() {
+                return false;
+            }
+        }
+        Err(_) => return false,
+    }
+    usage.add_flow();
+    true
+}
+
+/// Removes an entry, and takes it off its client's share. Of two that do so at once, one does.
+#[inline(always)]
+fn remove(key: &FlowKey, client: u64) {
+    if FLOWS.remove(key).is_ok()
+        && let Some(usage) = usage::of(client)
+    {
+        usage.subtract_flow();
+    }
 }
 
 /// Who opens the connection between a client and a server, if it is attested.
@@ -58,18 +111,19 @@ pub fn client_of(client: Address, server: Address) -> Option<u64> {
     is_attested.then_some(flow.client)
 }
 
-/// The server has accepted the connection: who opened it, if it is a direct one. From now on the entry waits for the
-/// server's end, too.
+/// A socket of this namespace has accepted the connection: who opened it, if it is a direct one, and to this namespace.
+/// From now on the entry waits for the server's end, too.
 #[inline(always)]
-pub fn accept(ends: &Ends) -> Option<u64> {
+pub fn accept(ends: &Ends, netns: u64) -> Option<u64> {
     let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
     let flow = FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the entry; this word is the server's.
+    // SAFETY: the entry; the mark is the server's, and `open` is changed atomically.
     unsafe {
-        if (*flow).client_is_low == u32::from(local_is_low) {
+        if !is_server(&*flow, local_is_low, netns) || (*flow).server_open != 0 {
             return None;
         }
-        (*flow).server_open = 1;
+        ptr::write_volatile(&raw mut (*flow).server_open, 1);
+        usage::add(&raw mut (*flow).open, 1);
         Some((*flow).client)
     }
 }
@@ -105,7 +159,7 @@ pub fn note_received(ends: &Ends, netns: u64, received: u32) {
     unsafe {
         if is_client(&*flow, local_is_low, netns) {
             (*flow).client_received = received;
-        } else {
+        } else if is_server(&*flow, local_is_low, netns) {
             (*flow).server_received = received;
         }
     }
@@ -124,31 +178,82 @@ pub struct End {
 pub fn close(ends: &Ends, netns: u64) -> Option<End> {
     let (key, local_is_low) = FlowKey::new(ends.local(), ends.remote());
     let flow = FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the entry; each end writes its own word and then looks at the other's, as one word each. (Were both to
-    // overlook each other, an entry without any standing would stay until its addresses are used again.)
+    // SAFETY: the entry, which stays readable while the program runs.
     unsafe {
         if is_client(&*flow, local_is_low, netns) {
-            let received = (*flow).client_received;
-            ptr::write_volatile(&raw mut (*flow).client_closed, 1);
-            if ptr::read_volatile(&raw const (*flow).server_open) == 0 {
-                let _ = FLOWS.remove(key);
-            }
-            Some(End { is_client: true, received })
+            end(&key, flow, true)
+        } else if is_server(&*flow, local_is_low, netns) {
+            end(&key, flow, false)
         } else {
-            let received = (*flow).server_received;
-            ptr::write_volatile(&raw mut (*flow).server_open, 0);
-            if ptr::read_volatile(&raw const (*flow).client_closed) != 0 {
-                let _ = FLOWS.remove(key);
-            }
-            Some(End { is_client: false, received })
+            None
         }
     }
 }
+
+/// Ends one end of an entry, and removes the entry where it was the last. `None` where that end was not open: a socket of
+/// an earlier connection of the same addresses takes nothing from this one.
+///
+/// # Safety
+/// `flow` is the entry of `key`.
+#[inline(always)]
+unsafe fn end(key: &FlowKey, flow: *mut Flow, is_client: bool) -> Option<End> {
+    // SAFETY: each end writes its own mark, and `open` is changed atomically.
+    unsafe {
+        let received = if is_client {
+            if (*flow).client_closed != 0 {
+                return None;
+            }
+            ptr::write_volatile(&raw mut (*flow).client_closed, 1);
+            (*flow).client_received
+        } else {
+            if (*flow).server_open == 0 {
+                return None;
+            }
+            ptr::write_volatile(&raw mut (*flow).server_open, 0);
+            (*flow).server_received
+        };
+        let client = (*flow).client;
+        usage::add(&raw mut (*flow).open, MINUS_ONE);
+        if ptr::read_volatile(&raw const (*flow).open) == 0 {
+            remove(key, client);
+        }
+        Some(End { is_client, received })
+    }
+}
+
+/// Run by the agent, for an end that it has found no socket behind: what the socket's own callback would have done. The
+/// kernel may have lost the callback, or another project's program may have switched it off.
+#[classifier]
+pub fn end_flow(ctx: TcContext) -> i32 {
+    const ETHERNET_HEADER: usize = 14;
+    let Ok(asked) = ctx.load::<FlowEnd>(ETHERNET_HEADER) else { return NOT_FOUND };
+    let Some(flow) = FLOWS.get_ptr_mut(asked.key) else { return NOT_FOUND };
+    // SAFETY: the entry, which stays readable while the program runs.
+    unsafe {
+        if (*flow).opened != asked.opened {
+            return NOT_FOUND;
+        }
+        match end(&asked.key, flow, asked.is_client != 0) {
+            Some(_) => ENDED,
+            None => NOT_FOUND,
+        }
+    }
+}
+
+/// What [`end_flow`] answers.
+const NOT_FOUND: i32 = 0;
+const ENDED: i32 = 1;
 
 /// Whether the local end is the client's: another pod may have the same addresses by now, and a connection of its own.
 #[inline(always)]
 fn is_client(flow: &Flow, local_is_low: bool, netns: u64) -> bool {
     flow.client_is_low == u32::from(local_is_low) && flow.client == netns
+}
+
+/// Whether the local end is the server's: a pod may make connections under any addresses within itself.
+#[inline(always)]
+fn is_server(flow: &Flow, local_is_low: bool, netns: u64) -> bool {
+    flow.client_is_low != u32::from(local_is_low) && flow.server == netns
 }
 
 /// Tells the agent. `event` comes without its time.

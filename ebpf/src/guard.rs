@@ -2,13 +2,13 @@
 //! connection: SYNs, and strays.
 
 use crate::{
-    context::{field, ip6_field, port_from_network},
-    denials, flows, local, maps,
+    context::{field, ip6_field, is_loopback, port_from_network},
+    denials, flows, local, maps, node,
 };
-use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
+use aya_ebpf::{Global, bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use pillion_ebpf_common::{
-    Address, HBONE_PORT, InboundPort, Ip, LocalPod, OUTBOUND_PORT, count, inbound, list, local_flags, mapped,
-    unmapped,
+    Address, HBONE_PORT, HandoffKey, InboundPort, LocalPod, OUTBOUND_PORT, count, inbound, list, local_flags,
+    mapped,
 };
 
 const PASS: u32 = 1;
@@ -55,15 +55,23 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
         let local_port = field!(lookup, bpf_sk_lookup, local_port);
         (Address { ip: remote, port: remote_port }, Address { ip: local, port: local_port })
     };
-    // The mesh's own ports: one speaks TLS only, the other resets what the hook did not send there.
-    if server.port == u32::from(HBONE_PORT) || server.port == u32::from(OUTBOUND_PORT) {
+    // It speaks TLS only.
+    if server.port == u32::from(HBONE_PORT) {
         return PASS;
     }
-    // Loopback does not come from outside: the kernel drops it there, and so does `to_pod`.
-    if is_loopback(&server.ip) || is_loopback(&client.ip) {
+    if is_loopback(&server.ip) {
+        // SAFETY: a field that the verifier lets this program read, behind a branch that older kernels never see.
+        return unsafe { loopback(lookup) };
+    }
+    let pod = local::local_pod(&server.ip);
+    if is_loopback(&client.ip) || client.ip == server.ip {
+        return own(client, server, pod.as_ref(), unknown);
+    }
+    // It resets what the hook did not send there.
+    if server.port == u32::from(OUTBOUND_PORT) {
         return PASS;
     }
-    let Some(pod) = local::local_pod(&server.ip) else { return unknown };
+    let Some(pod) = pod else { return unknown };
     if is_vouched_for(client, server, &pod) {
         return PASS;
     }
@@ -73,10 +81,57 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
     }
 }
 
+/// Whether the kernel tells the program by which device a packet comes: Linux 5.17. Set by the agent when it loads the
+/// program; the verifier never looks at a branch that is off.
+#[unsafe(no_mangle)]
+static INGRESS: Global<u8> = Global::new(0);
+
+/// The index of `lo`, in every network namespace.
+const LO: u32 = 1;
+
+/// What goes to loopback comes by `lo`, or is no packet at all but a look-up of a program's (index 0). From outside it
+/// comes where `route_localnet` is on, as kube-proxy has it.
+///
+/// # Safety
+/// `lookup` is the context's.
+#[inline(always)]
+unsafe fn loopback(lookup: *mut bpf_sk_lookup) -> u32 {
+    if INGRESS.load() == 0 {
+        return PASS;
+    }
+    // SAFETY: the caller's promise.
+    match unsafe { field!(lookup, bpf_sk_lookup, ingress_ifindex) } {
+        0 | LO => PASS,
+        _ => DROP,
+    }
+}
+
+/// What becomes of a connection that says it comes from within the pod. Anybody can write such addresses into a SYN, so that
+/// a program has to have seen its socket: that of an app, of the worker to an app, or of an app to the worker. Without an
+/// entry the connection is refused: an app would take it for its own pod's, whatever it is.
+///
+/// Not told by `ingress_ifindex`, which is not `lo` for a pod that talks to its own address.
+#[inline(always)]
+fn own(client: Address, server: Address, pod: Option<&LocalPod>, unknown: u32) -> u32 {
+    let Some(pod) = pod else {
+        // An address that the mesh does not know takes plaintext from everybody, or from nobody; loopback never comes to
+        // it, for no hook attests that.
+        return if is_loopback(&client.ip) { DROP } else { unknown };
+    };
+    let key = HandoffKey {
+        netns: pod.netns,
+        source_ip: client.ip,
+        source_port: client.port,
+        destination_port: server.port,
+    };
+    let is_seen = maps::is_handed_off(&key) || flows::client_of(client, server) == Some(pod.netns);
+    if is_seen { PASS } else { DROP }
+}
+
 /// What becomes of a connection that nobody vouches for.
 #[inline(always)]
 fn plain(client: Address, server: Address, pod: &LocalPod, port: &InboundPort) -> u32 {
-    if port.probed == 0 || !local::is_node_address(&client.ip) {
+    if port.probed == 0 || !node::is_probe(client, server) {
         if port.mode == inbound::REFUSE {
             local::count(pod.netns, count::REFUSED);
             return DROP;
@@ -93,23 +148,11 @@ fn plain(client: Address, server: Address, pod: &LocalPod, port: &InboundPort) -
     PASS
 }
 
-/// Whether this very kernel has seen who opens the connection: the pod itself, or one that may.
-///
-/// Not told by `ingress_ifindex`, which is not `lo` for a pod that talks to its own address; nor by equal addresses,
-/// which anybody can write into a SYN.
+/// Whether this very kernel has seen who opens the connection, and the policies in force let him.
 #[inline(always)]
 fn is_vouched_for(client: Address, server: Address, pod: &LocalPod) -> bool {
     let Some(netns) = flows::client_of(client, server) else { return false };
-    netns == pod.netns
-        || pod.flags & local_flags::DIRECT != 0
-            && maps::is_attested(netns)
-            && local::has_verdict(netns, pod.netns, server.port)
-}
-
-#[inline(always)]
-pub fn is_loopback(ip: &Ip) -> bool {
-    match unmapped(ip) {
-        Some(ip4) => ip4.to_ne_bytes()[0] == 127,
-        None => ip[0] == 0 && ip[1] == 0 && ip[2] == 0 && ip[3] == 1_u32.to_be(),
-    }
+    pod.flags & local_flags::DIRECT != 0
+        && maps::is_attested(netns)
+        && local::has_verdict(netns, pod.netns, server.port)
 }

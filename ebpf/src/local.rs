@@ -1,6 +1,7 @@
 //! What the agent tells of this node's pods and Services, and what is decided by it. All of it lies in pinned maps: the
 //! programs go on without the agent.
 
+use crate::maps;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::bpf_get_prandom_u32,
@@ -25,10 +26,6 @@ static INBOUND_PORTS: HashMap<PodPort, InboundPort> = HashMap::with_max_entries(
 /// networks of its own for each of 4096 pods. A list that finds no room is written as nobody's.
 #[map]
 static SOURCES: LpmTrie<Source, u8> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
-
-/// The node's own addresses: the kubelet probes from one of them.
-#[map]
-static NODE_ADDRESSES: HashMap<Ip, u8> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// The pods behind the node's veths, by index.
 #[map]
@@ -93,12 +90,6 @@ pub fn is_allowed(list: u32, ip: &Ip) -> bool {
     allowed.is_some_and(|verdict| *verdict == source::ALLOWED)
 }
 
-#[inline(always)]
-pub fn is_node_address(ip: &Ip) -> bool {
-    // SAFETY: a lookup; the value is not read.
-    unsafe { NODE_ADDRESSES.get(ip) }.is_some()
-}
-
 /// Whether the policies in force let this pod connect to that one directly: decided by the agent, remembered here.
 #[inline(always)]
 pub fn has_verdict(source: u64, destination: u64, port: u32) -> bool {
@@ -134,7 +125,11 @@ pub fn way(netns: u64, pod: &PodEntry, asked: &Address) -> Way {
             }
         }
     };
-    if local.flags & local_flags::DIRECT != 0 && has_verdict(netns, local.netns, target.port) {
+    // An endpoint that the pod keeps out of the mesh under its own address goes by the worker: its SYN could leave in plain,
+    // which is what the pod asks for there, and not of the Service.
+    let is_excluded = chosen.port != 0 && maps::is_excluded(netns, pod, &target.ip, target.port);
+    if local.flags & local_flags::DIRECT != 0 && !is_excluded && has_verdict(netns, local.netns, target.port)
+    {
         return Way::Direct(target);
     }
     Way::Worker(chosen)

@@ -26,8 +26,11 @@ mod getpeername;
 mod guard;
 mod local;
 mod maps;
+mod node;
 mod path;
+mod refuse;
 mod sockops;
+mod usage;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -1,5 +1,6 @@
 //! The maps, and the socket-local storage. The agent pins every one of them by its name.
 
+use crate::usage::{self, BPF_NOEXIST, EEXIST};
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::SkStorage,
@@ -12,6 +13,7 @@ use pillion_ebpf_common::{
     ExcludedCidr, HandoffKey, Ip, PodEntry, PodPort, SocketRecord, cidr,
     flags::{DIRECT, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
     kind::NONE,
+    table,
 };
 
 /// Captured pods by netns cookie. 4096 is eight times what the largest nodes run.
@@ -29,10 +31,11 @@ static EXCLUDED_PORTS: HashMap<PodPort, u8> = HashMap::with_max_entries(65536, B
 #[map]
 static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
-/// Records of connections between their SYN and their accept(): an entry lives for microseconds.
+/// Records of connections between their SYN and their accept(): an entry lives for microseconds. One that is never
+/// accepted, or whose record the accepted socket had no memory for, lives as long as the client's end.
 ///
-/// No LRU: an evicted entry would be a lost destination, while a full table refuses new connections only. 262144 is
-/// the kernel's largest SYN backlog (65535) four times over.
+/// No LRU: an evicted entry would be a lost destination, while a full table refuses new connections only: a guard lets
+/// nothing in that should have an entry and has none. 262144 is 16 pods that use up their quota.
 #[map]
 static HANDOFF: HashMap<HandoffKey, SocketRecord> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
@@ -89,10 +92,28 @@ pub fn is_excluded(netns: u64, pod: &PodEntry, ip: &Ip, port: u32) -> bool {
             .is_some_and(|verdict| *verdict == cidr::EXCLUDED)
 }
 
+/// Hands a connection's record over to whoever accepts it. False when the table, or the pod's share of it, is full: then
+/// the pod's guard refuses the connection.
 #[inline(always)]
-pub fn hand_off(key: &HandoffKey, record: &SocketRecord) {
-    // A failed insert is a connection without an original destination, which the worker refuses.
-    let _ = HANDOFF.insert(key, record, 0);
+pub fn hand_off(key: &HandoffKey, record: &SocketRecord) -> bool {
+    let is_written = usage::of(key.netns).is_some_and(|usage| {
+        if !usage.has_room_for_handoff() {
+            return false;
+        }
+        match HANDOFF.insert(key, record, BPF_NOEXIST) {
+            Ok(()) => {
+                usage.add_handoff();
+                true
+            }
+            // An earlier connection of the same addresses has left it. It is counted already.
+            Err(EEXIST) => HANDOFF.insert(key, record, 0).is_ok(),
+            Err(_) => false,
+        }
+    });
+    if !is_written {
+        usage::count_failed(table::HANDOFF);
+    }
+    is_written
 }
 
 #[inline(always)]
@@ -102,8 +123,19 @@ pub fn handed_off(key: &HandoffKey) -> Option<SocketRecord> {
 }
 
 #[inline(always)]
+pub fn is_handed_off(key: &HandoffKey) -> bool {
+    // SAFETY: a lookup; the value is not read.
+    unsafe { HANDOFF.get(key) }.is_some()
+}
+
+#[inline(always)]
 pub fn forget_handoff(key: &HandoffKey) {
-    let _ = HANDOFF.remove(key);
+    // Whoever removes it takes it off the pod's share.
+    if HANDOFF.remove(key).is_ok()
+        && let Some(usage) = usage::of(key.netns)
+    {
+        usage.subtract_handoff();
+    }
 }
 
 /// The record of a socket, if it has one.
@@ -147,6 +179,7 @@ pub unsafe fn set_record(socket: *mut bpf_sock, record: &SocketRecord) -> bool {
     unsafe {
         let stored = bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>();
         if stored.is_null() {
+            usage::count_failed(table::SOCKETS);
             return false;
         }
         ptr::copy_nonoverlapping(record, stored, 1);

@@ -1,7 +1,10 @@
 //! tc, on both sides of the node's end of a pod's veth: packets of direct connections take one way only, from the one
 //! pod straight into the other, whatever neighbours say about MAC addresses.
 
-use crate::{context::field, flows, guard::is_loopback, local};
+use crate::{
+    context::{field, is_loopback},
+    flows, local, refuse,
+};
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{bpf_redirect_peer, bpf_skb_change_type},
@@ -14,13 +17,13 @@ use pillion_ebpf_common::{Address, Device, Ip, count, mapped};
 /// Whatever comes next decides: another program, or the node's network. (TCX_NEXT, TC_ACT_UNSPEC.)
 const NEXT: i32 = -1;
 /// TC_ACT_SHOT
-const DROP: i32 = 2;
+pub const DROP: i32 = 2;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
-const ETHERNET_HEADER: usize = 14;
+pub const ETHERNET_HEADER: usize = 14;
 const IPV6_HEADER: usize = 40;
 
 const IPPROTO_TCP: u8 = 6;
@@ -39,8 +42,11 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     // SAFETY: a field that the verifier lets this program read.
     let index = unsafe { field!(ctx.skb.skb, __sk_buff, ifindex) };
     let packet = Packet::read(&ctx);
-    if let Read::Ip(packet) = &packet
-        && let Some((source, destination)) = packet.ends(&ctx)
+    let ends = match &packet {
+        Read::Ip(packet) => packet.ends(&ctx),
+        Read::Other | Read::Hidden => None,
+    };
+    if let Some((source, destination)) = ends
         && let Some(to) = flows::way_of(source, destination, index)
     {
         // SAFETY: helpers, with the context.
@@ -54,7 +60,12 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
     let Some(device) = local::device(index) else { return NEXT };
     match packet {
-        Read::Ip(packet) if is_own(&packet.source, &device) => NEXT,
+        Read::Ip(packet) if is_own(&packet.source, &device) => match ends {
+            Some((_, destination)) if refuse::is_unattested(&ctx, &packet, &device, &destination) => {
+                refuse::refuse(&ctx, &packet, &device, index)
+            }
+            _ => NEXT,
+        },
         Read::Other => NEXT,
         Read::Ip(_) | Read::Hidden => foreign(&device),
     }
@@ -111,7 +122,7 @@ fn is_own(source: &Ip, device: &Device) -> bool {
 /// Reads a header: straight from the packet where the kernel has it in one piece, as it has what a pod's own stack
 /// sends, else by the helper.
 #[inline(always)]
-fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     let (header, end) = (ctx.data() + offset, ctx.data_end());
     if header + size_of::<T>() <= end {
         // SAFETY: within the packet, as the verifier has seen; any bytes are a value of the headers below.
@@ -121,14 +132,14 @@ fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
 }
 
 /// What an IP header says.
-struct Packet {
+pub struct Packet {
     source: Ip,
     destination: Ip,
     protocol: u8,
-    is_ipv6: bool,
+    pub is_ipv6: bool,
     is_fragment: bool,
     /// Where the transport header begins.
-    transport: usize,
+    pub transport: usize,
 }
 
 enum Read {

@@ -6,10 +6,9 @@
 //! the agent what becomes of them.
 
 use crate::{
-    context::{Ends, field, wide_field},
-    flows::{self, End},
-    guard::is_loopback,
-    local, maps,
+    context::{Ends, field, is_loopback, wide_field},
+    flows::{self, Attestation, End},
+    local, maps, node,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -25,7 +24,7 @@ use aya_ebpf::{
 use pillion_ebpf_common::{
     Address, Event, OUTBOUND_PORT, SocketRecord, event,
     flags::DIRECT as DIRECT_PATH,
-    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, SERVER},
+    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, SERVER, TO_APP},
     local_flags,
 };
 
@@ -65,50 +64,67 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
         let is_handed_off = match &record {
             // Any other port: the record is that of an earlier connection of the same socket.
             Some(SocketRecord { kind: CLIENT, .. }) => ends.remote_port == u32::from(OUTBOUND_PORT),
-            Some(SocketRecord { kind: AGENT, address, .. }) => address.port != 0,
+            Some(SocketRecord { kind: TO_APP, .. }) => true,
             _ => false,
         };
-        if is_handed_off && let Some(record) = &record {
-            maps::hand_off(&ends.key_as_client(netns), record);
-        }
-        let devices = match &record {
-            Some(SocketRecord { kind: CLIENT, .. }) => None,
-            Some(SocketRecord { kind: AGENT, .. }) if !ends.is_own() => None,
-            _ => devices_if_attested(&ends, netns),
-        };
-        if let Some(devices) = devices {
-            flows::attest(&ends, netns, devices);
-            if !ends.is_own() {
-                choose_congestion(ctx);
+        let is_noted = if is_handed_off && let Some(record) = &record {
+            maps::hand_off(&ends.key_as_client(netns), record)
+        } else {
+            let attestation = match &record {
+                Some(SocketRecord { kind: CLIENT, .. }) => None,
+                Some(SocketRecord { kind: AGENT, .. }) if !ends.is_own() => None,
+                _ => attestation(&ends, netns),
+            };
+            match attestation {
+                Some(attestation) => {
+                    if attestation.devices != WITHIN_POD {
+                        choose_congestion(ctx);
+                    }
+                    flows::attest(&ends, netns, &attestation)
+                }
+                None => node::is_node(netns) && node::attest(&ends),
             }
-        }
-        if is_handed_off || devices.is_some() {
+        };
+        if is_noted {
             // So that a connection leaves no entry behind, one that is never accepted neither.
-            let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+            ask_for_states(ctx);
         }
     }
 }
 
-/// The veths of client and server, if the kernel vouches for the connection: it stays within its pod (0 and 0), or it is
-/// on the direct path, under a verdict. From an address of the client's own: its root can give its sockets any other,
-/// and could take that pod's attestation away.
+/// Has the kernel call again when the socket's state changes. What another project's program has asked for stays.
 #[inline(always)]
-fn devices_if_attested(ends: &Ends, netns: u64) -> Option<[u32; 2]> {
-    let pod = maps::pod(netns)?;
-    if !pod.has(&ends.local_ip) {
-        return None;
-    }
+unsafe fn ask_for_states(ctx: &SockOpsContext) {
+    // SAFETY: see `sock_ops`.
+    let flags = unsafe { field!(ctx.ops, bpf_sock_ops, bpf_sock_ops_cb_flags) };
+    let _ = ctx.set_cb_flags((flags | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// The devices of a connection that stays within its pod.
+const WITHIN_POD: [u32; 2] = [0, 0];
+
+/// What the kernel attests of a connection: it stays within its pod, or it is on the direct path, under a verdict. From an
+/// address of the client's own: its root can give its sockets any other, and could take that pod's attestation away.
+#[inline(always)]
+fn attestation(ends: &Ends, netns: u64) -> Option<Attestation> {
     if ends.is_own() {
-        return Some([0, 0]);
+        if is_loopback(&ends.remote_ip) {
+            return None;
+        }
+        // By the table that the guard asks, too: it knows the pod before its first connection is captured.
+        let is_pods = local::local_pod(&ends.remote_ip)?.netns == netns;
+        return is_pods.then_some(Attestation { server: netns, devices: WITHIN_POD });
     }
-    if pod.flags & DIRECT_PATH == 0 {
+    let pod = maps::pod(netns)?;
+    if pod.flags & DIRECT_PATH == 0 || !pod.has(&ends.local_ip) {
         return None;
     }
     let server = local::local_pod(&ends.remote_ip)?;
     let is_direct = server.flags & local_flags::DIRECT != 0
         && local::has_verdict(netns, server.netns, ends.remote_port)
         && !maps::is_excluded(netns, &pod, &ends.remote_ip, ends.remote_port);
-    is_direct.then_some([pod.device, server.device])
+    let devices = [pod.device, server.device];
+    is_direct.then_some(Attestation { server: server.netns, devices })
 }
 
 /// The client's end is established.
@@ -157,26 +173,30 @@ unsafe fn on_accept(ctx: &SockOpsContext) {
         let ends = Ends::of(ctx);
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
         // What is handed over stays within its pod; what is direct does not.
-        if !ends.is_own() && !is_loopback(&ends.local_ip) && !is_loopback(&ends.remote_ip) {
-            if let Some(client) = flows::accept(&ends) {
+        if !ends.is_own() {
+            if let Some(client) = flows::accept(&ends, netns) {
                 on_direct_accept(ctx, &ends, netns, client);
             }
             return;
         }
         let key = ends.key_as_server(netns);
         let Some(record) = maps::handed_off(&key) else { return };
-        let kind = if record.kind == AGENT { SERVER } else { ACCEPTED };
-        // Without memory for it the worker has no original destination and refuses.
-        maps::set_record(socket, &SocketRecord { kind, ..record });
-        maps::forget_handoff(&key);
+        let kind = if record.kind == TO_APP { SERVER } else { ACCEPTED };
+        // Without memory for it the entry stays until the client's end closes: getpeername() looks there, too. A worker
+        // finds no original destination then, and refuses.
+        if maps::set_record(socket, &SocketRecord { kind, ..record }) {
+            maps::forget_handoff(&key);
+        }
     }
 }
 
 #[inline(always)]
 unsafe fn on_direct_accept(ctx: &SockOpsContext, ends: &Ends, netns: u64, client: u64) {
     // SAFETY: see `sock_ops`.
-    unsafe { choose_congestion(ctx) };
-    let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    unsafe {
+        choose_congestion(ctx);
+        ask_for_states(ctx);
+    }
     flows::tell(Event {
         netns,
         client,
@@ -187,7 +207,7 @@ unsafe fn on_direct_accept(ctx: &SockOpsContext, ends: &Ends, netns: u64, client
     });
 }
 
-/// A socket that was handed off or attested changes its state.
+/// A socket that something is noted of changes its state.
 #[inline(always)]
 unsafe fn on_state(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`; a state callback's arguments are the old and the new state.
@@ -201,12 +221,14 @@ unsafe fn on_state(ctx: &SockOpsContext) {
         let ends = Ends::of(ctx);
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
         match maps::record(socket) {
-            Some(SocketRecord { kind: kind @ (CLIENT | AGENT), .. }) => {
+            Some(SocketRecord { kind: CLIENT | TO_APP, .. }) => {
                 if new_state == BPF_TCP_CLOSE {
                     maps::forget_handoff(&ends.key_as_client(netns));
-                    if kind == AGENT && ends.is_own() {
-                        flows::close(&ends, netns);
-                    }
+                }
+            }
+            _ if node::is_node(netns) => {
+                if new_state == BPF_TCP_CLOSE {
+                    node::forget(&ends);
                 }
             }
             _ if new_state == BPF_TCP_FIN_WAIT2 => {

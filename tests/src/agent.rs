@@ -112,6 +112,10 @@ impl Node {
             ("--bpffs", &shared.bpffs()),
         ];
         let mut command = self.pillion("run", options.program.clone())?.args(["--node", self.name()]);
+        // What plays the kubelet runs in the node's cgroup, below the hooks.
+        if !options.args.iter().any(|arg| arg.starts_with("--probes")) {
+            command = command.args(["--probes", "attested"]);
+        }
         for (flag, place) in places {
             // What the caller gives is not given twice, and objects and certificates come from one place.
             let is_given = |arg: &String| {

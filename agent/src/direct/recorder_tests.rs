@@ -320,7 +320,12 @@ fn who_the_client_is_follows_from_its_namespace_and_not_from_its_address() {
 }
 
 fn flow() -> AttestedFlow {
-    AttestedFlow { client: CLIENT.parse().unwrap(), server: SERVER.parse().unwrap(), client_netns: CART }
+    AttestedFlow {
+        client: CLIENT.parse().unwrap(),
+        server: SERVER.parse().unwrap(),
+        client_netns: CART,
+        server_netns: DB,
+    }
 }
 
 #[test]

@@ -79,8 +79,7 @@ impl Kernel {
     pub(super) fn pods_with_flows(&self) -> Result<BTreeSet<u64>, KernelError> {
         let mut busy = BTreeSet::new();
         for flow in self.flows.all()? {
-            busy.insert(flow.client_netns);
-            busy.extend(self.local.owner(flow.server.ip())?);
+            busy.extend([flow.client_netns, flow.server_netns]);
         }
         Ok(busy)
     }

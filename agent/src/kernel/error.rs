@@ -71,8 +71,14 @@ pub enum KernelError {
     #[error("the link of the program {program} could not be {action}: {source}")]
     Link { program: &'static str, action: &'static str, source: io::Error },
 
+    #[error("the program {program} could not be run: {source}")]
+    Run { program: &'static str, source: io::Error },
+
     #[error("the links of this node cannot be asked about by netlink: {0}")]
     Netlink(io::Error),
+
+    #[error("the agent cannot tell which network namespace is the node's: {0}")]
+    NodeNetns(io::Error),
 
     #[error("the map {map} could not be {action}: {source}")]
     Map { map: &'static str, action: &'static str, source: aya::maps::MapError },

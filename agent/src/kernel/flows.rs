@@ -2,17 +2,33 @@
 
 use super::KernelError;
 use super::address::{from_address, to_address};
+use super::sys;
 use super::tables::{failed, found, typed};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
-use pillion_ebpf_common::{Flow, FlowKey};
+use pillion_ebpf_common::{Flow, FlowEnd as Asked, FlowKey};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-/// A handle on the map `FLOWS`, to read it. Clones share its descriptor.
+/// A handle on the map `FLOWS`: to read it, and to end what is over. Clones share its descriptors.
 #[derive(Clone)]
 pub struct FlowTable {
     flows: Arc<BpfHashMap<MapData, FlowKey, Flow>>,
+    /// The program `end_flow`.
+    end: Arc<OwnedFd>,
+}
+
+/// An end of an attested connection that should have a socket behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowEnd {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// The pod's whose end it is.
+    pub netns: u64,
+    /// Tells it from an end of a later connection between the same addresses.
+    opened: u64,
+    is_client: bool,
 }
 
 /// A direct connection that is open, or just being opened.
@@ -22,11 +38,18 @@ pub struct AttestedFlow {
     pub server: SocketAddr,
     /// The netns cookie of the pod that opened it.
     pub client_netns: u64,
+    /// The netns cookie of the pod that it was opened to.
+    pub server_netns: u64,
 }
 
 impl FlowTable {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self { flows: Arc::new(typed(ebpf, "FLOWS")?) })
+        let program = super::program(ebpf, END_PROGRAM)?;
+        let end = program
+            .fd
+            .try_clone_to_owned()
+            .map_err(|source| KernelError::Run { program: END_PROGRAM, source })?;
+        Ok(Self { flows: Arc::new(typed(ebpf, "FLOWS")?), end: Arc::new(end) })
     }
 
     /// The connection between these two, whichever of them is the client.
@@ -41,9 +64,46 @@ impl FlowTable {
         let open = entries.iter().filter(|(_, flow)| flow.client_closed == 0);
         Ok(open.map(|(key, flow)| attested(key, flow)).collect())
     }
+
+    /// The ends that are open, as the kernel has it, of the pods that `concerns` takes.
+    pub fn ends(&self, concerns: impl Fn(u64) -> bool) -> Result<Vec<FlowEnd>, KernelError> {
+        let mut ends = vec![];
+        for entry in self.flows.iter() {
+            let (key, flow) = entry.map_err(failed("FLOWS", "read"))?;
+            let AttestedFlow { client, server, .. } = attested(&key, &flow);
+            let opened = flow.opened;
+            if flow.client_closed == 0 && concerns(flow.client) {
+                let netns = flow.client;
+                ends.push(FlowEnd { local: client, remote: server, netns, opened, is_client: true });
+            }
+            if flow.server_open != 0 && concerns(flow.server) {
+                let netns = flow.server;
+                ends.push(FlowEnd { local: server, remote: client, netns, opened, is_client: false });
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Does what the socket's own callback would have done when it closed: the entry goes with its last end, and off its
+    /// pod's share of the table. Says whether that end was still open.
+    pub fn end(&self, end: &FlowEnd) -> Result<bool, KernelError> {
+        let (key, _) = FlowKey::new(to_address(end.local), to_address(end.remote));
+        let asked = Asked { key, opened: end.opened, is_client: end.is_client.into(), zero: 0 };
+        let failed = |source| KernelError::Run { program: END_PROGRAM, source };
+        sys::run_program(self.end.as_fd(), &asked).map(|answer| answer == ENDED).map_err(failed)
+    }
 }
+
+/// What ends an end of an entry: a program, for only programs can do so while others change the entry.
+pub const END_PROGRAM: &str = "end_flow";
+const ENDED: u32 = 1;
 
 fn attested(key: &FlowKey, flow: &Flow) -> AttestedFlow {
     let (client, server) = if flow.client_is_low == 1 { (key.low, key.high) } else { (key.high, key.low) };
-    AttestedFlow { client: from_address(&client), server: from_address(&server), client_netns: flow.client }
+    AttestedFlow {
+        client: from_address(&client),
+        server: from_address(&server),
+        client_netns: flow.client,
+        server_netns: flow.server,
+    }
 }

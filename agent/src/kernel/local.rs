@@ -9,7 +9,7 @@ use super::tables::{failed, found, typed};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuHashMap, PerCpuValues};
 use pillion_ebpf_common::{
-    CountKey, Device, InboundPort, Ip, LocalPod, PodPort, count, inbound, list, local_flags,
+    CountKey, Device, InboundPort, Ip, LocalPod, PodPort, Usage, count, inbound, list, local_flags,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,9 +27,9 @@ pub struct Counts {
     pub foreign_source: u64,
     /// Packets of a direct connection that came by another way, and were dropped.
     pub forged: u64,
+    /// Connections that were to be direct, that nothing attests, and that were refused.
+    pub unattested: u64,
 }
-
-const PRESENT: u8 = 1;
 
 pub struct LocalTables {
     pods: BpfHashMap<MapData, Ip, LocalPod>,
@@ -39,9 +39,9 @@ pub struct LocalTables {
     has_stale_lists: bool,
     /// Why a list could not be written: nobody may connect where it would say who may.
     unwritten: Option<KernelError>,
-    node: BpfHashMap<MapData, Ip, u8>,
     devices: BpfHashMap<MapData, u32, Device>,
     counts: PerCpuHashMap<MapData, CountKey, u64>,
+    usage: BpfHashMap<MapData, u64, Usage>,
 }
 
 impl LocalTables {
@@ -54,9 +54,9 @@ impl LocalTables {
             sources,
             has_stale_lists: true,
             unwritten: None,
-            node: typed(ebpf, "NODE_ADDRESSES")?,
             devices: typed(ebpf, "DEVICES")?,
             counts: typed(ebpf, "COUNTS")?,
+            usage: typed(ebpf, "USAGE")?,
         })
     }
 
@@ -77,7 +77,8 @@ impl LocalTables {
         let ports: BTreeMap<u16, InboundPort> =
             differing.map(|(port, rules)| (port, self.inbound_port(rules))).collect();
         let others = self.inbound_port(pod.inbound.of_others());
-        let mut changed = self.set_ports(cookie, &ports)?;
+        let mut changed = self.start_usage(cookie)?;
+        changed |= self.set_ports(cookie, &ports)?;
         for what in 0..count::ALL {
             self.start_count(CountKey { netns: cookie, what, zero: 0 })?;
         }
@@ -143,7 +144,12 @@ impl LocalTables {
         for what in 0..count::ALL {
             found(self.counts.remove(&CountKey { netns: cookie, what, zero: 0 }), "COUNTS")?;
         }
-        Ok(())
+        found(self.usage.remove(&cookie), "USAGE").map(drop)
+    }
+
+    /// How many entries of the shared tables the pod has; `None` where it is not captured.
+    pub fn usage(&self, cookie: u64) -> Result<Option<Usage>, KernelError> {
+        found(self.usage.get(&cookie, 0), "USAGE")
     }
 
     /// The indices of the pod's veth: packets that pass there are looked at.
@@ -167,27 +173,13 @@ impl LocalTables {
         for port in self.ports.keys() {
             known.insert(port.map_err(failed("INBOUND_PORTS", "read"))?.netns);
         }
+        for cookie in self.usage.keys() {
+            known.insert(cookie.map_err(failed("USAGE", "read"))?);
+        }
         Ok(known)
     }
 
-    /// The netns cookie of the pod that has an address.
-    pub fn owner(&self, ip: IpAddr) -> Result<Option<u64>, KernelError> {
-        Ok(found(self.pods.get(&to_ip(ip), 0), "LOCAL_PODS")?.map(|pod| pod.netns))
-    }
-
-    pub fn set_node_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
-        let has: Result<BTreeSet<Ip>, _> = self.node.keys().collect();
-        let has = has.map_err(failed("NODE_ADDRESSES", "read"))?;
-        let wanted: BTreeSet<Ip> = addresses.iter().map(|ip| to_ip(*ip)).collect();
-        for ip in wanted.difference(&has) {
-            self.node.insert(ip, PRESENT, 0).map_err(failed("NODE_ADDRESSES", "written"))?;
-        }
-        for ip in has.difference(&wanted) {
-            found(self.node.remove(ip), "NODE_ADDRESSES")?;
-        }
-        Ok(())
-    }
-
+    /// What has been counted of a pod.
     pub fn counts(&self, cookie: u64) -> Result<Counts, KernelError> {
         let sum = |what| {
             let values = found(self.counts.get(&CountKey { netns: cookie, what, zero: 0 }, 0), "COUNTS")?;
@@ -199,6 +191,7 @@ impl LocalTables {
             denied: sum(count::DENIED)?,
             foreign_source: sum(count::FOREIGN_SOURCE)?,
             forged: sum(count::FORGED)?,
+            unattested: sum(count::UNATTESTED)?,
         })
     }
 
@@ -270,6 +263,15 @@ impl LocalTables {
         }
         self.has_stale_lists = false;
         Ok(())
+    }
+
+    /// The hooks write nothing to shared tables for a pod that has no entry. Says whether there was none.
+    fn start_usage(&mut self, cookie: u64) -> Result<bool, KernelError> {
+        if found(self.usage.get(&cookie, 0), "USAGE")?.is_some() {
+            return Ok(false);
+        }
+        self.usage.insert(cookie, Usage::default(), 0).map_err(failed("USAGE", "written"))?;
+        Ok(true)
     }
 
     /// The hooks add to what is there only.

@@ -8,15 +8,18 @@ mod address;
 mod audit;
 mod capture;
 mod cgroup;
+mod collect;
 mod device;
 mod error;
 mod events;
 mod flows;
 mod guard;
 mod hook_log;
+mod inserts;
 mod links;
 mod local;
 mod netlink;
+mod node;
 mod path;
 mod pins;
 mod preflight;
@@ -36,13 +39,15 @@ pub use capture::{Inbound, InboundMode, PlainRules, PodCapture};
 pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};
-pub use flows::{AttestedFlow, FlowTable};
+pub use flows::{AttestedFlow, FlowEnd, FlowTable};
 pub use guard::Unknown;
 pub use local::Counts;
+pub use node::{NodeFlowTable, Probes};
 pub use path::{PathError, TrafficControl};
+pub use pillion_ebpf_common::Usage;
 pub use services::ServiceEndpoints;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
-pub use sockets::{OriginalDestination, SocketTable};
+pub use sockets::{OriginalDestination, SocketTable, Tag};
 pub use sys::{inherited, netns_cookie};
 pub use verdicts::VerdictTable;
 
@@ -52,12 +57,15 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 use cgroup::Cgroup;
+use collect::Handoffs;
+use inserts::FailedInserts;
 use links::{HOOKS, Hook, Link, Program};
 use local::LocalTables;
+use node::NodeTables;
 use path::Path as PodPath;
 use pins::Pins;
 use services::ServiceTables;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -65,7 +73,7 @@ use tables::Tables;
 use verdicts::Verdicts;
 
 /// What is loaded beside the programs of [`HOOKS`].
-const POD_PROGRAMS: [&str; 4] = ["guard_open", "guard_closed", "from_pod", "to_pod"];
+const OTHER_PROGRAMS: [&str; 5] = ["guard_open", "guard_closed", "from_pod", "to_pod", flows::END_PROGRAM];
 
 /// The eBPF programs, as the build script has built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pillion"));
@@ -85,6 +93,10 @@ pub struct KernelConfig {
     pub log_hooks: bool,
     /// How programs are attached to the pods' veths.
     pub traffic_control: TrafficControl,
+    /// How the guards know a kubelet's probe.
+    pub probes: Probes,
+    /// Maps that have another size than the programs give them, by name: tests fill them.
+    pub map_sizes: Vec<(&'static str, u32)>,
 }
 
 /// The hooks in the kernel, and the tables they work by. Dropping it leaves both in place.
@@ -98,6 +110,8 @@ pub struct Kernel {
     traffic_control: TrafficControl,
     tables: Tables,
     local: LocalTables,
+    node: NodeTables,
+    failed_inserts: FailedInserts,
     verdicts: Verdicts,
     services: ServiceTables,
     /// The socket-local storage map.
@@ -107,6 +121,7 @@ pub struct Kernel {
     /// Released pods whose veths still have our programs, for the direct connections that are open.
     leaving: BTreeSet<u64>,
     flows: FlowTable,
+    handoffs: Handoffs,
     cgroup: Cgroup,
     pins: Pins,
     #[cfg(feature = "bpf-log")]
@@ -124,14 +139,17 @@ impl Kernel {
         let cgroup = Cgroup::open(config.cgroup_root.as_deref())?;
         let pins = Pins::open(&config.bpffs, &config.node, config.mounts_bpffs)?;
 
-        let mut ebpf = load(&pins, config.log_hooks)?;
+        let mut ebpf = load(&pins, config)?;
         #[cfg(feature = "bpf-log")]
         let log = config.log_hooks.then(|| hook_log::HookLog::start(&mut ebpf)).transpose()?;
         let mut tables = Tables::take(&mut ebpf)?;
         let local = LocalTables::take(&mut ebpf)?;
+        let node = NodeTables::take(&mut ebpf, probes_by_address(config.probes, &cgroup))?;
+        let failed_inserts = FailedInserts::take(&mut ebpf)?;
         let verdicts = Verdicts::take(&mut ebpf)?;
         let services = ServiceTables::take(&mut ebpf)?;
         let flows = FlowTable::take(&mut ebpf)?;
+        let handoffs = Handoffs::take(&mut ebpf)?;
         let storage = storage(&mut ebpf)?;
 
         // Whoever was in the mesh under another layout is refused from the moment these hooks are attached: between
@@ -158,12 +176,15 @@ impl Kernel {
             traffic_control: config.traffic_control,
             tables,
             local,
+            node,
+            failed_inserts,
             verdicts,
             services,
             storage,
             refused: BTreeSet::new(),
             leaving: BTreeSet::new(),
             flows,
+            handoffs,
             cgroup,
             pins,
             #[cfg(feature = "bpf-log")]
@@ -171,12 +192,19 @@ impl Kernel {
         })
     }
 
+    /// Writes down what the guard needs to know of a pod, before it is guarded: who talks to the pod from within is let in
+    /// from the guard's first moment on. [`Kernel::capture`] is to follow.
+    pub fn prepare(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        let device = self.device(cookie);
+        self.local.set_pod(cookie, pod, device)?;
+        self.local.remove_others(|netns| (netns == cookie).then_some(pod)).map(drop)
+    }
+
     /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
     /// decided by half of it.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        self.prepare(cookie, pod)?;
         let device = self.device(cookie);
-        self.local.set_pod(cookie, pod, device)?;
-        self.local.remove_others(|netns| (netns == cookie).then_some(pod))?;
         self.tables.add_exclusions(cookie, pod)?;
         self.tables.set_pod(cookie, pod, device)?;
         self.tables.add_member(cookie)?;
@@ -240,9 +268,30 @@ impl Kernel {
         self.services.set(services)
     }
 
-    /// The addresses that the kubelet may probe from.
+    /// The addresses that the kubelet may probe from. Does nothing where probes are known by the node's sockets.
     pub fn set_node_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
-        self.local.set_node_addresses(addresses)
+        self.node.set_addresses(addresses)
+    }
+
+    /// Whether the node's addresses are enough for a probe, besides the node's own sockets.
+    pub fn probes_by_address(&self) -> bool {
+        self.node.by_address()
+    }
+
+    /// A handle on the connections that the node itself has opened to pods.
+    pub fn node_flows(&self) -> NodeFlowTable {
+        self.node.flows()
+    }
+
+    /// How many inserts into a map have failed, by map. Each is a connection that was refused, or something that the agent
+    /// could not tell the hooks.
+    pub fn failed_inserts(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {
+        self.failed_inserts.all()
+    }
+
+    /// How many entries of the shared tables the pod has; `None` where it is not captured.
+    pub fn usage(&self, cookie: u64) -> Result<Option<Usage>, KernelError> {
+        self.local.usage(cookie)
     }
 
     /// What has been counted of a pod.
@@ -302,23 +351,26 @@ impl Kernel {
 }
 
 /// Loads programs and maps; pinned maps are used as they are.
-fn load(pins: &Pins, log_hooks: bool) -> Result<Ebpf, KernelError> {
+fn load(pins: &Pins, config: &KernelConfig) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
+    for (map, size) in &config.map_sizes {
+        loader.map_max_entries(map, *size);
+    }
     for map in tables::MAPS {
         loader.map_pin_path(map, pins.path(map));
     }
     let mptcp = u8::from(preflight::tells_mptcp_sockets());
     loader.override_global("MPTCP", &mptcp, true);
+    let ingress = u8::from(preflight::tells_ingress_device());
+    loader.override_global("INGRESS", &ingress, true);
     #[cfg(feature = "bpf-log")]
-    let level = hook_log::level(log_hooks);
+    let level = hook_log::level(config.log_hooks);
     #[cfg(feature = "bpf-log")]
     loader.override_global(aya_log::LEVEL, &level, false);
-    #[cfg(not(feature = "bpf-log"))]
-    let _ = log_hooks;
 
     let failed = |source| KernelError::Object { pins: pins.directory().to_owned(), source: Box::new(source) };
     let mut ebpf = loader.load(OBJECT).map_err(failed)?;
-    for program in HOOKS.iter().map(|hook| hook.program).chain(POD_PROGRAMS) {
+    for program in HOOKS.iter().map(|hook| hook.program).chain(OTHER_PROGRAMS) {
         load_program(&mut ebpf, program).map_err(|error| match error {
             LoadError::Missing => KernelError::Incomplete { what: "program", name: program },
             LoadError::Refused(ProgramError::LoadError { io_error, verifier_log }) => {
@@ -329,6 +381,17 @@ fn load(pins: &Pins, log_hooks: bool) -> Result<Ebpf, KernelError> {
         })?;
     }
     Ok(ebpf)
+}
+
+/// Below the root of the whole hierarchy there may be processes of the node's that the hooks do not see: its kubelet above
+/// all. The kernel gives that root the first inode number.
+fn probes_by_address(probes: Probes, cgroup: &Cgroup) -> bool {
+    const ROOT: u64 = 1;
+    match probes {
+        Probes::Auto => cgroup.id() != ROOT,
+        Probes::Attested => false,
+        Probes::Addresses => true,
+    }
 }
 
 enum LoadError {

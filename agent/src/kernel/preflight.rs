@@ -11,6 +11,9 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 /// the same, but see the worker as their peer.
 const MPTCP_HELPER: (u32, u32) = (5, 19);
 
+/// Since this version a guard is told by which device a packet comes.
+const INGRESS_DEVICE: (u32, u32) = (5, 17);
+
 /// Since this version programs are attached to network devices as links of their own.
 const TCX: (u32, u32) = (6, 6);
 
@@ -39,6 +42,11 @@ pub fn check() -> Result<(), KernelError> {
 /// Whether the kernel has MPTCP, and `bpf_skc_to_mptcp_sock`.
 pub fn tells_mptcp_sockets() -> bool {
     version(&read("/proc/sys/kernel/osrelease")) >= MPTCP_HELPER && Path::new("/proc/sys/net/mptcp").exists()
+}
+
+/// Whether `struct bpf_sk_lookup` has `ingress_ifindex`.
+pub fn tells_ingress_device() -> bool {
+    version(&read("/proc/sys/kernel/osrelease")) >= INGRESS_DEVICE
 }
 
 pub fn has_tcx() -> bool {

@@ -13,6 +13,19 @@ pub struct SocketTable {
     storage: OwnedFd,
 }
 
+/// What one of the agent's own sockets is for. The hooks leave all of them alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// It connects to a peer or to the outside. The other end sees the true address.
+    Agent,
+    /// It connects to an app of the pod, which sees this address as its peer. Without the kernel's help to show it, the
+    /// connection is refused: the app never sees loopback.
+    ToApp(SocketAddr),
+    /// It is a worker's listener for captured connections. The connect hook sends connections to no other listener on that
+    /// port.
+    Listener,
+}
+
 /// Where a captured connection wanted to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OriginalDestination {
@@ -37,11 +50,14 @@ impl SocketTable {
             .then(|| OriginalDestination { asked: from_address(&record.address), chosen })
     }
 
-    /// Marks a socket as the agent's own, before its connect(): the hooks leave it alone. With `present`, an app in
-    /// this pod that the socket connects to sees that address as its peer.
-    pub fn tag(&self, socket: impl AsFd, present: Option<SocketAddr>) -> io::Result<()> {
-        let address = present.map_or(Address::default(), to_address);
-        let record = SocketRecord { kind: kind::AGENT, address, ..SocketRecord::default() };
+    /// Marks a socket as the agent's own, before its connect() or listen().
+    pub fn tag(&self, socket: impl AsFd, tag: Tag) -> io::Result<()> {
+        let (kind, address) = match tag {
+            Tag::Agent => (kind::AGENT, Address::default()),
+            Tag::ToApp(presented) => (kind::TO_APP, to_address(presented)),
+            Tag::Listener => (kind::WORKER, Address::default()),
+        };
+        let record = SocketRecord { kind, address, ..SocketRecord::default() };
         sys::storage_set(self.storage.as_fd(), socket.as_fd(), &record)
     }
 }

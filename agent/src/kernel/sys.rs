@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr;
 
 /// What the kernel says about a link.
 pub struct LinkInfo {
@@ -89,6 +90,24 @@ pub fn programs_of_device(index: u32, hook: bpf_attach_type) -> io::Result<Vec<u
     // SAFETY: an integer, which the kernel has written.
     let count = unsafe { attr.query.__bindgen_anon_2.count } as usize;
     Ok(ids.into_iter().take(count).collect())
+}
+
+/// Runs a tc program once, on a packet that is an Ethernet header of no protocol and then the question; gives what it
+/// answers.
+pub fn run_program<V: aya::Pod>(program: BorrowedFd, question: &V) -> io::Result<u32> {
+    const ETHERNET_HEADER: usize = 14;
+    let mut packet = vec![0xff_u8; ETHERNET_HEADER + size_of::<V>()];
+    // SAFETY: as many bytes as a `V` has, which are initialised: a `Pod` has no padding.
+    let bytes = unsafe { std::slice::from_raw_parts(ptr::from_ref(question).cast::<u8>(), size_of::<V>()) };
+    packet[ETHERNET_HEADER..].copy_from_slice(bytes);
+    let mut attr = zeroed();
+    attr.test.prog_fd = fd(program);
+    attr.test.data_in = packet.as_ptr() as u64;
+    attr.test.data_size_in = packet.len() as u32;
+    attr.test.repeat = 1;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: an integer, which the kernel has written.
+    Ok(unsafe { attr.test.retval })
 }
 
 pub fn pin(object: BorrowedFd, path: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@ use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
 use super::capture::PodCapture;
 use super::device::{PodDevice, peer_index};
+use super::inserts;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
@@ -17,13 +18,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 25] = [
     "PODS",
     MEMBERS,
     "EXCLUDED_PORTS",
     "EXCLUDED_CIDRS",
     "HANDOFF",
     "SOCKETS",
+    "USAGE",
+    "INSERTS_FAILED",
+    "NODE",
+    "NODE_FLOWS",
     "LOCAL_PODS",
     "INBOUND_PORTS",
     "SOURCES",
@@ -262,6 +267,12 @@ pub fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option
     }
 }
 
+/// Makes an error of what an operation on a map has answered; a write that has failed is counted, too.
 pub fn failed(map: &'static str, action: &'static str) -> impl Fn(MapError) -> KernelError {
-    move |source| KernelError::Map { map, action, source }
+    move |source| {
+        if action == "written" {
+            inserts::count(map);
+        }
+        KernelError::Map { map, action, source }
+    }
 }

@@ -37,6 +37,7 @@ impl Supervisor {
         self.audit_kernel(&mut findings);
         self.audit_pods(&mut findings);
         self.audit_listeners(&mut findings).await;
+        self.collect(&mut findings).await;
         for (name, pod) in &self.pods {
             if let State::Failed { reason, .. } = &pod.state {
                 findings.failed.push(format!("{name}: {reason}"));
@@ -65,9 +66,8 @@ impl Supervisor {
 
     /// Guards, paths, and the node's addresses.
     fn audit_pods(&mut self, findings: &mut Findings) {
-        if let Err(e) = self.refresh_node_addresses() {
-            findings.errors.push(e.to_string());
-        }
+        self.refresh_node_addresses();
+        findings.errors.extend(self.probes_failing.clone());
         let names: Vec<PodName> = self.pods.keys().cloned().collect();
         for name in names {
             match self.mend(&name) {

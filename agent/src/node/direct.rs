@@ -48,6 +48,9 @@ impl Supervisor {
             MtlsMode::Permissive | MtlsMode::Disable if pod.has_rules() => Unknown::Refuse,
             MtlsMode::Permissive | MtlsMode::Disable => Unknown::Pass,
         };
+        if is_changed {
+            self.kernel.prepare(cookie, &capture(pod, pod.direct.is_ok()))?;
+        }
         let guard = self.kernel.guard(cookie, netns.as_fd(), unknown)?;
         let path = own_path(&mut self.kernel, self.config.direct, pod, cookie, netns.as_fd());
         let direct = path.as_ref().map(|_| ()).map_err(Clone::clone);
@@ -136,10 +139,21 @@ impl Supervisor {
         self.directory.send_replace(Some(Arc::new(directory)));
     }
 
-    /// The kubelet probes from the node's addresses, which may change.
-    pub(super) fn refresh_node_addresses(&mut self) -> Result<(), KernelError> {
-        self.node_addresses = kernel::node_addresses()?;
-        self.kernel.set_node_addresses(&self.node_addresses)
+    /// The kubelet probes from the node's addresses, which may change. They are asked for only where probes are known by
+    /// them. What fails costs probes under STRICT and policies, and is told by readiness; nothing else depends on it.
+    pub(super) fn refresh_node_addresses(&mut self) {
+        if !self.kernel.probes_by_address() {
+            return;
+        }
+        let refreshed = kernel::node_addresses().and_then(|addresses| {
+            self.node_addresses = addresses;
+            self.kernel.set_node_addresses(&self.node_addresses)
+        });
+        self.probes_failing = refreshed.err().map(|e| {
+            format!(
+                "the node's addresses, which the kubelet probes pods from, cannot be told to the guards: {e}"
+            )
+        });
     }
 }
 

@@ -121,6 +121,7 @@ impl Supervisor {
         waits_for.extend(starting.map(|(name, _)| format!("the worker of pod {name}")));
         waits_for.extend(self.certificates_awaited());
         waits_for.extend(self.runtime.waits_for());
+        waits_for.extend(self.probes_failing.clone());
         waits_for.sort();
         waits_for
     }
@@ -173,10 +174,14 @@ impl Supervisor {
                 self.metrics.set_worker_cpu(name, seconds);
             }
             if let Some(Ok(counts)) = pod.cookie.map(|cookie| self.kernel.counts(cookie)) {
-                let kernel::Counts { passed, refused, denied, foreign_source, forged } = counts;
-                let counts = PathCounts { passed, refused, denied, foreign_source, forged };
+                let kernel::Counts { passed, refused, denied, foreign_source, forged, unattested } = counts;
+                let counts = PathCounts { passed, refused, denied, foreign_source, forged, unattested };
                 pod.metrics.path().set_counts(&counts);
             }
+        }
+        match self.kernel.failed_inserts() {
+            Ok(failed) => self.metrics.set_failed_inserts(&failed),
+            Err(e) => tracing::warn!("what the hooks could not write is not known: {e}"),
         }
         self.metrics.encode()
     }

@@ -77,6 +77,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         cgroup_root: config.cgroup_root.clone(),
         log_hooks: config.bpf_log,
         traffic_control: TrafficControl::of_this_kernel(),
+        probes: config.probes,
+        map_sizes: Vec::new(),
     })?;
 
     let access_log = match config.access_log {
@@ -245,7 +247,7 @@ impl Node {
     async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) -> anyhow::Result<()> {
         let mut audits = ticks(audit_interval);
         let mut mesh = self.supervisor.mesh.clone();
-        self.supervisor.refresh_node_addresses()?;
+        self.supervisor.refresh_node_addresses();
         self.supervisor.reconcile();
         loop {
             let retry_at = self.supervisor.retry();

@@ -8,6 +8,7 @@ mod audit;
 mod authority;
 mod certificates;
 mod certifier;
+mod collect;
 mod direct;
 mod handover;
 mod introspect;

@@ -51,6 +51,10 @@ pub struct Supervisor {
     /// The policies by which open connections were judged last (`Mesh::policy`).
     pub(super) judged: u64,
     pub(super) node_addresses: BTreeSet<IpAddr>,
+    /// Why probes that are known by the node's addresses may be refused.
+    pub(super) probes_failing: Option<String>,
+    /// When connections that are over were last looked for.
+    pub(super) collected: Option<Instant>,
     pub(super) runtime: Runtime,
 }
 
@@ -114,6 +118,8 @@ impl Supervisor {
             pod_events: parts.pod_events,
             judged: 0,
             node_addresses: BTreeSet::new(),
+            probes_failing: None,
+            collected: None,
             runtime,
         };
         (supervisor, inbox)
@@ -291,6 +297,7 @@ impl Supervisor {
             direct: DirectPath {
                 mode: self.config.direct,
                 flows: self.kernel.flows(),
+                node_flows: self.kernel.node_flows(),
                 verdicts: RefCell::new(self.kernel.verdicts().map_err(|e| e.to_string())?),
                 samples: self.samples.clone(),
             },

@@ -1,5 +1,6 @@
 //! What the node counts, and the scrape that gathers it with what the workers count.
 
+use super::path_metrics::follow;
 use super::register::register;
 use super::watch_metrics::WatchMetrics;
 use crate::mesh::PodName;
@@ -29,6 +30,7 @@ pub struct NodeMetrics {
     direct_events_lost: IntCounter,
     pod_events_dropped: IntCounter,
     denials_lost: IntCounter,
+    failed_inserts: IntCounterVec,
     watches: WatchMetrics,
     workers: Mutex<BTreeMap<PodName, Registry>>,
 }
@@ -53,6 +55,10 @@ impl NodeMetrics {
         let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
         let requests =
             Opts::new("pillion_ca_requests_total", "Signing requests of workers, by what came of them.");
+        let inserts = Opts::new(
+            "pillion_kernel_inserts_failed_total",
+            "What could not be written to a map of the hooks, by the programs or by the agent; each time something was refused.",
+        );
         let expiry = Opts::new(
             "pillion_root_expiry_timestamp_seconds",
             "When a root that is trusted expires, in seconds since 1970; by the beginning of its SHA-256.",
@@ -93,6 +99,7 @@ impl NodeMetrics {
                 "pillion_denials_lost_total",
                 "Denied plain connections that the kernel had no room to tell of; they are counted as denied.",
             ),
+            failed_inserts: register(&registry, IntCounterVec::new(inserts, &["map"]).expect("a valid name")),
             watches: WatchMetrics::new(&registry),
             workers: Mutex::default(),
             registry,
@@ -190,6 +197,13 @@ impl NodeMetrics {
         self.denials_lost.clone()
     }
 
+    /// How many inserts have failed, by map.
+    pub fn set_failed_inserts(&self, failed: &BTreeMap<&'static str, u64>) {
+        for (map, count) in failed {
+            follow(&self.failed_inserts.with_label_values(&[map]), *count);
+        }
+    }
+
     /// Everything in Prometheus' text format.
     pub fn encode(&self) -> String {
         let workers: Vec<Registry> = self.workers().values().cloned().collect();
@@ -242,6 +256,7 @@ mod tests {
         node.set_captured_pods(2);
         node.set_manifests(7, 1);
         node.ca_request("ok");
+        node.set_failed_inserts(&BTreeMap::from([("FLOWS", 4)]));
         node.set_trust([("ab12", OffsetDateTime::UNIX_EPOCH + Duration::from_secs(5))].into_iter(), 3, 1);
         let text = node.encode();
         assert_eq!(text.matches("# TYPE pillion_handshakes_total counter").count(), 1, "{text}");
@@ -259,6 +274,7 @@ mod tests {
             "pillion_revoked_certificates 3",
             "pillion_ca_errors 1",
             "pillion_access_log_dropped_total 0",
+            r#"pillion_kernel_inserts_failed_total{map="FLOWS"} 4"#,
             "pillion_direct_events_lost_total 0",
         ] {
             // The order of a registry's own labels is not given.

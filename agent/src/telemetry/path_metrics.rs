@@ -8,6 +8,7 @@ pub struct PathMetrics {
     direct: IntGaugeVec,
     plaintext: IntCounterVec,
     dropped: IntCounterVec,
+    unattested: IntCounter,
 }
 
 /// What the kernel has counted of a pod since it was captured.
@@ -23,6 +24,8 @@ pub struct PathCounts {
     pub foreign_source: u64,
     /// Packets of a direct connection that came to the pod by another way.
     pub forged: u64,
+    /// Connections that were to be direct, that nothing attests, and that were refused.
+    pub unattested: u64,
 }
 
 impl PathMetrics {
@@ -48,6 +51,14 @@ impl PathMetrics {
                 "Packets that the kernel dropped at the pod's veth, by the reason.",
                 "reason",
             ),
+            unattested: register(
+                registry,
+                IntCounter::new(
+                    "pillion_unattested_connections_refused_total",
+                    "Connections of the pod that were to be direct, and that the kernel refused because nothing attests them.",
+                )
+                .expect("a valid name"),
+            ),
         }
     }
 
@@ -67,11 +78,12 @@ impl PathMetrics {
         ] {
             follow(&counters.with_label_values(&[label]), count);
         }
+        follow(&self.unattested, counts.unattested);
     }
 }
 
 /// The kernel's count starts anew when the pod is captured anew; a counter never goes back but to zero.
-fn follow(counter: &IntCounter, count: u64) {
+pub(super) fn follow(counter: &IntCounter, count: u64) {
     if count < counter.get() {
         counter.reset();
     }
@@ -104,10 +116,17 @@ mod tests {
         let registry = Registry::new();
         let metrics = PathMetrics::new(&registry);
         metrics.set_counts(&PathCounts { passed: 3, refused: 1, denied: 5, ..PathCounts::default() });
-        metrics.set_counts(&PathCounts { passed: 2, refused: 4, denied: 6, ..PathCounts::default() });
+        metrics.set_counts(&PathCounts {
+            passed: 2,
+            refused: 4,
+            denied: 6,
+            unattested: 2,
+            ..PathCounts::default()
+        });
         let text = text(&registry);
         assert!(text.contains(r#"pillion_inbound_plaintext_total{result="passed"} 2"#), "{text}");
         assert!(text.contains(r#"pillion_inbound_plaintext_total{result="refused"} 4"#), "{text}");
         assert!(text.contains(r#"pillion_inbound_plaintext_total{result="denied"} 6"#), "{text}");
+        assert!(text.contains("pillion_unattested_connections_refused_total 2"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Settings;
 use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
-use crate::kernel::SocketTable;
+use crate::kernel::{SocketTable, Tag};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -123,7 +123,7 @@ impl Dialer {
     fn tagged_socket(&self, target: SocketAddr, options: Options<'_>) -> io::Result<Socket> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
-        self.sockets.tag(&socket, options.present)?;
+        self.sockets.tag(&socket, options.present.map_or(Tag::Agent, Tag::ToApp))?;
         if options.is_peer {
             tune_peer(&socket)?;
         } else {

@@ -2,7 +2,7 @@
 
 use crate::decide::{DirectMode, direct};
 use crate::direct::Samples;
-use crate::kernel::{FlowTable, KernelError, SockDiagError, VerdictTable};
+use crate::kernel::{FlowTable, KernelError, NodeFlowTable, SockDiagError, VerdictTable};
 use crate::mesh::{Mesh, Workload};
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 pub struct DirectPath {
     pub mode: DirectMode,
     pub flows: FlowTable,
+    /// What the node itself has opened to its pods: the kubelet's probes.
+    pub node_flows: NodeFlowTable,
     pub verdicts: RefCell<VerdictTable>,
     pub samples: Samples,
 }

@@ -48,7 +48,9 @@ fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) 
     for socket in sockets.iter().filter(|socket| socket.stage != Stage::Listening) {
         let OpenSocket { local, remote, .. } = *socket;
         let flow = context.direct.flows.get(local, remote)?;
-        let Some(cut) = law.judge(local, remote, flow) else { continue };
+        let is_nodes =
+            pod.probe_ports.contains(&local.port()) && context.direct.node_flows.has(remote, local)?;
+        let Some(cut) = law.judge(local, remote, flow, is_nodes) else { continue };
         if diag.destroy(socket)? {
             tracing::info!(pod = %context.name, %local, %remote, "cut an open connection: {cut}");
             context.metrics.direct().cut(cut.reason());
@@ -67,11 +69,18 @@ struct Law<'a> {
 }
 
 impl Law<'_> {
-    /// Judges one of the pod's connections; `flow` is what the kernel has attested of it.
-    fn judge(&self, local: SocketAddr, remote: SocketAddr, flow: Option<AttestedFlow>) -> Option<Cut> {
+    /// Judges one of the pod's connections; `flow` is what the kernel has attested of it, and `is_nodes` says whether a
+    /// socket of the node's own has opened it.
+    fn judge(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        flow: Option<AttestedFlow>,
+        is_nodes: bool,
+    ) -> Option<Cut> {
         match flow {
             Some(flow) => self.attested(&flow).err().map(Cut::NotDirect),
-            None => self.plaintext(local, remote).err(),
+            None => self.plaintext(local, remote, is_nodes).err(),
         }
     }
 
@@ -92,13 +101,14 @@ impl Law<'_> {
     }
 
     /// As the kernel refuses it before it becomes a connection.
-    fn plaintext(&self, local: SocketAddr, remote: SocketAddr) -> Result<(), Cut> {
+    fn plaintext(&self, local: SocketAddr, remote: SocketAddr, is_nodes: bool) -> Result<(), Cut> {
         let (pod, port) = (self.pod, local.port());
         let is_own = |ip| pod.addresses.contains(&ip);
         let is_accepted = is_own(local.ip()) && self.listening.contains(&port);
         let is_from_outside = !remote.ip().is_loopback() && !is_own(remote.ip());
         let is_mesh_port = port == HBONE_PORT || port == OUTBOUND_PORT;
-        let is_probe = pod.probe_ports.contains(&port) && self.terms.node_addresses.contains(&remote.ip());
+        let is_from_node = is_nodes || self.terms.node_addresses.contains(&remote.ip());
+        let is_probe = pod.probe_ports.contains(&port) && is_from_node;
         let is_excluded = pod.exclusions.inbound_ports.contains(&port);
         if !is_accepted || !is_from_outside || is_mesh_port || is_probe || is_excluded {
             return Ok(());
@@ -164,9 +174,9 @@ mod tests {
         let pod = &mesh.workloads[&PodName { namespace: "default".into(), name: "server".into() }];
         let listening = BTreeSet::from([80, 8080, 8081, 9090, OUTBOUND_PORT, HBONE_PORT]);
         let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
-        let flow = AttestedFlow { client: remote, server: local, client_netns: 1 };
+        let flow = AttestedFlow { client: remote, server: local, client_netns: 1, server_netns: 2 };
         let law = Law { mesh, pod, terms, listening };
-        law.judge(local, remote, is_attested.then_some(flow)).map_or("open", |cut| cut.reason())
+        law.judge(local, remote, is_attested.then_some(flow), false).map_or("open", |cut| cut.reason())
     }
 
     // proves: POL-2

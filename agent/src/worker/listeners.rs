@@ -1,8 +1,10 @@
 //! The ports that a worker holds in its pod.
 
+use super::dial::Dialer;
 use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
 use super::{ListenerRepair, OUTBOUND_PORT, WorkerError};
 use crate::hbone::HBONE_PORT;
+use crate::kernel::Tag;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -26,13 +28,15 @@ pub(super) struct Listeners<F> {
     slots: Vec<Slot>,
     wanted: Vec<SocketAddr>,
     congestion: Option<String>,
+    /// Has the sockets of captured connections' listeners tagged.
+    dialer: Rc<Dialer>,
     /// Starts accepting from a listener.
     accept: F,
 }
 
 impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
-    pub fn new(congestion: Option<String>, accept: F) -> Self {
-        Self { slots: vec![], wanted: vec![], congestion, accept }
+    pub fn new(congestion: Option<String>, dialer: Rc<Dialer>, accept: F) -> Self {
+        Self { slots: vec![], wanted: vec![], congestion, dialer, accept }
     }
 
     /// Opens all listeners that are not open yet; on an error, none stays open.
@@ -88,6 +92,12 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
             _ => Some(IN_POD_CONGESTION),
         };
         let listener = Rc::new(listen(address, congestion)?);
+        if address.port() == OUTBOUND_PORT {
+            // From now on the connect hook believes in this worker. It never does in another process's listener, which may
+            // have had the port while no worker ran.
+            let tagged = self.dialer.sockets.tag(&*listener, Tag::Listener);
+            tagged.map_err(|source| WorkerError::Listen { address, source })?;
+        }
         let accepting = (self.accept)(listener.clone(), address);
         self.slots.push(Slot { address, listener, accepting });
         Ok(())

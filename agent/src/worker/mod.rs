@@ -7,6 +7,7 @@
 mod acceptor;
 mod admitted;
 mod certificate;
+mod collect;
 mod context;
 mod dial;
 mod direct;
@@ -30,7 +31,7 @@ pub use direct::DirectPath;
 pub use thread::WorkerSpec;
 
 use crate::decide::DirectMode;
-use crate::kernel::{NoPath, PodDevice};
+use crate::kernel::{FlowEnd, NoPath, PodDevice};
 use crate::mesh::TrustDomains;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     },
     /// The mesh has changed: cut the open connections that it allows no longer.
     Judge(Arc<Terms>),
+    /// These ends of attested connections should have sockets of the pod behind them: end those that have none.
+    Collect(Vec<FlowEnd>),
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
@@ -94,6 +97,7 @@ pub(crate) enum Command {
 pub struct Terms {
     pub direct: DirectMode,
     /// The node's own addresses: the kubelet probes pods from one of them.
+    /// Empty where probes are known by the node's sockets alone.
     pub node_addresses: BTreeSet<IpAddr>,
 }
 
@@ -217,6 +221,11 @@ impl Worker {
     /// Cuts the pod's open connections that are neither carried by the worker nor allowed by the mesh as it is now.
     pub fn judge(&self, terms: Arc<Terms>) {
         self.tell(Command::Judge(terms));
+    }
+
+    /// Ends those of the pod's ends of attested connections that no socket stands behind.
+    pub fn collect(&self, ends: Vec<FlowEnd>) {
+        self.tell(Command::Collect(ends));
     }
 
     /// `None` when the worker has ended.

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::listeners::Listeners;
-use super::{CertificateReport, Command, Inspection, Report, judge, tasks};
+use super::{CertificateReport, Command, Inspection, Report, collect, judge, tasks};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -45,6 +45,7 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                     phase = Phase::Draining(Some(Instant::now() + deadline));
                 }
                 Some(Command::Judge(terms)) => judge::judge(context, &terms),
+                Some(Command::Collect(ends)) => collect::collect(context, &ends),
                 // Nobody waits for an answer any more when sending it fails.
                 Some(Command::Audit(reply)) => drop(reply.send(inspect(context, &mut listeners))),
                 Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),

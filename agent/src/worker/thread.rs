@@ -133,7 +133,8 @@ async fn work(
         go_away: watch::Sender::new(0),
     });
     let accepting = context.clone();
-    let mut listeners = Listeners::new(hbone_congestion, move |listener, address| {
+    let dialer = context.dialer.clone();
+    let mut listeners = Listeners::new(hbone_congestion, dialer, move |listener, address| {
         acceptor::accept(accepting.clone(), listener, address)
     });
     if let Err(e) = listeners.open() {

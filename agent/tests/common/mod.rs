@@ -11,7 +11,7 @@ pub mod node;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
-use pillion_agent::kernel::{Kernel, KernelConfig, PodCapture, SocketTable, netns_cookie};
+use pillion_agent::kernel::{Kernel, KernelConfig, PodCapture, Probes, SocketTable, Tag, netns_cookie};
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -57,6 +57,8 @@ impl Bed {
             cgroup_root: Some(test_cgroup()),
             log_hooks: false,
             traffic_control: pillion_agent::kernel::TrafficControl::of_this_kernel(),
+            probes: Probes::Attested,
+            map_sizes: vec![],
         }
     }
 
@@ -231,6 +233,7 @@ impl Worker {
             listener.bind(&address.into()).unwrap();
             listener.listen(128).unwrap();
             listener.set_nonblocking(true).unwrap();
+            sockets.tag(&listener, Tag::Listener).unwrap();
             listener.into()
         };
         Self { ipv4: listen("127.0.0.1:15001"), ipv6: listen("[::]:15001"), sockets }
