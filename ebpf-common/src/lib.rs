@@ -130,6 +130,8 @@ pub mod local_flags {
     pub const DIRECT: u32 = 1;
     /// `INBOUND_PORTS` has entries of this pod.
     pub const HAS_PORTS: u32 = 2;
+    /// The pod has left the mesh: nothing of it is attested any more, and its guard is about to go.
+    pub const LEAVING: u32 = 4;
 }
 
 /// What becomes of plaintext on one port of a pod (the value of `INBOUND_PORTS`). It says all there is to say of the

@@ -124,6 +124,9 @@ fn own(client: Address, server: Address, pod: Option<&LocalPod>, unknown: u32) -
         source_port: client.port,
         destination_port: server.port,
     };
+    if pod.flags & local_flags::LEAVING != 0 {
+        return PASS;
+    }
     let is_seen = maps::is_handed_off(&key) || flows::client_of(client, server) == Some(pod.netns);
     if is_seen { PASS } else { DROP }
 }

@@ -112,7 +112,8 @@ fn attestation(ends: &Ends, netns: u64) -> Option<Attestation> {
             return None;
         }
         // By the table that the guard asks, too: it knows the pod before its first connection is captured.
-        let is_pods = local::local_pod(&ends.remote_ip)?.netns == netns;
+        let pod = local::local_pod(&ends.remote_ip)?;
+        let is_pods = pod.netns == netns && pod.flags & local_flags::LEAVING == 0;
         return is_pods.then_some(Attestation { server: netns, devices: WITHIN_POD });
     }
     let pod = maps::pod(netns)?;

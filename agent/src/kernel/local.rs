@@ -127,7 +127,12 @@ impl LocalTables {
     pub fn release_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
         for (ip, _) in self.owners()?.into_iter().filter(|(_, netns)| *netns == cookie) {
             let Some(entry) = found(self.pods.get(&ip, 0), "LOCAL_PODS")? else { continue };
-            let entry = LocalPod { flags: 0, inbound: inbound::IGNORE, sources: list::NONE, ..entry };
+            let entry = LocalPod {
+                flags: local_flags::LEAVING,
+                inbound: inbound::IGNORE,
+                sources: list::NONE,
+                ..entry
+            };
             self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
         }
         let none = PodCapture::default();

@@ -11,11 +11,13 @@ use super::control_plane;
 /// Where it is installed.
 pub const NAMESPACE: &str = "pillion-system";
 
-/// What is peculiar to these machines: only `/var` and `/run` are their own, and both versions of cgroups are mounted.
-const VALUES: [&str; 3] = [
+/// What is peculiar to these machines: only `/var` and `/run` are their own, both versions of cgroups are mounted, and a
+/// machine's cgroup, in which its kubelet runs, is not the root of the hierarchy.
+const VALUES: [&str; 4] = [
     "nri.pluginDir=/var/lib/nri/plugins",
     "nri.configDir=/var/lib/nri/conf.d",
     "hostPaths.cgroup=/sys/fs/cgroup/unified",
+    "agent.extraArgs={--probes=attested}",
 ];
 
 impl Cluster {

@@ -9,6 +9,7 @@ mod loss;
 mod others;
 mod path;
 mod policy;
+mod refused;
 mod standing;
 mod switch;
 
