@@ -192,18 +192,19 @@ impl Kernel {
         })
     }
 
-    /// Writes down what the guard needs to know of a pod, before it is guarded: who talks to the pod from within is let in
-    /// from the guard's first moment on. [`Kernel::capture`] is to follow.
+    /// Writes down what the guard needs to know of a pod that it does not guard yet: who talks to the pod from within is let
+    /// in from the guard's first moment on. [`Kernel::guard`] and [`Kernel::capture`] are to follow.
     pub fn prepare(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        let device = self.device(cookie);
-        self.local.set_pod(cookie, pod, device)?;
-        self.local.remove_others(|netns| (netns == cookie).then_some(pod)).map(drop)
+        if self.guards.contains_key(&cookie) {
+            return Ok(());
+        }
+        self.write_local(cookie, pod)
     }
 
     /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
     /// decided by half of it.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
-        self.prepare(cookie, pod)?;
+        self.write_local(cookie, pod)?;
         let device = self.device(cookie);
         self.tables.add_exclusions(cookie, pod)?;
         self.tables.set_pod(cookie, pod, device)?;
@@ -297,6 +298,12 @@ impl Kernel {
     /// What has been counted of a pod.
     pub fn counts(&self, cookie: u64) -> Result<Counts, KernelError> {
         self.local.counts(cookie)
+    }
+
+    fn write_local(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        let device = self.device(cookie);
+        self.local.set_pod(cookie, pod, device)?;
+        self.local.remove_others(|netns| (netns == cookie).then_some(pod)).map(drop)
     }
 
     fn device(&self, cookie: u64) -> Option<PodDevice> {

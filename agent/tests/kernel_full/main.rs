@@ -244,8 +244,7 @@ fn a_connection_that_another_pod_accepts_under_the_servers_addresses_is_not_the_
         let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
         let before = pair.flow(from, to);
         // The third pod makes the same connection within itself, under both addresses, and ends it.
-        let liar = pair.third();
-        liar.visit(|| {
+        pair.third.visit(|| {
             ip(&format!("addr add {}/32 dev lo", pair.client.ipv4));
             ip(&format!("addr add {}/32 dev lo", pair.server.ipv4));
             let listener = std::net::TcpListener::bind(to).unwrap();
@@ -331,8 +330,7 @@ fn a_probe_is_what_a_socket_of_the_nodes_own_opens_and_the_nodes_address_is_not_
             pair.app.accept().unwrap();
         }
         // As masqueraded or forged traffic: it has the node's address, and no socket of the node's has opened it.
-        let neighbour = pair.third();
-        neighbour.visit(|| {
+        pair.third.visit(|| {
             ip(&format!("addr add {NODE4}/32 dev lo"));
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.bind(&SocketAddr::from((NODE4, 0)).into()).unwrap();

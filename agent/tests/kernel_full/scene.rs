@@ -2,7 +2,7 @@
 
 use crate::common::Bed;
 use crate::common::Worker;
-use crate::common::node::{Listener, Node, PATIENCE, Pod, on_node};
+use crate::common::node::{Listener, PATIENCE, Pod, on_node};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use pillion_agent::kernel::{Inbound, Kernel, KernelConfig, PodCapture, Usage, from_address};
 use pillion_ebpf_common::{Flow, FlowKey, NodeFlow};
@@ -17,10 +17,11 @@ pub const PORT: u16 = 80;
 
 pub struct Pair<'a> {
     bed: &'a Bed,
-    node: &'a Node,
     pub kernel: Kernel,
     pub client: Pod,
     pub server: Pod,
+    /// Outside the mesh.
+    pub third: Pod,
     /// The server's.
     pub app: Listener,
     pub client_worker: Option<Worker>,
@@ -36,7 +37,7 @@ pub fn pair_with(bed: &Bed, sizes: &[(&'static str, u32)], test: impl FnOnce(&mu
     on_node(|node| {
         let config = KernelConfig { map_sizes: sizes.to_vec(), ..bed.config() };
         let mut kernel = Kernel::open(&config).unwrap();
-        let [client, server] = [2, 3].map(|host| node.pod(host));
+        let [client, server, third] = [2, 3, 9].map(|host| node.pod(host));
         for pod in [&client, &server] {
             pod.captured(&mut kernel, &pod.capture());
         }
@@ -44,7 +45,7 @@ pub fn pair_with(bed: &Bed, sizes: &[(&'static str, u32)], test: impl FnOnce(&mu
         kernel.verdicts().unwrap().allow(client.cookie, SocketAddr::new(server.ipv4.into(), PORT), 0);
         let app = server.listen(PORT);
         let (client_worker, server_worker) = (Some(client.worker(&kernel)), server.worker(&kernel));
-        test(&mut Pair { bed, node, kernel, client, server, app, client_worker, server_worker });
+        test(&mut Pair { bed, kernel, client, server, third, app, client_worker, server_worker });
     });
 }
 
@@ -101,11 +102,6 @@ impl Pair<'_> {
         let connected = self.client.connect(self.address4());
         assert!(connected.is_ok(), "{why}: {connected:?}");
         assert!(self.app.accept().is_some(), "{why}");
-    }
-
-    /// A third pod, outside the mesh.
-    pub fn third(&self) -> Pod {
-        self.node.pod(9)
     }
 
     /// How many entries a map has.
