@@ -72,7 +72,8 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
         } else {
             let attestation = match &record {
                 Some(SocketRecord { kind: CLIENT, .. }) => None,
-                Some(SocketRecord { kind: AGENT, .. }) if !ends.is_own() => None,
+                // From the pod's own address to itself. The agent's connection to an app from loopback is a `TO_APP`, or none.
+                Some(SocketRecord { kind: AGENT, .. }) if ends.local_ip != ends.remote_ip => None,
                 _ => attestation(&ends, netns),
             };
             match attestation {

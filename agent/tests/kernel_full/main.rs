@@ -60,7 +60,13 @@ fn loopback_is_believed_only_where_a_hook_has_seen_the_socket() {
                 pair.app.accept().unwrap();
             }
             // The agent's socket that presents nothing has nothing to do with an app.
-            let agents = pair.server.visit(|| tagged(&pair.server_worker, Tag::Agent, pair.address4()));
+            let from = Ipv4Addr::new(127, 0, 0, 3);
+            let agents = pair.server.visit(|| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                pair.server_worker.sockets.tag(&socket, Tag::Agent).unwrap();
+                socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+                socket.connect_timeout(&pair.address4().into(), PATIENCE)
+            });
             assert!(is_refused(&agents), "{default:?}: {agents:?}");
         }
         assert_eq!(pair.entries("HANDOFF"), 0);
@@ -361,7 +367,6 @@ fn to_app6(worker: &Worker, pod: &Pod, presented: SocketAddr) -> io::Result<TcpS
     Ok(socket.into())
 }
 
-/// Connects from loopback, or from where the kernel chooses for IPv6.
 fn tagged(worker: &Worker, tag: Tag, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     worker.sockets.tag(&socket, tag)?;
