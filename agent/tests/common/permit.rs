@@ -2,8 +2,8 @@
 
 use super::node;
 use pillion_agent::decide::{Permit, Placed, Placement, Standing, direct};
-use pillion_agent::manifest::{Settings, parse, snapshot};
-use pillion_agent::mesh::{Mesh, Workload};
+use pillion_agent::manifest::{ROOT_NAMESPACE, Settings, parse, snapshot};
+use pillion_agent::mesh::{Mesh, TrustDomains, Workload};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -42,7 +42,12 @@ fn placed(name: &str, party: Party) -> (u64, Placed) {
         let text = "{apiVersion: v1, kind: Pod, metadata: {name: x, labels: {pillion.dev/capture: enabled}}, \
                     spec: {nodeName: test-node}}";
         let objects = parse("x.yaml", text.as_bytes()).unwrap();
-        let mesh = snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap();
+        let settings = Settings {
+            node: "test-node".to_owned(),
+            trust_domains: TrustDomains::new("cluster.local".parse().unwrap(), []),
+            root_namespace: ROOT_NAMESPACE.to_owned(),
+        };
+        let mesh = snapshot::build(&objects, &settings, &Mesh::default()).unwrap();
         mesh.workloads.into_values().next().unwrap()
     });
     let mut workload = Workload::clone(workload);
