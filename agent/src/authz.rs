@@ -2,7 +2,7 @@
 //! manifests.
 
 use crate::cli::Authz;
-use crate::decide::explain;
+use crate::decide::{Placement, explain};
 use crate::manifest::{InForce, ManifestSource, Settings};
 use anyhow::{Context as _, anyhow, bail};
 use http::{Request, StatusCode};
@@ -89,7 +89,9 @@ fn of_manifests(question: &Authz, directory: &Path) -> anyhow::Result<Answer> {
     }
     let mesh = manifests.published().mesh.borrow().clone();
     let Authz { source, destination, port, .. } = question;
-    let explanation = explain(&mesh, source, destination, *port).map_err(|e| anyhow!(e))?;
+    // Manifests alone do not say what any node has captured.
+    let no_node = Placement::default();
+    let explanation = explain(&mesh, &no_node, source, destination, *port).map_err(|e| anyhow!(e))?;
     Ok(Answer { allowed: explanation.is_allowed(), ways: explanation.lines() })
 }
 

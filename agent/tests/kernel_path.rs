@@ -1,16 +1,14 @@
-//! The programs at the node's end of a pod's veth: who gets them, how they stay and go, and what they let through.
+//! The programs at the node's end of a pod's veth: how they stay and go, and what they let through.
 
 mod common;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifier, TcAttachOptions, TcAttachType, qdisc_add_clsact};
-use aya::programs::{LinkOrder, Xdp, XdpMode};
+use aya::programs::tc::{SchedClassifier, TcAttachType};
 use common::frame::{self, Wire};
 use common::node::{Listener, Node, PATIENCE, Pod, on_node};
-use common::{Bed, NODE, Worker, foreign, ip, ip_batch};
-use pillion_agent::kernel::{
-    Counts, Kernel, KernelConfig, NoPath, PathError, PodDevice, TrafficControl, Unknown, addresses_in,
-};
+use common::permit::permit;
+use common::{Bed, NODE, Worker};
+use pillion_agent::kernel::{Counts, Kernel, KernelConfig, TrafficControl, addresses_in};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -77,8 +75,8 @@ impl Pair {
         for pod in [&client, &server] {
             pod.captured(kernel, &pod.capture());
         }
-        kernel.enforce(0, |_, _, _| false).unwrap();
-        kernel.verdicts().unwrap().allow(client.cookie, SocketAddr::new(server.ipv4.into(), 80), 0);
+        kernel.enforce(0, |_, _, _| None).unwrap();
+        kernel.verdicts().unwrap().allow(&permit(0, &client, &server, 80));
         let (worker, app) = (client.worker(kernel), server.listen(80));
         Self { client, server, app, _worker: worker }
     }
@@ -208,131 +206,6 @@ fn a_pod_that_is_forgotten_and_uninstall_take_the_programs_off_the_veth() {
             }
         });
     }
-}
-
-/// Why the kernel cannot own the path to a pod.
-fn no_path(kernel: &mut Kernel, pod: &Pod, device: PodDevice) -> NoPath {
-    match kernel.own_path(pod.cookie, pod.netns(), device) {
-        Err(PathError::NoPath(why)) => why,
-        other => panic!("no path is expected, not {other:?}"),
-    }
-}
-
-#[test]
-fn anothers_program_at_the_veth_is_named() {
-    for traffic_control in BOTH {
-        let bed = Bed::new();
-        on_node(|node| {
-            let mut kernel = open(&bed, traffic_control);
-            let pod = node.pod(2);
-            let device = pod.device().unwrap();
-            let mut why = || no_path(&mut kernel, &pod, device).to_string();
-
-            let mut object = foreign::load("classifier", -1);
-            let program: &mut SchedClassifier =
-                object.program_mut(foreign::NAME).unwrap().try_into().unwrap();
-            program.load().unwrap();
-            for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-                let link = program
-                    .attach_with_options(&pod.veth, side, TcAttachOptions::TcxOrder(LinkOrder::default()))
-                    .unwrap();
-                assert_eq!(why(), "the program foreign is attached to its veth");
-                program.detach(link).unwrap();
-            }
-
-            let mut object = foreign::load("xdp", 2);
-            let xdp: &mut Xdp = object.program_mut(foreign::NAME).unwrap().try_into().unwrap();
-            xdp.load().unwrap();
-            let link = xdp.attach(&pod.veth, XdpMode::Skb).unwrap();
-            assert_eq!(why(), "the program for XDP is attached to its veth");
-            xdp.detach(link).unwrap();
-
-            qdisc_add_clsact(&pod.veth).unwrap();
-            for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-                let options = TcAttachOptions::Netlink(NlOptions::default());
-                let link = program.attach_with_options(&pod.veth, side, options).unwrap();
-                assert_eq!(why(), "the program (a tc filter of the kind bpf) is attached to its veth");
-                program.detach(link).unwrap();
-            }
-            kernel.own_path(pod.cookie, pod.netns(), device).unwrap();
-        });
-    }
-}
-
-const ELSEWHERE: &str = "the other end of its veth is not in the agent's network namespace";
-
-#[test]
-fn a_device_that_is_no_veth_of_the_nodes_is_named() {
-    let bed = Bed::new();
-    on_node(|node| {
-        let mut kernel = bed.open();
-        let pod = node.pod(2);
-        let device = pod.device().unwrap();
-        let addresses = || ip_batch(&format!("addr add {}/24 dev eth1\nlink set eth1 up\n", pod.ipv4));
-
-        pod.visit(|| {
-            ip("link del eth0");
-            ip("link add eth1 type bridge");
-            addresses();
-        });
-        assert_eq!(pod.device().unwrap_err().to_string(), "its device eth1 is no veth");
-        assert_eq!(no_path(&mut kernel, &pod, device).to_string(), ELSEWHERE, "it is gone");
-
-        pod.visit(|| {
-            ip("link del eth1");
-            ip("link add eth1 type veth peer name eth2");
-            addresses();
-        });
-        let device = pod.device().unwrap();
-        assert_eq!(no_path(&mut kernel, &pod, device).to_string(), ELSEWHERE);
-
-        pod.visit(|| ip("link del eth1"));
-        assert_eq!(
-            pod.device().unwrap_err().to_string(),
-            "no device in its network namespace has an address of its status.podIPs"
-        );
-    });
-}
-
-// proves: ID-1
-#[test]
-fn a_pod_that_claims_anothers_device_is_not_believed() {
-    let bed = Bed::new();
-    on_node(|node| {
-        let mut kernel = bed.open();
-        let [victim, attacker] = [2, 3].map(|host| node.pod(host));
-        victim.captured(&mut kernel, &victim.capture());
-        let PodDevice { index, peer } = victim.device().unwrap();
-
-        let claim = |index: u32| {
-            attacker.visit(|| {
-                ip(&format!("link add fake index {index} type veth peer name other index {peer}"));
-                ip_batch(&format!(
-                    "addr add {}/24 dev fake\naddr add {}/64 dev fake nodad\n",
-                    attacker.ipv4, attacker.ipv6
-                ));
-            });
-            let claimed = attacker.device().unwrap();
-            assert_eq!(claimed, PodDevice { index, peer });
-            claimed
-        };
-        let flush = || attacker.visit(|| ip_batch("addr flush dev eth0\n"));
-
-        // Beside its own device, and in the place of it: the node knows the attacker's namespace, or does not.
-        flush();
-        let claimed = claim(4242);
-        assert_eq!(no_path(&mut kernel, &attacker, claimed).to_string(), ELSEWHERE);
-        attacker.visit(|| ip_batch("link del fake\nlink del eth0\n"));
-        let claimed = claim(index);
-        assert_eq!(no_path(&mut kernel, &attacker, claimed).to_string(), ELSEWHERE);
-
-        kernel.guard(attacker.cookie, attacker.netns(), Unknown::Pass).unwrap();
-        kernel.capture(attacker.cookie, &attacker.capture()).unwrap();
-        kernel.enforce(0, |_, _, _| false).unwrap();
-        let attackers = SocketAddr::new(attacker.ipv4.into(), 80);
-        kernel.verdicts().unwrap().allow(victim.cookie, attackers, 0);
-        kernel.enforce(1, |_, _, _| panic!("nobody has a verdict for a pod without a path")).unwrap();
-    });
 }
 
 // proves: ID-1

@@ -57,6 +57,7 @@ mod pod;
 mod process;
 mod record;
 pub mod requirements;
+pub mod runtime;
 mod sabotage;
 mod same_node;
 mod shared;

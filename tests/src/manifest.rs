@@ -22,7 +22,7 @@ pub(crate) struct PodKey {
 /// What a pod's object says.
 pub(crate) struct PodObject {
     pub key: PodKey,
-    uid: String,
+    pub uid: String,
     node: String,
     pub service_account: String,
     pub labels: BTreeMap<String, String>,
@@ -182,6 +182,12 @@ impl Manifests {
         let mut objects = self.objects.lock().expect("no holder panics");
         change(objects.pods.get_mut(key).with_context(|| format!("the pod {key} is deleted"))?);
         self.write_pod(&objects, key)
+    }
+
+    /// What a pod's object says of this.
+    pub fn of_pod<T>(&self, key: &PodKey, read: impl FnOnce(&PodObject) -> T) -> Result<T> {
+        let objects = self.objects.lock().expect("no holder panics");
+        Ok(read(objects.pods.get(key).with_context(|| format!("the pod {key} is deleted"))?))
     }
 
     pub fn remove_pod(&self, key: &PodKey) -> Result<()> {

@@ -19,6 +19,7 @@ pub struct PodBuilder {
     node: Node,
     object: PodObject,
     addresses: Option<Vec<IpAddr>>,
+    is_posted: bool,
     sysctls: Vec<(String, String)>,
 }
 
@@ -37,7 +38,7 @@ impl Node {
     /// A pod to be made on this node.
     pub fn pod(&self, name: &str) -> PodBuilder {
         let object = PodObject::new(name, self.name());
-        PodBuilder { node: self.clone(), object, addresses: None, sysctls: Vec::new() }
+        PodBuilder { node: self.clone(), object, addresses: None, is_posted: true, sysctls: Vec::new() }
     }
 }
 
@@ -81,6 +82,13 @@ impl PodBuilder {
         self
     }
 
+    /// The object says nothing of the pod's addresses until [`Pod::post_addresses`]: a kubelet posts them a second or two after
+    /// the sandbox is there.
+    pub fn unposted(mut self) -> Self {
+        self.is_posted = false;
+        self
+    }
+
     /// A sysctl of the pod's network namespace, as a path below `/proc/sys`.
     pub fn sysctl(mut self, path: &str, value: &str) -> Self {
         self.sysctls.push((path.to_owned(), value.to_owned()));
@@ -89,14 +97,16 @@ impl PodBuilder {
 
     /// Makes the pod, and writes its object once it has a network: the order of a real node.
     pub fn create(self) -> Result<Pod> {
-        let Self { node, mut object, addresses, sysctls } = self;
+        let Self { node, mut object, addresses, is_posted, sysctls } = self;
         let key = object.key.clone();
         let (host, own_addresses) = node.next_addresses()?;
         let addresses = addresses.unwrap_or(own_addresses);
         let service_account = object.service_account.clone();
         let pod = Pod { node, key, service_account, addresses, device: format!("veth{host}") };
         pod.lay_out(&sysctls).with_context(|| format!("cannot make the pod {}", pod.key))?;
-        object.addresses = pod.addresses.clone();
+        if is_posted {
+            object.addresses = pod.addresses.clone();
+        }
         object.netns = pod.netns();
         pod.node.shared.manifests.put_pod(object)?;
         Ok(pod)
@@ -224,6 +234,16 @@ impl Pod {
                 None => pod.annotations.remove(key),
             };
         })
+    }
+
+    /// The object's UID.
+    pub fn uid(&self) -> Result<String> {
+        self.node.shared.manifests.of_pod(&self.key, |pod| pod.uid.clone())
+    }
+
+    /// Writes the pod's addresses into its object, as its kubelet does.
+    pub fn post_addresses(&self) -> Result<()> {
+        self.node.shared.manifests.change_pod(&self.key, |pod| pod.addresses = self.addresses.clone())
     }
 
     /// Says whether the pod's endpoints are ready (it passes its readiness probe).

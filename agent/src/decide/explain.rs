@@ -1,6 +1,7 @@
 //! What would become of a connection, in words: for people who ask before they try.
 
 use super::authorize::{Connection, Judgement, judge};
+use super::placement::Placement;
 use crate::mesh::{Mesh, MtlsMode, PodName, SpiffeId, Workload};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -36,17 +37,20 @@ pub enum Outcome<'a> {
     Judged { identity: Option<&'a SpiffeId>, judgement: Judgement<'a> },
 }
 
-/// Decides as worker and kernel would. A source is a pod's `namespace/name`, or an address; a destination is a pod.
+/// Decides as worker and kernel would. A source is a pod's `namespace/name`, or an address; a destination is a pod. A pod
+/// that this node has captured is asked about as the kernel has it (`placement`); others are what their objects say.
 ///
 /// # Errors
-/// When there is no such pod, or the two have no family of addresses in common; in a sentence.
+/// When there is no such pod, or the two have no family of addresses in common, so that there is nothing that policies could
+/// allow; in a sentence.
 pub fn explain<'a>(
     mesh: &'a Mesh,
+    placement: &'a Placement,
     source: &str,
     destination: &str,
     port: u16,
 ) -> Result<Explanation<'a>, String> {
-    let (source, destination) = (Source::find(mesh, source)?, pod(mesh, destination)?);
+    let (source, destination) = (Source::find(mesh, placement, source)?, pod(mesh, placement, destination)?);
     let from = |ipv6: bool| match &source {
         Source::Pod(pod) => pod.address(ipv6),
         Source::Address(ip) => Some(ip.to_canonical()).filter(|ip| ip.is_ipv6() == ipv6),
@@ -61,11 +65,18 @@ pub fn explain<'a>(
         })
     };
     let ways: Vec<Way<'a>> = [false, true].into_iter().filter_map(way).collect();
-    match ways.is_empty() {
-        true => {
+    if !ways.is_empty() {
+        return Ok(Explanation { ways });
+    }
+    let without = [source.pod().filter(|pod| pod.addresses.is_empty()), Some(destination)];
+    match without.into_iter().flatten().find(|pod| pod.addresses.is_empty()) {
+        Some(pod) => Err(format!(
+            "no address of pod {} is known yet, so that policies cannot be asked, and nothing is allowed directly",
+            pod.name
+        )),
+        None => {
             Err(format!("pod {} has no address that the source could reach from its own", destination.name))
         }
-        false => Ok(Explanation { ways }),
     }
 }
 
@@ -116,22 +127,27 @@ impl Outcome<'_> {
 
 impl<'a> Source<'a> {
     /// The address of a pod is the pod.
-    fn find(mesh: &'a Mesh, text: &str) -> Result<Self, String> {
-        match text.parse::<IpAddr>() {
-            Ok(ip) => Ok(match mesh.by_address.get(&ip.to_canonical()) {
-                Some(pod) => Self::Pod(pod),
-                None => Self::Address(ip),
-            }),
-            Err(_) => pod(mesh, text).map(Self::Pod),
+    fn find(mesh: &'a Mesh, placement: &'a Placement, text: &str) -> Result<Self, String> {
+        let Ok(ip) = text.parse::<IpAddr>() else { return pod(mesh, placement, text).map(Self::Pod) };
+        let placed = placement.at(ip).and_then(|netns| placement.pod(netns));
+        let pod = placed.filter(|placed| placed.is_member()).map(|placed| &*placed.workload);
+        let pod = pod.or_else(|| mesh.by_address.get(&ip.to_canonical()).map(|pod| &**pod));
+        Ok(pod.map_or(Self::Address(ip), Self::Pod))
+    }
+
+    fn pod(&self) -> Option<&'a Workload> {
+        match self {
+            Self::Pod(pod) => Some(pod),
+            Self::Address(_) => None,
         }
     }
 }
 
-fn pod<'a>(mesh: &'a Mesh, text: &str) -> Result<&'a Workload, String> {
+fn pod<'a>(mesh: &'a Mesh, placement: &'a Placement, text: &str) -> Result<&'a Workload, String> {
     let (namespace, name) =
         text.split_once('/').ok_or_else(|| format!("{text:?} names no pod: write namespace/name"))?;
     let name = PodName { namespace: namespace.to_owned(), name: name.to_owned() };
-    let pod = mesh.workloads.get(&name).map(|pod| &**pod);
+    let pod = placement.member(&name).or_else(|| mesh.workloads.get(&name).map(|pod| &**pod));
     pod.ok_or_else(|| format!("there is no pod {name}"))
 }
 
@@ -158,7 +174,10 @@ impl fmt::Display for Outcome<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::{Placed, Standing};
     use crate::manifest::{Settings, parse, snapshot};
+    use std::collections::HashMap;
+    use std::sync::Arc;
 
     const MANIFESTS: &str = r#"
 {apiVersion: v1, kind: Pod, metadata: {name: web, labels: {pillion.dev/capture: enabled}}, spec: {serviceAccountName: web}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
@@ -169,6 +188,8 @@ mod tests {
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: new, labels: {pillion.dev/capture: enabled}}}
 ---
+{apiVersion: v1, kind: Pod, metadata: {name: early, labels: {pillion.dev/capture: enabled}}, spec: {serviceAccountName: early}}
+---
 {apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: cart}, spec: {selector: {matchLabels: {app: cart}}, portLevelMtls: {"70": {mode: DISABLE}, "71": {mode: STRICT}}}}
 ---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {selector: {matchLabels: {app: cart}}, rules: [{from: [{source: {serviceAccounts: [web], notIpBlocks: ["fd00::1"]}}]}]}}
@@ -176,10 +197,19 @@ mod tests {
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: a}, spec: {selector: {matchLabels: {app: cart}}, action: AUDIT, rules: [{to: [{operation: {ports: ["90"]}}]}]}}
 "#;
 
+    /// The node has captured `early`, whose object has no address yet.
+    fn placement(mesh: &Mesh) -> Placement {
+        let name = PodName { namespace: "default".into(), name: "early".into() };
+        let mut early = Workload::clone(&mesh.workloads[&name]);
+        early.addresses = vec![IpAddr::from([10, 0, 0, 7])];
+        let placed = Placed { workload: Arc::new(early), standing: Standing::Member(Ok(())) };
+        Placement::default().next(1, HashMap::from([(7, placed)]))
+    }
+
     fn ask(source: &str, destination: &str, port: u16) -> Result<(bool, Vec<String>), String> {
         let objects = parse("x.yaml", MANIFESTS.as_bytes()).unwrap();
         let mesh = snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap();
-        explain(&mesh, source, destination, port)
+        explain(&mesh, &placement(&mesh), source, destination, port)
             .map(|explanation| (explanation.is_allowed(), explanation.lines()))
     }
 
@@ -230,10 +260,24 @@ mod tests {
         }
     }
 
+    // proves: SEC-3
+    #[test]
+    fn a_pod_that_the_node_has_captured_is_asked_about_at_the_addresses_that_the_kernel_has() {
+        for source in ["default/early", "10.0.0.7"] {
+            let (allowed, lines) = ask(source, "default/cart", 80).unwrap();
+            let early = "10.0.0.7 → 10.0.0.2:80, as spiffe://cluster.local/ns/default/sa/early";
+            assert!(!allowed && lines[0].starts_with(early), "{source}: {lines:?}");
+        }
+    }
+
     #[test]
     fn a_question_without_an_answer_says_what_is_missing() {
         assert_eq!(ask("default/nobody", "default/cart", 80).unwrap_err(), "there is no pod default/nobody");
         assert_eq!(ask("web", "default/cart", 80).unwrap_err(), "\"web\" names no pod: write namespace/name");
-        assert!(ask("default/web", "default/new", 80).unwrap_err().contains("has no address"));
+        let unknown = "no address of pod default/new is known yet, so that policies cannot be asked, and nothing is \
+                       allowed directly";
+        assert_eq!(ask("default/web", "default/new", 80).unwrap_err(), unknown);
+        assert_eq!(ask("default/new", "default/cart", 80).unwrap_err(), unknown);
+        assert_eq!(ask("default/new", "default/plain", 80).unwrap_err(), unknown);
     }
 }

@@ -3,7 +3,9 @@
 use super::{KernelError, netlink, sys};
 use aya_obj::generated::bpf_attach_type;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::ifaddrs::getifaddrs;
@@ -42,7 +44,16 @@ pub enum NoPath {
     /// Another project's program is at the node's end, and may rely on seeing every packet.
     #[error("the program {0} is attached to its veth")]
     Program(String),
+    /// The pod can be reached by a second way, which nobody guards for its direct connections.
+    #[error("the device {0} is up in its network namespace, beside lo and its veth")]
+    FurtherDevice(String),
+    /// A queueing discipline at its veth makes packets wait, and the direct path would go around it.
+    #[error("the queueing discipline {0} is at its veth")]
+    Shaped(String),
 }
+
+/// Queueing disciplines that a device has without anybody's wish to shape what passes it.
+const UNSHAPED: [&str; 8] = ["noop", "noqueue", "pfifo_fast", "fq_codel", "fq", "mq", "pfifo", "bfifo"];
 
 /// The device that has one of these addresses, in the calling thread's network namespace: the pod's.
 pub fn pod_device(addresses: &[IpAddr]) -> Result<PodDevice, NoPath> {
@@ -56,11 +67,13 @@ pub fn pod_device(addresses: &[IpAddr]) -> Result<PodDevice, NoPath> {
     }
 }
 
-/// Checks the node's end, in the node's network namespace: it is a veth, its peer is the pod's device, and nobody
-/// else's program is attached to it. `own` are the ids of our programs.
+/// Checks that the kernel owns the pod's path, from the node's network namespace: the node's end is a veth, its peer is the
+/// pod's device, nobody else's program is attached to it, nothing shapes what passes it, and the pod has no other device by
+/// which packets could come. `own` are the ids of our programs.
 ///
 /// What the pod's namespace says is the pod's to say: whoever has CAP_NET_ADMIN there can make a device with any index,
-/// another pod's too. What the node's end says is the kernel's.
+/// another pod's too. What the node's end says is the kernel's. Whoever can change the pod's devices weakens that pod's
+/// connections alone: it is the pod itself, or root on the node (Multus adds devices so).
 pub fn check(device: PodDevice, netns: BorrowedFd, own: &[u32]) -> Result<(), NoPath> {
     let index = device.peer;
     let elsewhere =
@@ -71,7 +84,8 @@ pub fn check(device: PodDevice, netns: BorrowedFd, own: &[u32]) -> Result<(), No
         _ => None,
     });
     let pods_netns = netns_id(netns).map_err(|_| elsewhere())?;
-    if peer(&link) != Some(device.index) || peers_netns.is_none() || peers_netns != pods_netns {
+    let Some(pods_netns) = pods_netns.filter(|id| peers_netns == Some(*id)) else { return Err(elsewhere()) };
+    if peer(&link) != Some(device.index) {
         return Err(elsewhere());
     }
     if has_xdp(&link) {
@@ -85,10 +99,40 @@ pub fn check(device: PodDevice, netns: BorrowedFd, own: &[u32]) -> Result<(), No
             return Err(NoPath::Program(program_name(id)));
         }
     }
-    match foreign_filter(index).map_err(unknown)? {
-        Some(name) => Err(NoPath::Program(name)),
-        None => Ok(()),
+    if let Some(name) = foreign_filter(index).map_err(unknown)? {
+        return Err(NoPath::Program(name));
     }
+    let unknown = |e: io::Error| {
+        NoPath::Veth(format!(
+            "the queueing disciplines and devices of its veth and of the pod cannot be listed: {e}"
+        ))
+    };
+    if let Some(kind) = shaper(&link).map_err(unknown)? {
+        return Err(NoPath::Shaped(kind));
+    }
+    check_inside(device.index, &links_in(pods_netns).map_err(unknown)?)
+}
+
+/// Checks the pod's end, and that there is no other way into the pod.
+///
+/// A device that is down takes no packets, so that it does not count: kernels make some in every network namespace (`sit0`,
+/// `tunl0`, `ip6tnl0`, `gre0`), and nobody uses them. One that comes up counts from the next audit on.
+fn check_inside(index: u32, links: &[LinkMessage]) -> Result<(), NoPath> {
+    for link in links {
+        let flags = link.header.flags;
+        if link.header.index == index {
+            // In its native mode it would not see what is led directly to this end.
+            if has_xdp(link) {
+                return Err(NoPath::Program("for XDP in the pod".to_owned()));
+            }
+            if let Some(kind) = root_qdisc(link).filter(|kind| !UNSHAPED.contains(kind)) {
+                return Err(NoPath::Shaped(format!("{kind} in the pod")));
+            }
+        } else if flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) {
+            return Err(NoPath::FurtherDevice(device_name(link)));
+        }
+    }
+    Ok(())
 }
 
 /// All addresses of the calling thread's network namespace that are not loopback's: the node's.
@@ -143,6 +187,24 @@ fn link(index: u32) -> io::Result<LinkMessage> {
     link.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }
 
+/// The devices of another network namespace, by what the calling thread's calls it.
+fn links_in(netns: i32) -> io::Result<Vec<LinkMessage>> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::IfNetnsId(netns));
+    let answers = netlink::ask(RouteNetlinkMessage::GetLink(question), true)?;
+    let links = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    });
+    // A kernel that does not know the question would show the devices of this namespace.
+    let is_of_pod = |link: &LinkMessage| link.attributes.contains(&LinkAttribute::IfNetnsId(netns));
+    let links: Vec<LinkMessage> = links.collect();
+    match links.iter().all(is_of_pod) && !links.is_empty() {
+        true => Ok(links),
+        false => Err(io::Error::other("the kernel shows no devices of other network namespaces")),
+    }
+}
+
 /// What the calling thread's network namespace calls another one; `None` where it has no name for it.
 fn netns_id(netns: BorrowedFd) -> io::Result<Option<i32>> {
     let mut question = NsidMessage::default();
@@ -178,6 +240,50 @@ fn has_xdp(link: &LinkMessage) -> bool {
             .any(|fact| matches!(fact, LinkXdp::Attached(attached) if *attached != XdpAttached::None)),
         _ => false,
     })
+}
+
+/// The queueing discipline that makes packets wait to leave the device, by its kind.
+fn shaper(link: &LinkMessage) -> io::Result<Option<String>> {
+    match root_qdisc(link) {
+        // Each of its queues has a discipline of its own.
+        Some("mq") => {
+            Ok(qdiscs(link.header.index)?.into_iter().find(|kind| !UNSHAPED.contains(&kind.as_str())))
+        }
+        root => Ok(root.filter(|kind| !UNSHAPED.contains(kind)).map(str::to_owned)),
+    }
+}
+
+/// The discipline at the device's root.
+fn root_qdisc(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Qdisc(kind) => Some(kind.as_str()),
+        _ => None,
+    })
+}
+
+/// All disciplines for what leaves the device.
+fn qdiscs(index: u32) -> io::Result<Vec<String>> {
+    let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index.cast_signed()));
+    let of_device = netlink::ask(question, true)?.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(qdisc) if qdisc.header.index == index.cast_signed() => {
+            Some(qdisc)
+        }
+        _ => None,
+    });
+    let kinds = of_device.flat_map(|qdisc| qdisc.attributes).filter_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    // These two are for what comes in, and hold filters.
+    Ok(kinds.filter(|kind| !["clsact", "ingress"].contains(&kind.as_str())).collect())
+}
+
+fn device_name(link: &LinkMessage) -> String {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.unwrap_or_else(|| format!("with the index {}", link.header.index))
 }
 
 /// A classifier at the device's clsact hooks that is not one of ours, by its kind.

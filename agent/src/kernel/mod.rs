@@ -32,6 +32,7 @@ mod tables;
 mod uninstall;
 mod verdicts;
 
+use crate::decide::Permit;
 pub use crate::decide::SourceRules;
 pub use address::{from_address, to_address};
 pub use audit::Repair;
@@ -258,10 +259,23 @@ impl Kernel {
         self.capture(cookie, pod)
     }
 
-    /// Puts the policies of this generation (`Mesh::policy`) in force: verdicts that `holds` under them (client's and
+    /// Puts a generation (`Placement::generation`) in force: verdicts that there is a `permit` for under it (client's and
     /// server's netns cookie, server's port) stay, all others are void.
-    pub fn enforce(&mut self, policy: u64, holds: impl Fn(u64, u64, u16) -> bool) -> Result<(), KernelError> {
-        self.verdicts.enforce(policy, holds)
+    ///
+    /// # Errors
+    /// When it is not in force. It is to be tried again until it is.
+    pub fn enforce(
+        &mut self,
+        generation: u64,
+        permit: impl Fn(u64, u64, u16) -> Option<Permit>,
+    ) -> Result<(), KernelError> {
+        let tables = &self.tables;
+        let as_captured = |source, destination, port| {
+            let asked = |pod| tables.has_addresses(&pod).unwrap_or(false);
+            permit(source, destination, port)
+                .filter(|permit| asked(permit.source()) && asked(permit.destination()))
+        };
+        self.verdicts.enforce(generation, as_captured)
     }
 
     /// The Services that the connect hook chooses an endpoint of by itself.

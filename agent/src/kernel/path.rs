@@ -3,6 +3,7 @@
 use super::device::{self, FILTER_PRIORITY, NoPath, PodDevice};
 use super::links::{self, Link, Place};
 use super::{Kernel, KernelError, preflight, program};
+use crate::decide::NotDirect;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{Link as _, SchedClassifier, TcAttachType};
 use aya_obj::generated::bpf_attach_type;
@@ -54,6 +55,18 @@ pub enum PathError {
     NoPath(#[from] NoPath),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+impl From<PathError> for NotDirect {
+    fn from(error: PathError) -> Self {
+        match error {
+            PathError::NoPath(NoPath::Veth(why)) => Self::NoVeth { why },
+            PathError::NoPath(NoPath::Program(program)) => Self::ForeignProgram { program },
+            PathError::NoPath(NoPath::FurtherDevice(device)) => Self::FurtherDevice { device },
+            PathError::NoPath(NoPath::Shaped(qdisc)) => Self::Shaped { qdisc },
+            PathError::Kernel(e) => Self::NoGuard { why: e.to_string() },
+        }
+    }
 }
 
 impl Kernel {

@@ -5,6 +5,7 @@ use super::address::{to_ip, to_ip4, words};
 use super::capture::PodCapture;
 use super::device::{PodDevice, peer_index};
 use super::inserts;
+use crate::decide::{PermittedPod, PodAddresses};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
@@ -100,6 +101,11 @@ impl Tables {
         }
         self.pods.insert(cookie, entry, 0).map_err(failed("PODS", "written"))?;
         Ok(true)
+    }
+
+    /// Whether the pod is captured at exactly the addresses that policies were asked about.
+    pub fn has_addresses(&self, pod: &PermittedPod) -> Result<bool, KernelError> {
+        Ok(found(self.pods.get(&pod.netns, 0), "PODS")?.is_some_and(|entry| is_at(&entry, pod.addresses)))
     }
 
     pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
@@ -198,6 +204,12 @@ pub fn typed<T: TryFrom<Map, Error = MapError>>(
 
 pub fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(map).ok_or(KernelError::Incomplete { what: "map", name: map })
+}
+
+/// Whether the entry has exactly these addresses.
+pub fn is_at(entry: &PodEntry, addresses: PodAddresses) -> bool {
+    let PodAddresses { ipv4, ipv6 } = addresses;
+    entry.ip4 == ipv4.map_or(0, to_ip4) && entry.ip6 == ipv6.map_or([0; 4], words)
 }
 
 fn entry(pod: &PodCapture, device: Option<PodDevice>) -> PodEntry {

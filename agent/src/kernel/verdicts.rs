@@ -1,13 +1,13 @@
 //! Verdicts: what the agent has decided once, for the hooks to remember. One is worth something only under the
-//! generation of policies that it was made under.
+//! generation that it was made under, and only a [`Permit`] makes one.
 
 use super::address::to_ip;
-use super::tables::{failed, found, typed};
+use super::tables::{failed, found, is_at, typed};
 use super::{KernelError, Pins};
+use crate::decide::{Permit, PermittedPod};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
-use pillion_ebpf_common::{Ip, LocalPod, Verdict, local_flags};
-use std::net::SocketAddr;
+use pillion_ebpf_common::{Ip, LocalPod, PodEntry, Verdict, local_flags};
 
 const PRESENT: u8 = 1;
 
@@ -22,6 +22,7 @@ pub struct Verdicts {
 /// A worker's handle: it adds verdicts under the generation of the snapshot that it decided by.
 pub struct VerdictTable {
     verdicts: BpfHashMap<MapData, Verdict, u8>,
+    pods: BpfHashMap<MapData, u64, PodEntry>,
     local_pods: BpfHashMap<MapData, Ip, LocalPod>,
     base: u64,
 }
@@ -34,60 +35,110 @@ impl Verdicts {
         Ok(Self { generation, verdicts, base })
     }
 
-    /// Puts the policies of this generation in force. Verdicts that `holds` under them go over into it, so that
-    /// nobody is refused or slowed down in between; all others are void from the moment that it is in force.
-    pub fn enforce(&mut self, policy: u64, holds: impl Fn(u64, u64, u16) -> bool) -> Result<(), KernelError> {
-        let generation = self.base + policy;
-        if self.generation.get(&0, 0).map_err(failed("GENERATION", "read"))? == generation {
+    /// Puts this generation in force. Verdicts that `permit` still gives a permit for (client's and server's netns cookie,
+    /// server's port) go over into it, so that nobody is refused or slowed down in between; all others are void from the
+    /// moment that it is in force.
+    ///
+    /// A verdict that cannot be carried over is lost, and its connections go by mutual TLS: the generation comes into force
+    /// all the same.
+    ///
+    /// # Errors
+    /// When the generation could not be written. Then all verdicts are removed instead, as far as that is possible, and the
+    /// caller has to try again until it holds.
+    pub fn enforce(
+        &mut self,
+        generation: u64,
+        permit: impl Fn(u64, u64, u16) -> Option<Permit>,
+    ) -> Result<(), KernelError> {
+        let in_force = self.base + generation;
+        if self.generation.get(&0, 0).is_ok_and(|now| now == in_force) {
             return Ok(());
         }
-        let before: Result<Vec<Verdict>, _> = self.verdicts.keys().collect();
-        let before = before.map_err(failed("VERDICTS", "read"))?;
+        let (before, mut lost) = self.all();
         for verdict in &before {
             // The port was made from 16 bits.
-            if holds(verdict.source, verdict.destination, verdict.port as u16) {
-                let verdict = Verdict { generation, ..*verdict };
-                self.verdicts.insert(verdict, PRESENT, 0).map_err(failed("VERDICTS", "written"))?;
+            let permit = permit(verdict.source, verdict.destination, verdict.port as u16);
+            let carried = permit.map(|permit| to_verdict(&permit, self.base));
+            let Some(carried) = carried.filter(|carried| carried.generation == in_force) else { continue };
+            lost = self.verdicts.insert(carried, PRESENT, 0).err().or(lost);
+        }
+        let written = self.generation.set(0, in_force, 0);
+        // Under the new generation the former verdicts are worth nothing. Without it nobody is to go on by them.
+        let is_void = |verdict: &&Verdict| written.is_err() || verdict.generation != in_force;
+        for verdict in before.iter().filter(is_void) {
+            match found(self.verdicts.remove(verdict), "VERDICTS") {
+                Err(error) if written.is_err() => {
+                    tracing::error!("a verdict of former policies cannot be removed: {error}");
+                }
+                _ => {}
             }
         }
-        self.generation.set(0, generation, 0).map_err(failed("GENERATION", "written"))?;
-        for verdict in before.iter().filter(|verdict| verdict.generation != generation) {
-            found(self.verdicts.remove(verdict), "VERDICTS")?;
+        if let Some(error) = lost {
+            tracing::warn!(
+                "verdicts cannot be carried over into generation {in_force}, so that their connections go by mutual TLS: \
+                 the map VERDICTS: {error}"
+            );
         }
-        Ok(())
+        written.map_err(failed("GENERATION", "written"))
     }
 
     /// A handle for a worker, on descriptors of its own.
     pub fn table(&self, pins: &Pins) -> Result<VerdictTable, KernelError> {
         let open = |name: &'static str| MapData::from_pin(pins.path(name)).map_err(failed(name, "opened"));
-        let typed = failed("VERDICTS", "opened");
         let verdicts: Result<_, MapError> = Map::LruHashMap(open("VERDICTS")?).try_into();
+        let pods: Result<_, MapError> = Map::HashMap(open("PODS")?).try_into();
         let local_pods: Result<_, MapError> = Map::HashMap(open("LOCAL_PODS")?).try_into();
         Ok(VerdictTable {
-            verdicts: verdicts.map_err(&typed)?,
+            verdicts: verdicts.map_err(failed("VERDICTS", "opened"))?,
+            pods: pods.map_err(failed("PODS", "opened"))?,
             local_pods: local_pods.map_err(failed("LOCAL_PODS", "opened"))?,
             base: self.base,
         })
     }
+
+    /// Every verdict that can be read, and why others cannot.
+    fn all(&self) -> (Vec<Verdict>, Option<MapError>) {
+        let mut unread = None;
+        let readable =
+            |verdict: Result<Verdict, MapError>| verdict.map_err(|error| unread = Some(error)).ok();
+        let verdicts = self.verdicts.keys().map_while(readable).collect();
+        (verdicts, unread)
+    }
 }
 
 impl VerdictTable {
-    /// Lets the pod with this cookie connect to a local pod's address and port directly, under the policies of this
-    /// generation. Without such a pod, or a path to it, or memory, there is no verdict: connections go by the worker.
-    pub fn allow(&mut self, source: u64, destination: SocketAddr, policy: u64) {
-        let Ok(pod) = self.local_pods.get(&to_ip(destination.ip()), 0) else { return };
-        if pod.flags & local_flags::DIRECT == 0 {
+    /// Lets connections that are permitted go directly from now on, as long as the permit's generation is in force. Without
+    /// memory, or where the kernel has other addresses for one of the pods than policies were asked about, or no path to the
+    /// destination, there is no verdict: connections go by the worker.
+    pub fn allow(&mut self, permit: &Permit) {
+        if !self.is_as_asked(permit) {
             return;
         }
-        let verdict = Verdict {
-            source,
-            destination: pod.netns,
-            generation: self.base + policy,
-            port: u32::from(destination.port()),
-            zero: 0,
-        };
-        if let Err(error) = self.verdicts.insert(verdict, PRESENT, 0) {
-            tracing::warn!("a verdict cannot be written: {error}");
+        if let Err(error) = self.verdicts.insert(to_verdict(permit, self.base), PRESENT, 0) {
+            tracing::warn!("a verdict cannot be written, so that its connections go by mutual TLS: {error}");
         }
+    }
+
+    /// Whether the addresses that the kernel has for both pods are exactly those that policies were asked about, and all of
+    /// the destination's have a path.
+    fn is_as_asked(&self, permit: &Permit) -> bool {
+        let destination = permit.destination();
+        let is_path = |ip| {
+            let pod = self.local_pods.get(&to_ip(ip), 0);
+            pod.is_ok_and(|pod| pod.netns == destination.netns && pod.flags & local_flags::DIRECT != 0)
+        };
+        let is_captured =
+            |pod: &PermittedPod| self.pods.get(&pod.netns, 0).is_ok_and(|entry| is_at(&entry, pod.addresses));
+        [permit.source(), destination].iter().all(is_captured) && destination.addresses.iter().all(is_path)
+    }
+}
+
+fn to_verdict(permit: &Permit, base: u64) -> Verdict {
+    Verdict {
+        source: permit.source().netns,
+        destination: permit.destination().netns,
+        generation: base + permit.generation(),
+        port: u32::from(permit.port()),
+        zero: 0,
     }
 }

@@ -28,7 +28,8 @@ pub struct Metadata {
 }
 
 /// Whose annotations are read.
-const PREFIXES: [&str; 2] = ["pillion.dev/", "istio.io/"];
+const PREFIXES: [&str; 4] =
+    ["pillion.dev/", "istio.io/", "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
 
 fn known_annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let mut annotations: BTreeMap<String, String> = null_as_default(from)?;

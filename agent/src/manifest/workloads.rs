@@ -18,6 +18,8 @@ const EXCLUDE_OUTBOUND_CIDRS: &str = "pillion.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "pillion.dev/exclude-inbound-ports";
 const DIRECT: &str = "pillion.dev/direct";
 const ON_AGENT_LOSS: &str = "pillion.dev/on-agent-loss";
+/// What CNI's bandwidth plugin goes by.
+const BANDWIDTH: [&str; 2] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
 
 /// Reads a pod, and says what is wrong with it; `namespace` is the Namespace object it is in, where there is one. What is
 /// wrong is taken for the strictest that it could be.
@@ -78,6 +80,10 @@ pub(super) fn workload(
         mtls: policies.mtls(&name.namespace, &metadata.labels),
         authorization: policies.authorization(&name.namespace, &metadata.labels),
         network_policy: policies.network_policy(&name.namespace, &metadata.labels),
+        bandwidth: BANDWIDTH
+            .into_iter()
+            .find(|key| metadata.annotations.contains_key(*key))
+            .map(str::to_owned),
         probe_ports: pod.spec.probe_ports.clone(),
         direct,
         on_agent_loss,

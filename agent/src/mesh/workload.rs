@@ -50,6 +50,9 @@ pub struct Workload {
     pub authorization: Arc<Authorization>,
     /// The NetworkPolicy that selects the pod, the first by name; `None` where none does.
     pub network_policy: Option<String>,
+    /// The annotation by which the pod's bandwidth is limited, `kubernetes.io/ingress-bandwidth` or `…/egress-bandwidth`; `None`
+    /// where it has neither.
+    pub bandwidth: Option<String>,
     /// Ports of the pod's containers that the node's kubelet probes.
     pub probe_ports: PortSet,
     /// Whether the pod may use the direct path (annotation `pillion.dev/direct`).

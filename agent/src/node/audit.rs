@@ -79,6 +79,8 @@ impl Supervisor {
                 Err(e) => findings.errors.push(format!("pod {name}: {e}")),
             }
         }
+        // A pod's path may be another's now, and its open connections are judged by that.
+        self.place();
     }
 
     async fn audit_listeners(&self, findings: &mut Findings) {

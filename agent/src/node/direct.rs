@@ -5,9 +5,8 @@ use super::supervisor::Supervisor;
 use crate::decide::{self, DirectMode, NotDirect};
 use crate::direct::{self, Directory};
 use crate::kernel::{self, Kernel, KernelError, NoPath, PathError, Unknown};
-use crate::mesh::{MtlsMode, PodName, Workload};
+use crate::mesh::{MtlsMode, PodName};
 use crate::worker::Terms;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -83,23 +82,23 @@ impl Supervisor {
         if let Err(e) = self.kernel.set_services(&decide::services_of_node(&mesh, &self.config.node)) {
             tracing::error!("the hooks cannot be told of the Services; the next change tries again: {e}");
         }
-        let direct_pods: HashMap<u64, &Workload> = self
-            .pods
-            .values()
-            .filter(|pod| pod.state == State::Serving && pod.direct.is_ok())
-            .filter_map(|pod| Some((pod.cookie?, &*pod.workload)))
-            .collect();
-        let holds = |source: u64, destination: u64, port: u16| {
-            let (source, destination) = (direct_pods.get(&source), direct_pods.get(&destination));
-            source
-                .zip(destination)
-                .is_some_and(|(source, destination)| decide::direct(source, destination, port).is_ok())
-        };
-        if let Err(e) = self.kernel.enforce(mesh.policy, holds) {
+        self.place();
+    }
+
+    /// Tells workers and kernel how the node's pods are captured now, and has what is open judged if any decision may be
+    /// another. To be called after every change of `pods`.
+    pub(super) fn place(&mut self) {
+        let policy = self.mesh.borrow().policy;
+        let pods = self.pods.values().filter_map(|pod| Some((pod.cookie?, pod.placed()))).collect();
+        let placement = Arc::new(self.placement.borrow().next(policy, pods));
+        let permit = |source, destination, port| decide::direct(&placement, source, destination, port).ok();
+        if let Err(e) = self.kernel.enforce(placement.generation(), permit) {
             tracing::error!("new policies cannot be put in force; the next change tries again: {e}");
         }
-        if self.judged != mesh.policy {
-            self.judged = mesh.policy;
+        let generation = placement.generation();
+        self.placement.send_replace(placement);
+        if self.judged != generation {
+            self.judged = generation;
             self.judge();
         }
     }
@@ -170,9 +169,5 @@ fn own_path(
     let device = pod.ready.as_ref().map(|ready| ready.device.clone());
     let device = device.unwrap_or_else(|| Err(NoPath::Veth("its worker does not serve".to_owned())));
     let owned = device.map_err(PathError::from).and_then(|device| kernel.own_path(cookie, netns, device));
-    owned.map_err(|error| match error {
-        PathError::NoPath(NoPath::Veth(why)) => NotDirect::NoVeth { why },
-        PathError::NoPath(NoPath::Program(program)) => NotDirect::ForeignProgram { program },
-        PathError::Kernel(e) => NotDirect::NoGuard { why: e.to_string() },
-    })
+    owned.map_err(NotDirect::from)
 }

@@ -3,7 +3,7 @@
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
 use crate::admin::{AuthzQuestion, BoxFuture, Introspect, Vitals};
-use crate::decide::explain;
+use crate::decide::{Placement, explain};
 use crate::kernel;
 use crate::manifest::{Refusal, WatchState};
 use crate::mesh::{Action, Mesh, PodName, Policy};
@@ -96,7 +96,7 @@ impl Supervisor {
             Question::ConfigDump(reply) => drop(reply.send(self.config_dump().await)),
             Question::Audit(reply) => drop(reply.send(json!(self.audit().await))),
             Question::Authz(question, reply) => {
-                drop(reply.send(Some(authz(&self.mesh.borrow(), &question))));
+                drop(reply.send(Some(authz(&self.mesh.borrow(), &self.placement.borrow(), &question))));
             }
             Question::Metrics(reply) => drop(reply.send(self.scrape())),
         }
@@ -187,9 +187,9 @@ impl Supervisor {
     }
 }
 
-fn authz(mesh: &Mesh, question: &AuthzQuestion) -> Result<Value, String> {
+fn authz(mesh: &Mesh, placement: &Placement, question: &AuthzQuestion) -> Result<Value, String> {
     let AuthzQuestion { source, destination, port } = question;
-    let explanation = explain(mesh, source, destination, *port)?;
+    let explanation = explain(mesh, placement, source, destination, *port)?;
     Ok(json!({ "allowed": explanation.is_allowed(), "ways": explanation.lines() }))
 }
 

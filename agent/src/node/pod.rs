@@ -1,11 +1,10 @@
 //! A pod that this node has in the mesh, or is bringing in or letting go.
 
-use crate::decide::{NotDirect, plaintext};
+use crate::decide::{NotDirect, Placed, PodAddresses, Standing, plaintext};
 use crate::kernel::{Inbound, InboundMode, PlainRules, PodCapture};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
 use crate::worker::{CertificateState, Ready, Worker};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -88,6 +87,18 @@ impl Pod {
         own.uid == other.uid && own.identity == other.identity && own.netns == other.netns
     }
 
+    /// The pod as the kernel has it.
+    pub fn placed(&self) -> Placed {
+        let standing = match self.state {
+            State::Retiring => Standing::Released,
+            State::Serving => Standing::Member(self.direct.clone()),
+            State::Starting | State::Failed { .. } => {
+                Standing::Member(Err(NotDirect::NoVeth { why: "its worker does not serve".to_owned() }))
+            }
+        };
+        Placed { workload: self.workload.clone(), standing }
+    }
+
     pub fn retry_at(&self) -> Option<Instant> {
         match self.state {
             State::Failed { retry_at, .. } => Some(retry_at),
@@ -113,10 +124,10 @@ impl Pod {
 /// What the hooks have to know of a pod.
 pub fn capture(pod: &Pod, direct: bool) -> PodCapture {
     let workload = &pod.workload;
-    let own = |ipv6| workload.address(ipv6);
+    let PodAddresses { ipv4, ipv6 } = PodAddresses::of(workload);
     PodCapture {
-        ipv4: own(false).and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
-        ipv6: own(true).and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
+        ipv4,
+        ipv6,
         excluded_ports: workload.exclusions.outbound_ports.clone(),
         excluded_cidrs: workload.exclusions.outbound_cidrs.clone(),
         inbound: inbound(workload, pod.rules.clone()),

@@ -5,7 +5,7 @@ use super::pod::{Pod, State, capture};
 use super::runtime::Runtime;
 use crate::cli::Run;
 use crate::cluster::{Happening, PodEvent, PodEvents};
-use crate::decide::NotDirect;
+use crate::decide::{NotDirect, Placement};
 use crate::direct::{Directory, Samples};
 use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
@@ -48,7 +48,9 @@ pub struct Supervisor {
     samples: Samples,
     /// Where to tell of pods, where there is anybody.
     pod_events: Option<PodEvents>,
-    /// The policies by which open connections were judged last (`Mesh::policy`).
+    /// The pods as the kernel has them captured, for workers to decide by.
+    pub(super) placement: watch::Sender<Arc<Placement>>,
+    /// The generation of the placement by which open connections were judged last.
     pub(super) judged: u64,
     pub(super) node_addresses: BTreeSet<IpAddr>,
     /// Why probes that are known by the node's addresses may be refused.
@@ -116,6 +118,7 @@ impl Supervisor {
             directory: parts.directory,
             samples: parts.samples,
             pod_events: parts.pod_events,
+            placement: watch::Sender::default(),
             judged: 0,
             node_addresses: BTreeSet::new(),
             probes_failing: None,
@@ -296,6 +299,7 @@ impl Supervisor {
             sockets: self.kernel.sockets().map_err(|e| e.to_string())?,
             direct: DirectPath {
                 mode: self.config.direct,
+                placement: self.placement.subscribe(),
                 flows: self.kernel.flows(),
                 node_flows: self.kernel.node_flows(),
                 verdicts: RefCell::new(self.kernel.verdicts().map_err(|e| e.to_string())?),
@@ -363,6 +367,7 @@ impl Supervisor {
         self.publish_directory();
         if is_serving {
             self.capture(name);
+            self.place();
             self.judge_pod(name);
         }
         if let Some(pod) = self.pods.get(name).filter(|pod| had_failed && pod.state == State::Serving) {

@@ -176,6 +176,7 @@ pub(super) mod tests {
             mtls: InboundMtls::default(),
             authorization: Default::default(),
             network_policy: None,
+            bandwidth: None,
             probe_ports: PortSet::new(),
             direct: true,
             on_agent_loss: OnAgentLoss::Closed,

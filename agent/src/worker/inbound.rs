@@ -6,7 +6,7 @@ use super::record::{Began, Record};
 use super::relay::{Far, relay};
 use super::revocation::peer_revoked;
 use super::tasks;
-use crate::decide::{Connection, inbound, judge};
+use crate::decide::{self, Connection, inbound, judge, presented};
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::identity::ChainId;
 use crate::mesh::SpiffeId;
@@ -59,6 +59,7 @@ async fn handshake(
     address: SocketAddr,
 ) -> Result<(HboneServer, Peer, ChainId), String> {
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
+    decide::peer(local, address).map_err(|e| e.to_string())?;
     let config = context.identity.current().server.clone();
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
@@ -157,11 +158,10 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     }
 }
 
-/// The app's own address, as the peer's worker names it. It is believed only for the peer's own IP: a peer can
-/// lie about its ports, but not about who it is.
+/// The client as the app is to see it.
 fn client_address(request: &Request, peer: &Peer) -> SocketAddr {
     let named = request.head.headers.get(header::FORWARDED).and_then(|value| value.to_str().ok());
-    named.and_then(parse_forwarded).filter(|named| named.ip() == peer.address.ip()).unwrap_or(peer.address)
+    presented(named.and_then(parse_forwarded), peer.address)
 }
 
 fn refusal(error: &DialError) -> StatusCode {

@@ -3,16 +3,97 @@
 
 use super::context::Context;
 use super::direct::LookError;
-use super::{OUTBOUND_PORT, Terms};
-use crate::decide::{Connection, DirectMode, NotDirect, authorize, direct};
+use super::{Judged, OUTBOUND_PORT, Terms};
+use crate::decide::{
+    self, Connection, DirectMode, NotDirect, Placed, Placement, PodAddresses, Standing, authorize, direct_by,
+};
 use crate::hbone::HBONE_PORT;
 use crate::kernel::{AttestedFlow, OpenSocket, SockDiag, Stage};
-use crate::mesh::{Mesh, MtlsMode, Workload};
+use crate::mesh::{Mesh, MtlsMode, PodName, Policy, Workload};
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::future::pending;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 /// The reason of connections that policies deny, as metrics give it.
 const DENIED: &str = "denied";
+
+/// Judging that has failed is tried again after this long, doubling up to the bound.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// Judges what is open as often as it is told to, and again and again until nothing has stood in the way of it: of a denied
+/// connection that was not cut nobody would hear otherwise.
+pub(super) struct Judging {
+    terms: Option<Arc<Terms>>,
+    retry: Option<Retry>,
+    judged: watch::Sender<Judged>,
+}
+
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Judging {
+    pub fn new(judged: watch::Sender<Judged>) -> Self {
+        Self { terms: None, retry: None, judged }
+    }
+
+    /// Judges under these terms, from now on.
+    pub fn begin(&mut self, context: &Context, terms: Arc<Terms>) {
+        self.terms = Some(terms);
+        self.retry = None;
+        self.again(context);
+    }
+
+    /// Tries again what has failed.
+    pub fn again(&mut self, context: &Context) {
+        if let Some(terms) = self.terms.clone() {
+            self.attempt(&context.name, || judge(context, &terms));
+        }
+    }
+
+    /// Resolves when what has failed is to be tried again; never where nothing has.
+    pub async fn due(&self) {
+        match self.retry {
+            Some(retry) => sleep_until(retry.at).await,
+            None => pending().await,
+        }
+    }
+
+    /// `judge` gives the generation that all was judged by, or what stood in the way.
+    fn attempt(&mut self, pod: &PodName, judge: impl FnOnce() -> Result<u64, String>) {
+        match judge() {
+            Ok(generation) => {
+                if self.retry.take().is_some() {
+                    tracing::info!(%pod, "all open connections are judged by the mesh as it is now");
+                }
+                self.judged.send_replace(Judged { generation, failing: None });
+            }
+            Err(reason) => {
+                let pause = self.retry.map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LONGEST_RETRY));
+                self.retry = Some(Retry { at: Instant::now() + pause, pause });
+                let is_new = self.judged.send_if_modified(|judged| {
+                    let is_new = judged.failing.as_ref() != Some(&reason);
+                    judged.failing = Some(reason.clone());
+                    is_new
+                });
+                // What fails again and again is told once.
+                if is_new {
+                    tracing::error!(%pod,
+                        "open connections that the mesh may allow no longer go on, until this succeeds: {reason}");
+                }
+            }
+        }
+    }
+}
 
 /// Why an open connection is cut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,54 +102,105 @@ enum Cut {
     NotDirect(NotDirect),
     #[error("the port takes no plaintext any more (PeerAuthentication STRICT)")]
     Strict,
+    #[error(
+        "it came in plain to an address that the mesh does not know, and the pod takes no such plaintext any more"
+    )]
+    UnknownAddress,
     #[error("in plain, {0}")]
     Denied(String),
 }
 
-/// Judges every open connection of the pod by the mesh as it is now.
-pub(super) fn judge(context: &Context, terms: &Terms) {
-    let mesh = context.mesh();
+/// Judges every open connection of the pod by the node's pods and the mesh as they are now. Gives the generation of the
+/// placement that it was done by (`Placement::generation`).
+///
+/// # Errors
+/// What stood in the way, of whatever was not judged, or judged and not cut. All else was.
+fn judge(context: &Context, terms: &Terms) -> Result<u64, String> {
+    let (mesh, placement) = (context.mesh(), context.direct.placement());
+    let Some(own) = placement.pod(context.netns_cookie) else {
+        return Err("the node does not say yet how the pod is captured".to_owned());
+    };
     // A pod that has left the mesh keeps what it has opened.
-    let Some(pod) = mesh.workloads.get(&context.name).filter(|pod| pod.captured) else { return };
-    for denied in context.admitted.judge(pod) {
-        tracing::info!(pod = %context.name, "cut an open connection: {denied}");
-        context.metrics.direct().cut(DENIED);
+    if own.is_member() {
+        for denied in context.admitted.judge(&own.workload) {
+            tracing::info!(pod = %context.name, "cut an open connection: {denied}");
+            context.metrics.direct().cut(DENIED);
+        }
+        cut_forbidden(context, &mesh, &placement, &own.workload, terms)?;
     }
-    if let Err(e) = cut_forbidden(context, &mesh, pod, terms) {
-        tracing::error!(pod = %context.name, "open connections that the mesh may allow no longer go on: {e}");
-    }
+    Ok(placement.generation())
 }
 
-fn cut_forbidden(context: &Context, mesh: &Mesh, pod: &Workload, terms: &Terms) -> Result<(), LookError> {
-    let mut diag = SockDiag::open()?;
-    let sockets = diag.sockets(false)?;
+fn cut_forbidden(
+    context: &Context,
+    mesh: &Mesh,
+    placement: &Placement,
+    pod: &Workload,
+    terms: &Terms,
+) -> Result<(), String> {
+    let mut diag = SockDiag::open().map_err(|e| e.to_string())?;
+    let sockets = diag.sockets(false).map_err(|e| e.to_string())?;
     let is_listening = |socket: &&OpenSocket| socket.stage == Stage::Listening;
     let listening = sockets.iter().filter(is_listening).map(|socket| socket.local.port()).collect();
-    let law = Law { mesh, pod, terms, listening };
-    for socket in sockets.iter().filter(|socket| socket.stage != Stage::Listening) {
+    let own = (context.netns_cookie, pod);
+    let law = Law { mesh, placement, own, terms, listening, has_rules: OnceCell::new() };
+    let connections = sockets.iter().filter(|socket| socket.stage != Stage::Listening);
+    for_each(connections, |socket| {
         let OpenSocket { local, remote, .. } = *socket;
         let flow = context.direct.flows.get(local, remote)?;
         let is_nodes =
             pod.probe_ports.contains(&local.port()) && context.direct.node_flows.has(remote, local)?;
-        let Some(cut) = law.judge(local, remote, flow, is_nodes) else { continue };
-        if diag.destroy(socket)? {
+        // A connection that has ended by itself meanwhile needs no end.
+        if let Some(cut) = law.judge(local, remote, flow, is_nodes)
+            && diag.destroy(socket)?
+        {
             tracing::info!(pod = %context.name, %local, %remote, "cut an open connection: {cut}");
             context.metrics.direct().cut(cut.reason());
         }
+        Ok::<_, LookError>(())
+    })
+}
+
+/// Does it to every item: what goes wrong with one connection is no reason to leave the others.
+///
+/// # Errors
+/// The first that there was, and how many more connections it went wrong with.
+fn for_each<T, E: Display>(
+    items: impl Iterator<Item = T>,
+    act: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), String> {
+    let mut wrong = items.map(act).filter_map(Result::err);
+    let Some(first) = wrong.next() else { return Ok(()) };
+    match wrong.count() {
+        0 => Err(first.to_string()),
+        more => Err(format!("{first}; the same or the like is so of {more} more connections")),
     }
-    Ok(())
 }
 
 /// What a connection is judged by.
 struct Law<'a> {
     mesh: &'a Mesh,
-    pod: &'a Workload,
+    placement: &'a Placement,
+    /// The pod whose connections are judged, and the cookie of its network namespace.
+    own: (u64, &'a Workload),
     terms: &'a Terms,
     /// The ports that somebody in the pod listens on: connections there were accepted.
     listening: BTreeSet<u16>,
+    /// Whether policies may refuse plaintext to the pod: worked out when it is asked for.
+    has_rules: OnceCell<bool>,
 }
 
-impl Law<'_> {
+/// An end of a direct connection.
+enum End<'a> {
+    /// A member of the mesh; why its path is not the kernel's, where it is not.
+    Member(&'a Workload, Option<&'a NotDirect>),
+    /// A pod that has left the mesh: its object says so.
+    Released,
+    /// Nobody that anything is known of.
+    Unknown,
+}
+
+impl<'a> Law<'a> {
     /// Judges one of the pod's connections; `flow` is what the kernel has attested of it, and `is_nodes` says whether a
     /// socket of the node's own has opened it.
     fn judge(
@@ -84,33 +216,94 @@ impl Law<'_> {
         }
     }
 
+    /// A connection that the kernel vouches for goes on as long as all is known that a new one would need, and allows it.
+    ///
+    /// A pod that has left the mesh is known: its object says so, and what it has opened goes on (CAP-1). An end that nothing
+    /// is known of is another matter. Of an unknown client nobody can say which policies would deny it, not even those
+    /// that name who is denied: its connection goes on only where anybody's plaintext might, that is, where the port is not
+    /// STRICT and no policy concerns the pod. Of an unknown server nobody can say who it is, and the client was promised that.
     fn attested(&self, flow: &AttestedFlow) -> Result<(), NotDirect> {
-        let captured = |ip| self.mesh.by_address.get(&ip).filter(|pod| pod.captured);
-        let (Some(source), Some(destination)) = (captured(flow.client.ip()), captured(flow.server.ip()))
-        else {
-            // The other pod has left the mesh, or is gone and its end with it.
-            return Ok(());
-        };
-        if source.name == destination.name {
+        let (own_netns, own) = self.own;
+        let is_own_client = flow.client_netns == own_netns;
+        if is_own_client && self.placement.at(flow.server.ip()) == Some(own_netns) {
             return Ok(());
         }
-        if self.terms.direct == DirectMode::Off {
-            return Err(NotDirect::MeshOff);
+        let client = self.client(flow);
+        // Whoever has not opened it himself has accepted it.
+        let server = if is_own_client { self.server(flow.server.ip()) } else { self.placed(own_netns) };
+        let (port, pair) = (flow.server.port(), (flow.client.ip(), flow.server.ip()));
+        match (client, server) {
+            (End::Released, _) | (_, End::Released) => Ok(()),
+            _ if self.terms.direct == DirectMode::Off => Err(NotDirect::MeshOff),
+            (End::Member(client, why), End::Member(server, why_not)) => {
+                if let Some(reason) = why.into_iter().chain(why_not).find(|why| why.ends_open_connections()) {
+                    return Err(reason.clone());
+                }
+                let pairs = PodAddresses::of(client).pairs(PodAddresses::of(server));
+                direct_by(client, server, port, &pairs.chain([pair]).collect::<Vec<_>>())
+            }
+            (End::Unknown, End::Member(..)) if !is_own_client && is_open_to_all(own, port) => Ok(()),
+            (End::Unknown, _) => {
+                let what = format!("it is not known which pod has opened it from {}", flow.client);
+                Err(NotDirect::Unknown { what })
+            }
+            (_, End::Unknown) => {
+                Err(NotDirect::Unknown { what: format!("it is not known which pod is at {}", flow.server) })
+            }
         }
-        direct(source, destination, flow.server.port())
+    }
+
+    /// Who has opened it, by the network namespace that the kernel has seen.
+    fn client(&self, flow: &AttestedFlow) -> End<'a> {
+        match self.placed(flow.client_netns) {
+            // A pod that is captured at the address has another network namespace: it is not this one.
+            End::Unknown if self.placement.at(flow.client.ip()).is_none() => self.by_object(flow.client.ip()),
+            end => end,
+        }
+    }
+
+    fn server(&self, ip: IpAddr) -> End<'a> {
+        self.placement.at(ip).map_or_else(|| self.by_object(ip), |netns| self.placed(netns))
+    }
+
+    fn placed(&self, netns: u64) -> End<'a> {
+        match self.placement.pod(netns) {
+            Some(Placed { workload, standing: Standing::Member(owned) }) => {
+                End::Member(workload, owned.as_ref().err())
+            }
+            Some(Placed { standing: Standing::Released, .. }) => End::Released,
+            None => End::Unknown,
+        }
+    }
+
+    /// By the object of a pod that this agent has not captured (yet). One that is to be captured is on its way in: its own
+    /// worker judges once more what it has open.
+    fn by_object(&self, ip: IpAddr) -> End<'a> {
+        match self.mesh.by_address.get(&ip) {
+            Some(pod) if pod.captured => End::Member(pod, None),
+            Some(_) => End::Released,
+            None => End::Unknown,
+        }
     }
 
     /// As the kernel refuses it before it becomes a connection.
     fn plaintext(&self, local: SocketAddr, remote: SocketAddr, is_nodes: bool) -> Result<(), Cut> {
-        let (pod, port) = (self.pod, local.port());
+        let ((_, pod), port) = (self.own, local.port());
         let is_own = |ip| pod.addresses.contains(&ip);
-        let is_accepted = is_own(local.ip()) && self.listening.contains(&port);
+        let is_accepted = !local.ip().is_loopback() && self.listening.contains(&port);
         let is_from_outside = !remote.ip().is_loopback() && !is_own(remote.ip());
         let is_mesh_port = port == HBONE_PORT || port == OUTBOUND_PORT;
+        if !is_accepted || !is_from_outside || is_mesh_port {
+            return Ok(());
+        }
+        if !is_own(local.ip()) {
+            // The guard knows no ports there, nor networks that may connect.
+            let is_closed = pod.mtls.default == MtlsMode::Strict || self.has_rules();
+            return if is_closed { Err(Cut::UnknownAddress) } else { Ok(()) };
+        }
         let is_from_node = is_nodes || self.terms.node_addresses.contains(&remote.ip());
         let is_probe = pod.probe_ports.contains(&port) && is_from_node;
-        let is_excluded = pod.exclusions.inbound_ports.contains(&port);
-        if !is_accepted || !is_from_outside || is_mesh_port || is_probe || is_excluded {
+        if is_probe || pod.exclusions.inbound_ports.contains(&port) {
             return Ok(());
         }
         if pod.mtls.mode(port) == MtlsMode::Strict {
@@ -122,6 +315,16 @@ impl Law<'_> {
             verdict => Err(Cut::Denied(verdict.to_string())),
         }
     }
+
+    fn has_rules(&self) -> bool {
+        *self.has_rules.get_or_init(|| decide::plaintext(self.own.1).is_some())
+    }
+}
+
+/// Whether anybody may connect to the port, whoever he is: it takes plaintext, and no policy is asked.
+fn is_open_to_all(pod: &Workload, port: u16) -> bool {
+    let is_asked = || pod.authorization.policies().iter().any(|policy| Policy::is_enforced(policy));
+    pod.exclusions.inbound_ports.contains(&port) || (pod.mtls.mode(port) != MtlsMode::Strict && !is_asked())
 }
 
 impl Cut {
@@ -129,7 +332,7 @@ impl Cut {
     fn reason(&self) -> &'static str {
         match self {
             Self::NotDirect(not) => not.reason(),
-            Self::Strict => "strict",
+            Self::Strict | Self::UnknownAddress => "strict",
             Self::Denied(_) => DENIED,
         }
     }
@@ -139,9 +342,10 @@ impl Cut {
 mod tests {
     use super::*;
     use crate::manifest::{Settings, parse, snapshot};
-    use crate::mesh::PodName;
+    use std::collections::HashMap;
 
-    /// `server` takes plaintext on 8080 and, excluded, on 9090; the kubelet probes 8081.
+    /// `server` takes plaintext on 8080 and, excluded, on 9090; the kubelet probes 8081. `new` is captured, and its object has
+    /// no address yet; `coming` has one, and is not captured yet.
     const MANIFESTS: &str = r#"
 {apiVersion: v1, kind: Pod, metadata: {name: client, labels: {pillion.dev/capture: enabled}}, spec: {nodeName: n1}, status: {podIP: 10.0.0.1}}
 ---
@@ -150,6 +354,10 @@ mod tests {
 {apiVersion: v1, kind: Pod, metadata: {name: shy, labels: {pillion.dev/capture: enabled}, annotations: {pillion.dev/direct: disabled}}, spec: {nodeName: n1}, status: {podIP: 10.0.0.3}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: plain}, spec: {nodeName: n1}, status: {podIP: 10.0.0.4}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: new, labels: {pillion.dev/capture: enabled}}, spec: {nodeName: n1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: coming, labels: {pillion.dev/capture: enabled}}, spec: {nodeName: n1}, status: {podIP: 10.0.0.6}}
 "#;
 
     const STRICT: &str = r#"
@@ -169,14 +377,87 @@ mod tests {
         Terms { direct, node_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]) }
     }
 
-    /// Judges a connection of `server`, on the given ports of which somebody listens, as the metric says it.
+    const SERVER: u64 = 2;
+
+    /// The node's pods, by the cookies of their network namespaces.
+    fn placement(mesh: &Mesh) -> Placement {
+        let placed =
+            [("client", 1, None), ("server", SERVER, None), ("shy", 3, None), ("new", 5, Some("10.0.0.5"))];
+        let pods = placed.map(|(name, netns, address)| {
+            let mut workload = Workload::clone(pod(mesh, name));
+            workload.addresses.extend(address.map(|address| address.parse::<IpAddr>().unwrap()));
+            (netns, Placed { workload: Arc::new(workload), standing: Standing::Member(Ok(())) })
+        });
+        Placement::default().next(1, HashMap::from(pods))
+    }
+
+    fn pod<'a>(mesh: &'a Mesh, name: &str) -> &'a Workload {
+        &mesh.workloads[&PodName { namespace: "default".into(), name: name.into() }]
+    }
+
+    /// Judges a connection of `server`, on the given ports of which somebody listens, as the metric says it. What is attested
+    /// comes from the network namespace of the pod that is captured at the remote address.
     fn judge(mesh: &Mesh, terms: &Terms, local: &str, remote: &str, is_attested: bool) -> &'static str {
-        let pod = &mesh.workloads[&PodName { namespace: "default".into(), name: "server".into() }];
+        let remote_ip = remote.parse::<SocketAddr>().unwrap().ip();
+        let netns = is_attested.then(|| placement(mesh).at(remote_ip).unwrap_or(99));
+        judge_from(mesh, &placement(mesh), terms, local, remote, netns)
+    }
+
+    /// As above, of a client with this netns cookie; `None` for what nobody attests.
+    fn judge_from(
+        mesh: &Mesh,
+        placement: &Placement,
+        terms: &Terms,
+        local: &str,
+        remote: &str,
+        client: Option<u64>,
+    ) -> &'static str {
+        let own = (SERVER, &*placement.pod(SERVER).unwrap().workload);
         let listening = BTreeSet::from([80, 8080, 8081, 9090, OUTBOUND_PORT, HBONE_PORT]);
         let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
-        let flow = AttestedFlow { client: remote, server: local, client_netns: 1, server_netns: 2 };
-        let law = Law { mesh, pod, terms, listening };
-        law.judge(local, remote, is_attested.then_some(flow), false).map_or("open", |cut| cut.reason())
+        let flow = |client_netns| match client_netns == SERVER {
+            true => AttestedFlow { client: local, server: remote, client_netns, server_netns: 0 },
+            false => AttestedFlow { client: remote, server: local, client_netns, server_netns: SERVER },
+        };
+        let law = Law { mesh, placement, own, terms, listening, has_rules: OnceCell::new() };
+        law.judge(local, remote, client.map(flow), false).map_or("open", |cut| cut.reason())
+    }
+
+    // proves: POL-2, SEC-3
+    #[tokio::test]
+    async fn judging_that_fails_is_tried_again_until_it_succeeds_and_says_so_meanwhile() {
+        let pod = PodName { namespace: "default".into(), name: "server".into() };
+        let (told, judged) = watch::channel(Judged::default());
+        let mut judging = Judging::new(told);
+        judging.attempt(&pod, || Err("too many open files".to_owned()));
+        let failing = Some("too many open files".to_owned());
+        assert_eq!(*judged.borrow(), Judged { generation: 0, failing: failing.clone() });
+        let first = judging.retry.unwrap().pause;
+        judging.due().await;
+        judging.attempt(&pod, || Err("too many open files".to_owned()));
+        assert_eq!(judging.retry.unwrap().pause, first * 2);
+        judging.due().await;
+        judging.attempt(&pod, || Ok(7));
+        assert_eq!(*judged.borrow(), Judged { generation: 7, failing: None });
+        assert!(judging.retry.is_none(), "nothing is left to try");
+        // What was judged once stays so, while the next judging fails.
+        judging.attempt(&pod, || Err("too many open files".to_owned()));
+        assert_eq!(*judged.borrow(), Judged { generation: 7, failing });
+    }
+
+    // proves: POL-2, SEC-3
+    #[test]
+    fn a_connection_that_cannot_be_cut_saves_no_other() {
+        let mut done = Vec::new();
+        let mut act = |number: u32| {
+            done.push(number);
+            if number.is_multiple_of(2) { Err(format!("{number} cannot be cut")) } else { Ok(()) }
+        };
+        assert_eq!(for_each([1, 3].into_iter(), &mut act), Ok(()));
+        assert_eq!(for_each([1, 2, 3].into_iter(), &mut act), Err("2 cannot be cut".to_owned()));
+        let all = for_each([2, 3, 4, 5, 6].into_iter(), &mut act);
+        assert_eq!(all, Err("2 cannot be cut; the same or the like is so of 2 more connections".to_owned()));
+        assert_eq!(done, [1, 3, 1, 2, 3, 2, 3, 4, 5, 6]);
     }
 
     // proves: POL-2
@@ -193,10 +474,93 @@ mod tests {
             // Those that have left the mesh keep what they have opened, and a pod may talk to itself.
             (&auto, "10.0.0.2:80", "10.0.0.4:50000", "open"),
             (&off, "10.0.0.2:80", "10.0.0.4:50000", "open"),
-            (&auto, "10.0.0.2:80", FAR, "open"),
             (&off, "10.0.0.2:80", "10.0.0.2:50000", "open"),
+            // Its object says that it is in the mesh; its worker is on its way up.
+            (&auto, "10.0.0.2:80", "10.0.0.6:50000", "open"),
+            // The port is STRICT, and nobody knows who that is.
+            (&auto, "10.0.0.2:80", FAR, "unknown"),
+            (&auto, "10.0.0.2:8080", FAR, "open"),
         ] {
             assert_eq!(judge(&mesh, terms, local, remote, true), expected, "{remote} to {local}");
+        }
+    }
+
+    // proves: POL-2, SEC-3
+    #[test]
+    fn whose_object_has_no_address_is_judged_by_what_the_kernel_knows() {
+        let deny = |source: &str| {
+            let rule = format!("from: [{{source: {{{source}}}}}], to: [{{operation: {{ports: ['80']}}}}]");
+            mesh(&format!(
+                "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p}}, \
+                 spec: {{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{{rule}}}]}}}}\n"
+            ))
+        };
+        let terms = terms(DirectMode::Auto);
+        let new = "10.0.0.5:50000";
+        for (policies, local, client, expected) in [
+            ("principals: ['*']", "10.0.0.2:80", 5, "denied"),
+            ("ipBlocks: [10.0.0.5]", "10.0.0.2:80", 5, "denied"),
+            ("ipBlocks: [10.0.0.9]", "10.0.0.2:80", 5, "open"),
+            ("principals: ['*']", "10.0.0.2:70", 5, "open"),
+            // Another network namespace that once had the address, or has it beside the pod: a stranger.
+            ("ipBlocks: [10.0.0.9]", "10.0.0.2:80", 77, "unknown"),
+        ] {
+            let mesh = deny(policies);
+            let found = judge_from(&mesh, &placement(&mesh), &terms, local, new, Some(client));
+            assert_eq!(found, expected, "{policies}, from {client} to {local}");
+        }
+        // Without policies everybody gets in, whoever he is.
+        let open = mesh("");
+        assert_eq!(judge_from(&open, &placement(&open), &terms, "10.0.0.2:80", new, Some(77)), "open");
+        // The pod itself has opened it: to a server that is captured, has left the mesh, or is nobody that is known.
+        for (server, expected) in [
+            ("10.0.0.1:80", "open"),
+            ("10.0.0.5:80", "open"),
+            ("10.0.0.3:80", "pod_disabled"),
+            ("10.0.0.4:80", "open"),
+            ("10.0.9.9:80", "unknown"),
+        ] {
+            let placement = placement(&open);
+            let found = judge_from(&open, &placement, &terms, "10.0.0.2:50000", server, Some(SERVER));
+            assert_eq!(found, expected, "to {server}");
+        }
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn a_connection_that_others_could_write_into_ends_and_one_beside_another_datapath_goes_on() {
+        let (mesh, terms) = (mesh(""), terms(DirectMode::Auto));
+        for (why, expected) in [
+            (NotDirect::FurtherDevice { device: "eth1".into() }, "further_device"),
+            (NotDirect::ForeignProgram { program: "x".into() }, "open"),
+            (NotDirect::Shaped { qdisc: "tbf".into() }, "open"),
+        ] {
+            for at in [1, SERVER] {
+                let before = placement(&mesh);
+                let placed = |netns: u64| {
+                    let mut placed = before.pod(netns).unwrap().clone();
+                    if netns == at {
+                        placed.standing = Standing::Member(Err(why.clone()));
+                    }
+                    (netns, placed)
+                };
+                let now = before.next(1, HashMap::from([placed(1), placed(SERVER)]));
+                let found = judge_from(&mesh, &now, &terms, "10.0.0.2:80", "10.0.0.1:50000", Some(1));
+                assert_eq!(found, expected, "{why:?} at {at}");
+            }
+        }
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn plaintext_ends_at_addresses_that_the_mesh_does_not_know_as_soon_as_the_pod_is_closed() {
+        let strict = STRICT.replace(r#", portLevelMtls: {"8080": {mode: PERMISSIVE}}"#, "");
+        let rules = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, \
+                     spec: {action: DENY, rules: [{from: [{source: {ipBlocks: [10.0.9.9]}}]}]}}\n";
+        let terms = terms(DirectMode::Auto);
+        for (policies, expected) in [("", "open"), (&strict, "strict"), (rules, "strict")] {
+            let found = judge(&mesh(policies), &terms, "[fe80::2]:80", "[fe80::9]:50000", false);
+            assert_eq!(found, expected, "{policies}");
         }
     }
 

@@ -33,6 +33,7 @@ pub use thread::WorkerSpec;
 use crate::decide::DirectMode;
 use crate::kernel::{FlowEnd, NoPath, PodDevice};
 use crate::mesh::TrustDomains;
+use judge::Judging;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +52,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// The node core's handle on a worker. Dropping it ends the worker and cuts its connections.
 pub struct Worker {
     commands: mpsc::UnboundedSender<Command>,
+    judged: watch::Receiver<Judged>,
     thread: JoinHandle<()>,
 }
 
@@ -99,6 +101,16 @@ pub struct Terms {
     /// The node's own addresses: the kubelet probes pods from one of them.
     /// Empty where probes are known by the node's sockets alone.
     pub node_addresses: BTreeSet<IpAddr>,
+}
+
+/// How far a worker is with judging what the pod has open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// The generation (`Placement::generation`) under which all was judged, and cut where it had to be, the last time that it
+    /// succeeded.
+    pub generation: u64,
+    /// Why it has not succeeded since; the worker tries again.
+    pub failing: Option<String>,
 }
 
 /// What a worker says of itself and its pod once it serves.
@@ -202,8 +214,9 @@ impl Worker {
         let (ready, started) = oneshot::channel();
         let (alive, ended) = oneshot::channel();
         let (state, certificate) = watch::channel(CertificateState::default());
-        let thread = thread::spawn(spec, state, inbox, ready, alive)?;
-        Ok((Self { commands, thread }, Lifecycle { started, ended, certificate }))
+        let (told, judged) = watch::channel(Judged::default());
+        let thread = thread::spawn(spec, state, Judging::new(told), inbox, ready, alive)?;
+        Ok((Self { commands, judged, thread }, Lifecycle { started, ended, certificate }))
     }
 
     pub fn serve(&self) {
@@ -218,7 +231,8 @@ impl Worker {
         self.tell(Command::Drain { deadline });
     }
 
-    /// Cuts the pod's open connections that are neither carried by the worker nor allowed by the mesh as it is now.
+    /// Cuts the pod's open connections that the mesh as it is now allows no longer. The worker tries until nothing stands in
+    /// the way of it; [`Worker::judged`] says how far it is.
     pub fn judge(&self, terms: Arc<Terms>) {
         self.tell(Command::Judge(terms));
     }
@@ -226,6 +240,16 @@ impl Worker {
     /// Ends those of the pod's ends of attested connections that no socket stands behind.
     pub fn collect(&self, ends: Vec<FlowEnd>) {
         self.tell(Command::Collect(ends));
+    }
+
+    /// The generation (`Placement::generation`) under which all that the pod has open was judged last, and cut where it had to
+    /// be; 0 before the first time.
+    ///
+    /// # Errors
+    /// What stands in the way of it at the moment: connections that are not allowed any more may be open.
+    pub fn judged(&self) -> Result<u64, String> {
+        let judged = self.judged.borrow();
+        judged.failing.clone().map_or(Ok(judged.generation), Err)
     }
 
     /// `None` when the worker has ended.

@@ -81,7 +81,7 @@ async fn reach(
             parties.destination = Some(peer.clone());
             parties.destination_principal = Some(peer.identity.clone());
             parties.security = ConnectionSecurity::MutualTls;
-            context.direct.learn(context.netns_cookie, mesh, source, peer, target);
+            context.direct.learn(context.netns_cookie, target);
             let mut early = Early::new(app);
             let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
             Ok((Far::Mesh(stream), early.len()))

@@ -1,8 +1,9 @@
 //! A worker in service: what the node core tells it, and what follows from that.
 
 use super::context::Context;
+use super::judge::Judging;
 use super::listeners::Listeners;
-use super::{CertificateReport, Command, Inspection, Report, collect, judge, tasks};
+use super::{CertificateReport, Command, Inspection, Report, collect, tasks};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,6 +26,7 @@ enum Phase {
 pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
     context: &Context,
     mut listeners: Listeners<F>,
+    mut judging: Judging,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let mut phase = Phase::Serving;
@@ -44,12 +46,13 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                     stop_taking(context, &mut listeners);
                     phase = Phase::Draining(Some(Instant::now() + deadline));
                 }
-                Some(Command::Judge(terms)) => judge::judge(context, &terms),
+                Some(Command::Judge(terms)) => judging.begin(context, terms),
                 Some(Command::Collect(ends)) => collect::collect(context, &ends),
                 // Nobody waits for an answer any more when sending it fails.
                 Some(Command::Audit(reply)) => drop(reply.send(inspect(context, &mut listeners))),
                 Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),
             },
+            () = judging.due() => judging.again(context),
             () = grace_is_over(&phase) => {
                 stop_taking(context, &mut listeners);
                 phase = Phase::Draining(None);

@@ -4,6 +4,7 @@ use super::certificate::{Applicant, CertificateState, Identity, Signer};
 use super::context::Context;
 use super::dial::Dialer;
 use super::direct::DirectPath;
+use super::judge::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
@@ -53,6 +54,7 @@ type Started = oneshot::Sender<Result<Ready, StartError>>;
 pub(super) fn spawn(
     spec: WorkerSpec,
     state: watch::Sender<CertificateState>,
+    judging: Judging,
     commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
     alive: oneshot::Sender<()>,
@@ -62,7 +64,7 @@ pub(super) fn spawn(
     Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _alive = alive;
         match enter(&spec.netns, &spec.addresses) {
-            Ok(ready) => run(spec, state, ready, commands, started),
+            Ok(ready) => run(spec, state, judging, ready, commands, started),
             Err(error) => fail(started, None, error),
         }
     })
@@ -71,13 +73,16 @@ pub(super) fn spawn(
 fn run(
     spec: WorkerSpec,
     state: watch::Sender<CertificateState>,
+    judging: Judging,
     ready: Ready,
     commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
 ) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         // The tasks end with the set, before the thread does: every socket of the pod closes there.
-        Ok(runtime) => LocalSet::new().block_on(&runtime, work(spec, state, ready, commands, started)),
+        Ok(runtime) => {
+            LocalSet::new().block_on(&runtime, work(spec, state, judging, ready, commands, started))
+        }
         Err(e) => fail(started, Some(ready.netns_cookie), WorkerError::Runtime(e)),
     }
 }
@@ -100,6 +105,7 @@ fn enter(path: &Path, addresses: &[IpAddr]) -> Result<Ready, WorkerError> {
 async fn work(
     spec: WorkerSpec,
     state: watch::Sender<CertificateState>,
+    judging: Judging,
     ready: Ready,
     mut commands: mpsc::UnboundedReceiver<Command>,
     started: Started,
@@ -145,7 +151,7 @@ async fn work(
     tasks::spawn(sample::sample(context.clone()));
     tasks::spawn(expire_metrics(metrics, metrics_idle));
     let _ = started.send(Ok(ready));
-    service::serve(&context, listeners, commands).await;
+    service::serve(&context, listeners, judging, commands).await;
 }
 
 /// The pool forgets peers as the mesh does, and peers are told when the pod starts to terminate.

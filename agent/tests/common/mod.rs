@@ -8,6 +8,7 @@
 pub mod foreign;
 pub mod frame;
 pub mod node;
+pub mod permit;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use reference::{Allowed, Generation, How, Outcome, Party, Pod, Reference, Standing};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use world::{Connection, End, Family, PODS, PORTS, World};
@@ -149,12 +149,10 @@ impl Run<'_> {
         if self.rng.random_ratio(1, 4) {
             policy = self.rng.random_range(0..=policy);
         }
-        let family = self.pick(&[Family::Ipv4, Family::Ipv6]);
         let generation = Generation { agent, policy };
         println!("pod {client} may connect to pod {server}, port {port}: under {generation:?}");
-        let client = self.reference.pods[client].cookie;
         self.reference.allow(client, server, port, generation);
-        self.world.allow(generation, client, server, port, family);
+        self.world.allow(generation, client, server, port);
     }
 
     fn enforce(&mut self) {
@@ -171,11 +169,19 @@ impl Run<'_> {
         let holds = |source: u64, destination: u64, port: u16| {
             let mut hasher = DefaultHasher::new();
             (some, source, destination, port).hash(&mut hasher);
-            !hasher.finish().is_multiple_of(3)
+            let is_captured =
+                |cookie| self.reference.pods.iter().any(|pod| pod.cookie == cookie && pod.is_captured());
+            !hasher.finish().is_multiple_of(3) && is_captured(source) && is_captured(destination)
         };
         let before: Vec<_> = self.reference.verdicts.iter().copied().collect();
+        let kept: BTreeSet<_> = before
+            .iter()
+            .filter(|verdict| holds(verdict.source, verdict.destination, verdict.port))
+            .map(|verdict| (verdict.source, verdict.destination, verdict.port))
+            .collect();
+        let holds = |source, destination, port| kept.contains(&(source, destination, port));
         self.reference.enforce(generation, holds);
-        self.world.kernel.enforce(policy, holds).unwrap();
+        self.world.enforce(policy, holds);
         for verdict in before {
             let place = |cookie| self.reference.pods.iter().position(|pod| pod.cookie == cookie);
             if let (Some(client), Some(server)) = (place(verdict.source), place(verdict.destination)) {

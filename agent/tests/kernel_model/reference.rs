@@ -155,9 +155,10 @@ impl Pod {
 
 impl Reference {
     /// A worker has decided.
-    pub fn allow(&mut self, source: u64, server: usize, port: u16, generation: Generation) {
-        let server = &self.pods[server];
-        if server.is_direct() {
+    pub fn allow(&mut self, client: usize, server: usize, port: u16, generation: Generation) {
+        let (client, server) = (&self.pods[client], &self.pods[server]);
+        if client.is_captured() && server.is_captured() && server.is_direct() {
+            let source = client.cookie;
             self.verdicts.insert(Verdict { source, destination: server.cookie, port, generation });
         }
     }

@@ -1,6 +1,7 @@
 //! The same pods for real: namespaces, sockets, and the agent's kernel side.
 
 use crate::common::node::{self, Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset};
+use crate::common::permit::permit;
 use crate::common::{Bed, Worker};
 use crate::reference::{Allowed, Generation, How, Outcome, Party, Standing};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
@@ -121,9 +122,20 @@ impl<'a> World<'a> {
     }
 
     /// A worker decides under a generation of its agent's.
-    pub fn allow(&mut self, generation: Generation, source: u64, server: usize, port: u16, family: Family) {
-        let destination = self.address(Party::Pod(server), port, family);
-        self.tables[generation.agent].allow(source, canonical(destination), generation.policy);
+    pub fn allow(&mut self, generation: Generation, client: usize, server: usize, port: u16) {
+        let [client, server] = [client, server].map(|place| &self.places[place].pod);
+        self.tables[generation.agent].allow(&permit(generation.policy, client, server, port));
+    }
+
+    /// Puts a generation of the present agent's in force.
+    pub fn enforce(&mut self, generation: u64, holds: impl Fn(u64, u64, u16) -> bool) {
+        let places = &self.places;
+        let pod = |cookie: u64| places.iter().map(|place| &place.pod).find(|pod| pod.cookie == cookie);
+        let permit = |source, destination, port| {
+            let (client, server) = pod(source).zip(pod(destination))?;
+            holds(source, destination, port).then(|| permit(generation, client, server, port))
+        };
+        self.kernel.enforce(generation, permit).unwrap();
     }
 
     /// The pod dies, and another one comes to have its addresses.

@@ -6,6 +6,7 @@ mod scene;
 
 use aya::maps::lpm_trie::Key;
 use common::node::{PATIENCE, Pod};
+use common::permit::permit;
 use common::{Bed, NODE};
 use nix::time::{ClockId, clock_gettime};
 use pillion_agent::kernel::{Counts, Inbound, InboundMode, Kernel, PlainRules, PodCapture, from_address};
@@ -201,8 +202,8 @@ fn a_flood_of_denials_pushes_out_no_events_of_real_connections() {
         // Whom the kernel vouches for gets in whatever the rules say: what policies have to say of it is the verdict.
         scene.friend.captured(&mut scene.kernel, &scene.friend.capture());
         let _worker = scene.friend.worker(&scene.kernel);
-        scene.kernel.enforce(0, |_, _, _| false).unwrap();
-        scene.kernel.verdicts().unwrap().allow(scene.friend.cookie, to, 0);
+        scene.kernel.enforce(0, |_, _, _| None).unwrap();
+        scene.kernel.verdicts().unwrap().allow(&permit(0, &scene.friend, &scene.server, 80));
         assert!(scene.admits_friend(80));
         let mut told = 0;
         events.drain(|event| told += u32::from(event.kind == event::OPENED));

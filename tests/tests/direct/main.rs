@@ -1,9 +1,11 @@
 //! The direct path: two captured pods on one node talk in plain TCP that the kernel vouches for, and nobody else passes
 //! for one of them. That the attacks in here succeed where nothing stands against them is shown by `tests/attack.rs`.
 
+mod evidence;
 mod forged;
 mod inbound;
 mod itself;
+mod limits;
 mod link;
 mod loss;
 mod others;

@@ -118,6 +118,17 @@ fn a_network_policy_that_selects_the_client_cuts_its_direct_connections() {
     );
 }
 
+// proves: POL-2, SEC-3
+#[test]
+fn a_bandwidth_limit_of_the_server_cuts_its_direct_connections() {
+    const LIMIT: &str = "kubernetes.io/ingress-bandwidth";
+    cuts(
+        "server-limited",
+        |same_node| same_node.server.annotate(LIMIT, Some("10M")).unwrap(),
+        |same_node| same_node.server.annotate(LIMIT, None).unwrap(),
+    );
+}
+
 #[test]
 fn a_change_that_concerns_nobody_here_cuts_nothing_and_verdicts_stay() {
     let same_node = SameNode::new("unconcerned").unwrap();
