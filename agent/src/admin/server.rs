@@ -41,7 +41,7 @@ pub trait Route: Send + Sync + 'static {
 }
 
 /// Where connections come from.
-pub trait Listener: Send + 'static {
+pub trait Listener: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;

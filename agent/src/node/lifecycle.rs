@@ -84,7 +84,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
                 ca: ca.clone(),
                 rollout: rollout(&config).await?,
             };
-            let Some(held) = standby.wait(&mut signals).await? else { return Ok(()) };
+            let Some(held) = standby.wait(signals.end()).await? else { return Ok(()) };
             tracing::info!("the other agent has ended: taking over");
             held
         }
@@ -352,8 +352,7 @@ impl Node {
     }
 }
 
-/// What tells the agent to end.
-pub(super) struct Signals {
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -364,7 +363,7 @@ impl Signals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    pub(super) async fn end(&mut self) {
+    async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

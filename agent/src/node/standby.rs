@@ -2,7 +2,6 @@
 //! one still serves, and not after.
 
 use super::health::Health;
-use super::lifecycle::Signals;
 use super::state_dir::{StateDir, StateDirError};
 use crate::admin::listen;
 use crate::cli::Run;
@@ -10,6 +9,7 @@ use crate::cluster::{Others, Rollout};
 use crate::identity::CertificateAuthority;
 use crate::kernel::{Claim, Kernel, KernelConfig, KernelError};
 use crate::mesh::Mesh;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl Standby<'_> {
     ///
     /// # Errors
     /// Whatever this agent would fail by once it had taken over, as far as that can be known now.
-    pub async fn wait(&self, signals: &mut Signals) -> anyhow::Result<Option<Held>> {
+    pub async fn wait(&self, told_to_end: impl Future<Output = ()>) -> anyhow::Result<Option<Held>> {
         self.health.stands_by(vec!["its programs to be verified".to_owned()]);
         StateDir::check_node(&self.config.state_dir, &self.config.node)?;
         Kernel::rehearse(self.kernel)?;
@@ -88,7 +88,7 @@ impl Standby<'_> {
         tracing::info!("all that can be checked beforehand on this node is as it should be");
         tokio::select! {
             biased;
-            () = signals.end() => Ok(None),
+            () = told_to_end => Ok(None),
             held = self.take() => Ok(Some(held?)),
             () = self.check() => Ok(None),
         }
