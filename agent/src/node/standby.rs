@@ -3,7 +3,7 @@
 
 use super::health::Health;
 use super::state_dir::{StateDir, StateDirError};
-use crate::admin::listen;
+use crate::admin::{ListenError, listen};
 use crate::cli::Run;
 use crate::cluster::{Others, Rollout};
 use crate::identity::CertificateAuthority;
@@ -113,7 +113,8 @@ impl Standby<'_> {
             ("--metrics-addr", config.metrics_addr),
             ("--health-addr", config.health_addr),
         ] {
-            listen(flag, SocketAddr::new(address.ip(), 0))?;
+            let listener = listen(flag, SocketAddr::new(address.ip(), 0));
+            listener.map_err(|error| ListenError { address, ..error })?;
         }
         Ok(())
     }
