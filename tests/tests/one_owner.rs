@@ -112,12 +112,10 @@ fn uninstall_is_refused_while_an_agent_of_the_node_runs() {
 
 // proves: SEC-3
 #[test]
-fn a_pod_that_agents_of_two_nodes_claim_never_goes_plain() {
+fn a_pod_that_agents_of_two_nodes_claim_stays_closed_to_plaintext() {
     let guarded = Guarded::new("two-nodes");
     let (node, server) = (&guarded.node, &guarded.node.server);
-    // The same pods, said to be another node's; and somebody at whom the client's plaintext would arrive.
-    let sink = guarded.node.outsider("sink").unwrap();
-    apps::echo(&sink, 7).unwrap();
+    // The same pods, said to be another node's.
     let manifests = node.bed.dir().join("other-manifests");
     fs::create_dir_all(&manifests).unwrap();
     for pod in [&node.client, server] {
@@ -139,15 +137,10 @@ fn a_pod_that_agents_of_two_nodes_claim_never_goes_plain() {
         .arg(manifests.display().to_string());
     let second: Process = node.bed.node("n2").unwrap().agent_command(&options).unwrap().start().unwrap();
     second.wait_log("not captured, its connections are refused", Duration::from_secs(30)).unwrap();
-    let recording = node.client.record("tcp port 7").unwrap();
     let begun = std::time::Instant::now();
     wait::until("two audits of both", A_WHILE * 2, || {
         assert!(!guarded.connects(&guarded.outsider), "plaintext is refused");
-        let to = sink.ip4().to_string();
-        let _ = apps::python(&node.client, CONNECTS, [to]).output()?;
         Ok((begun.elapsed() > A_WHILE).then_some(()))
     })
     .unwrap();
-    drop(recording);
-    println!("{}", second.log());
 }
