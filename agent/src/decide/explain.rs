@@ -1,7 +1,7 @@
 //! What would become of a connection, in words: for people who ask before they try.
 
 use super::authorize::{Connection, Judgement, judge};
-use crate::mesh::{Mesh, MtlsMode, PodName, SpiffeId, Workload};
+use crate::mesh::{Mesh, MtlsMode, PodName, Policy, SpiffeId, Workload};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +16,8 @@ enum Source<'a> {
 #[derive(Debug)]
 pub struct Explanation<'a> {
     pub ways: Vec<Way<'a>>,
+    /// What can never match of the policies that concern the destination, or are in its namespace.
+    pub warnings: Vec<String>,
 }
 
 /// One way that the connection may take.
@@ -65,8 +67,22 @@ pub fn explain<'a>(
         true => {
             Err(format!("pod {} has no address that the source could reach from its own", destination.name))
         }
-        false => Ok(Explanation { ways }),
+        false => Ok(Explanation { ways, warnings: warnings(mesh, destination) }),
     }
+}
+
+fn warnings(mesh: &Mesh, destination: &Workload) -> Vec<String> {
+    let authorization = &destination.authorization;
+    let concerns = |policy: &Policy| {
+        policy.name.namespace == destination.name.namespace
+            || authorization.policies().iter().any(|concerning| concerning.name == policy.name)
+    };
+    let policies = mesh.policies.values().filter(|policy| !policy.warnings.is_empty() && concerns(policy));
+    let said = policies.flat_map(|policy| {
+        let warnings = policy.warnings(authorization.trust_domains());
+        warnings.map(move |warning| format!("{} policy {}, {warning}", policy.action.as_str(), policy.name))
+    });
+    said.collect()
 }
 
 fn outcome<'a>(source: &Source<'a>, ip: IpAddr, destination: &'a Workload, at: SocketAddr) -> Outcome<'a> {
