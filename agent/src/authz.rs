@@ -3,7 +3,7 @@
 
 use crate::cli::Authz;
 use crate::decide::{Placement, explain};
-use crate::manifest::{InForce, ManifestSource, Settings};
+use crate::manifest::{ManifestSource, Settings};
 use anyhow::{Context as _, anyhow, bail};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Answer {
     allowed: bool,
     ways: Vec<String>,
+    /// What of the destination's policies can never match.
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 /// Prints the answer: exit code 0 where the connection would be let in, 1 where not, 2 where that is not known.
@@ -41,10 +44,11 @@ pub fn run(question: &Authz) -> ExitCode {
         })
     });
     match answer {
-        Ok(Answer { allowed, ways }) => {
+        Ok(Answer { allowed, ways, warnings }) => {
             let Authz { source, destination, port, .. } = question;
             println!("{source} → {destination}:{port}: {}", if allowed { "allowed" } else { "denied" });
             ways.iter().for_each(|way| println!("  {way}"));
+            warnings.iter().for_each(|warning| println!("  warning: {warning}"));
             ExitCode::from(u8::from(!allowed))
         }
         Err(e) => {
@@ -78,13 +82,14 @@ fn of_manifests(question: &Authz, directory: &Path) -> anyhow::Result<Answer> {
         node: String::new(),
         trust_domains: question.trust.trust_domains(),
         root_namespace: question.root_namespace.clone(),
+        last_good: None,
     };
     let manifests = ManifestSource::start(directory.to_owned(), settings)?;
     let status = manifests.published().status.borrow().clone();
     if let Some(error) = status.errors.first() {
         bail!("{error}");
     }
-    for refusal in status.refused.iter().filter(|refusal| refusal.in_force == InForce::StandIn) {
+    for refusal in &status.refused {
         eprintln!("pillion: {refusal}");
     }
     let mesh = manifests.published().mesh.borrow().clone();
@@ -92,7 +97,8 @@ fn of_manifests(question: &Authz, directory: &Path) -> anyhow::Result<Answer> {
     // Manifests alone do not say what any node has captured.
     let no_node = Placement::default();
     let explanation = explain(&mesh, &no_node, source, destination, *port).map_err(|e| anyhow!(e))?;
-    Ok(Answer { allowed: explanation.is_allowed(), ways: explanation.lines() })
+    let (allowed, ways) = (explanation.is_allowed(), explanation.lines());
+    Ok(Answer { allowed, ways, warnings: explanation.warnings })
 }
 
 /// What a query may not hold as it is.

@@ -63,3 +63,17 @@ fn a_policy_that_cannot_be_read_is_named_and_the_last_good_one_stays() {
         .unwrap();
     assert_eq!(mtls(&dump), strict);
 }
+
+// proves: ID-3, SEC-3
+#[test]
+fn a_mode_that_is_new_and_cannot_be_read_is_strict_before_a_restart_and_after_it() {
+    let pair = Pair::new("new-mode").unwrap();
+    wait_mtls(&pair.far, &json!({"default": "PERMISSIVE", "ports": {}}));
+    write(&pair.bed, "{mtls: {mode: STRICKT}}");
+    let strict = json!({"default": "STRICT", "ports": {}});
+    wait_mtls(&pair.far, &strict);
+    pair.far.restart().unwrap();
+    wait_mtls(&pair.far, &strict);
+    let dump = pair.far.config_dump().unwrap();
+    assert_eq!(dump["manifests"]["refused"][0]["in_force"], "stand_in");
+}

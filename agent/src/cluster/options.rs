@@ -10,7 +10,7 @@ pub struct ClusterOptions {
     pub startup_taint: Option<String>,
 
     /// Up to how long the agent waits, by chance, before it writes on a policy what is wrong with it: the first of all agents
-    /// writes, the others find it written.
-    #[arg(long, value_name = "TIME", env = "PILLION_STATUS_DELAY", default_value = "60s", value_parser = humantime::parse_duration)]
+    /// writes, the others find it written. The more nodes there are the nearer to this most agents wait.
+    #[arg(long, value_name = "TIME", env = "PILLION_STATUS_DELAY", default_value = "1500ms", value_parser = humantime::parse_duration)]
     pub status_delay: Duration,
 }

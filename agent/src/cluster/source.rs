@@ -59,7 +59,7 @@ impl ClusterSource {
     ) -> Result<Self, ConnectError> {
         let (node, dropped) = (settings.node.clone(), writes.events_dropped.clone());
         let (events, told) = PodEvents::new(dropped.clone());
-        let (publisher, published) = Publisher::new(settings);
+        let (publisher, published) = Publisher::new(settings.clone());
         let (stop, stopped) = oneshot::channel();
         let (begun, begins) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -77,7 +77,7 @@ impl ClusterSource {
                 }
                 tokio::select! {
                     _ = stopped => {}
-                    () = follow(client, publisher, writes.options.status_delay) => {}
+                    () = follow(client, publisher, settings, writes.options.status_delay) => {}
                 }
             });
         })?;
@@ -109,14 +109,14 @@ impl Drop for ClusterSource {
     }
 }
 
-async fn follow(client: kube::Client, publisher: Publisher, status_delay: Duration) {
+async fn follow(client: kube::Client, publisher: Publisher, settings: Settings, status_delay: Duration) {
     let (sender, mut news) = mpsc::channel(QUEUE);
     for (index, resource) in RESOURCES.iter().enumerate() {
         tokio::spawn(watch::follow(client.clone(), index, resource, sender.clone()));
     }
     drop(sender);
     let mut cluster = Cluster::new(publisher);
-    let mut statuses = Statuses::new(client, status_delay);
+    let (mut statuses, mut failures) = Statuses::new(client, settings, status_delay);
     loop {
         tokio::select! {
             received = news.recv() => match received {
@@ -127,6 +127,7 @@ async fn follow(client: kube::Client, publisher: Publisher, status_delay: Durati
                 cluster.publish();
                 statuses.note(&cluster.store);
             }
+            Some(policy) = failures.recv() => statuses.again(policy),
             () = sleep_until(statuses.next().unwrap_or_else(Instant::now)), if statuses.next().is_some() => {
                 statuses.write(&cluster.store);
             }

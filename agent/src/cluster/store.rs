@@ -3,9 +3,9 @@
 use super::condition::{Told, Verdict};
 use super::resources::{RESOURCES, Resource};
 use super::watch::Heard;
-use crate::manifest::{ManifestError, Object, Place, Sourced};
+use crate::manifest::{ManifestError, Object, Place, Settings, Sourced};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// An object as it came, read.
@@ -27,8 +27,8 @@ pub struct PolicyObject<'a> {
 
 impl PolicyObject<'_> {
     /// What it should say of itself and does not.
-    pub fn lacks(&self) -> Option<Verdict> {
-        self.told.lacks(self.object.complaint().as_ref())
+    pub fn lacks(&self, settings: &Settings) -> Option<Verdict> {
+        self.told.lacks([self.object.complaint(), self.object.never_matches(settings)])
     }
 
     pub fn namespace_and_name(&self) -> Option<(&str, &str)> {
@@ -132,6 +132,16 @@ impl Store {
                 Some(PolicyObject { resource, name, object, told })
             })
         })
+    }
+
+    /// How many nodes have pods: as many agents may there be.
+    pub fn nodes(&self) -> usize {
+        let objects = self.0.iter().flat_map(|objects| objects.objects.values());
+        let nodes = objects.filter_map(|sourced| match &sourced.object {
+            Object::Pod(pod) => pod.spec.node_name.as_deref(),
+            _ => None,
+        });
+        nodes.collect::<HashSet<_>>().len()
     }
 
     pub fn errors(&self) -> Vec<ManifestError> {

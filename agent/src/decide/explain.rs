@@ -2,7 +2,7 @@
 
 use super::authorize::{Connection, Judgement, judge};
 use super::placement::Placement;
-use crate::mesh::{Mesh, MtlsMode, PodName, SpiffeId, Workload};
+use crate::mesh::{Mesh, MtlsMode, PodName, Policy, SpiffeId, Workload};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,6 +17,8 @@ enum Source<'a> {
 #[derive(Debug)]
 pub struct Explanation<'a> {
     pub ways: Vec<Way<'a>>,
+    /// What can never match of the policies that concern the destination, or are in its namespace.
+    pub warnings: Vec<String>,
 }
 
 /// One way that the connection may take.
@@ -66,7 +68,7 @@ pub fn explain<'a>(
     };
     let ways: Vec<Way<'a>> = [false, true].into_iter().filter_map(way).collect();
     if !ways.is_empty() {
-        return Ok(Explanation { ways });
+        return Ok(Explanation { ways, warnings: warnings(mesh, destination) });
     }
     let without = [source.pod().filter(|pod| pod.addresses.is_empty()), Some(destination)];
     match without.into_iter().flatten().find(|pod| pod.addresses.is_empty()) {
@@ -78,6 +80,20 @@ pub fn explain<'a>(
             Err(format!("pod {} has no address that the source could reach from its own", destination.name))
         }
     }
+}
+
+fn warnings(mesh: &Mesh, destination: &Workload) -> Vec<String> {
+    let authorization = &destination.authorization;
+    let concerns = |policy: &Policy| {
+        policy.name.namespace == destination.name.namespace
+            || authorization.policies().iter().any(|concerning| concerning.name == policy.name)
+    };
+    let policies = mesh.policies.values().filter(|policy| !policy.warnings.is_empty() && concerns(policy));
+    let said = policies.flat_map(|policy| {
+        let warnings = policy.warnings(authorization.trust_domains());
+        warnings.map(move |warning| format!("{} policy {}, {warning}", policy.action.as_str(), policy.name))
+    });
+    said.collect()
 }
 
 fn outcome<'a>(source: &Source<'a>, ip: IpAddr, destination: &'a Workload, at: SocketAddr) -> Outcome<'a> {

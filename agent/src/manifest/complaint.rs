@@ -10,6 +10,9 @@ pub struct Complaint {
     pub message: String,
 }
 
+/// What is in force of a policy that is refused, on any node.
+const IN_FORCE: &str = "until it is mended, its last good form is in force; on nodes that know none, what it may be for is closed";
+
 impl Object {
     /// What is to be said of it, if it is a policy and anything is.
     pub fn complaint(&self) -> Option<Complaint> {
@@ -19,6 +22,7 @@ impl Object {
                     "" => refused.message.clone(),
                     field => format!("{field}: {}", refused.message),
                 };
+                let message = format!("{message}; {IN_FORCE}");
                 Some(Complaint { reason: "Invalid", message })
             }
             Self::AuthorizationPolicy(policy) if !policy.policy.http_fields.is_empty() => {

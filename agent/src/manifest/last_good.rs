@@ -1,20 +1,29 @@
 //! What is in force in the place of policies that cannot be read.
 //!
-//! What was in force stays in force, until the policy is mended or gone. What was in force before the agent started nobody
-//! knows: then whatever the policy may have meant to close is closed.
+//! The last form that could be read stays in force, until the policy is mended or gone, across restarts of the agent ([`Kept`]).
+//! Where this node knows no such form, a stand-in closes whatever the policy may have meant to close, from the
+//! beginning: the same objects mean the same before a restart and after it.
 
 use super::authorization::AuthorizationPolicy;
+use super::kept::{self, Kept};
 use super::metadata::Metadata;
 use super::peer_authentication::{Mode, MutualTls, PeerAuthentication, PeerAuthenticationSpec};
 use super::refused::{InForce, PolicyKind, Refusal, RefusedPolicy};
 use super::{Object, Sourced};
 use crate::mesh::{Action, Policy, PolicyName, Rule};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The policies as they were when they could be read last.
 #[derive(Default)]
-pub struct LastGood(HashMap<(PolicyKind, String, String), Good>);
+pub struct LastGood {
+    known: HashMap<Key, Good>,
+    kept: Kept,
+}
+
+/// A policy's kind, namespace and name.
+type Key = (PolicyKind, String, String);
 
 struct Good {
     object: Object,
@@ -22,80 +31,122 @@ struct Good {
 }
 
 impl LastGood {
-    /// Remembers the policies that can be read, and answers what is to be put in the place of those that cannot;
-    /// `is_first` says that nothing is in force yet.
-    pub fn resolve(&mut self, objects: &[&Sourced], is_first: bool) -> (Vec<Sourced>, Vec<Refusal>) {
-        let mut before = std::mem::take(&mut self.0);
+    /// Knows what the last agent of this node has kept in the file; `None` where nothing is kept.
+    pub fn open(path: Option<PathBuf>) -> Self {
+        let (kept, policies) = Kept::open(path);
+        let known = policies.iter().filter_map(policy);
+        let known = known.map(|(key, object)| (key, Good { object, in_force: InForce::LastGood }));
+        Self { known: known.collect(), kept }
+    }
+
+    /// Remembers the policies that can be read, and answers what is to be put in the place of those that cannot. These are all
+    /// policies there are: what is not among them is forgotten.
+    pub fn resolve(&mut self, objects: &[&Sourced]) -> (Vec<Sourced>, Vec<Refusal>) {
+        let mut before = std::mem::take(&mut self.known);
         let (mut instead, mut refusals) = (Vec::new(), Vec::new());
         for Sourced { place, object } in objects {
             let Object::RefusedPolicy(refused) = object else {
                 if let Some((key, object)) = policy(object) {
-                    self.0.insert(key, Good { object, in_force: InForce::LastGood });
+                    if before.remove(&key).is_none_or(|before| before.object != object) {
+                        self.kept.is_old();
+                    }
+                    self.known.insert(key, Good { object, in_force: InForce::LastGood });
                 }
                 continue;
             };
-            let good = before.remove(&key(refused));
-            let good = good
-                .or_else(|| is_first.then(|| Good { object: stand_in(refused), in_force: InForce::StandIn }));
+            let good = before.remove(&key(refused)).filter(|good| is_same(&good.object, refused));
+            let good = good.unwrap_or_else(|| Good { object: stand_in(refused), in_force: InForce::StandIn });
             refusals.push(Refusal {
                 kind: refused.kind,
                 namespace: refused.namespace.clone(),
                 name: refused.name.clone(),
                 error: place.error(&refused.field, refused.message.clone()),
-                in_force: good.as_ref().map_or(InForce::Nothing, |good| good.in_force),
+                in_force: good.in_force,
             });
-            if let Some(good) = good {
-                if let Some((_, object)) = policy(&good.object) {
-                    instead.push(Sourced { place: place.clone(), object });
-                }
-                self.0.insert(key(refused), good);
+            // What stands in follows the policy: it may select other pods than before.
+            let good = match good.in_force {
+                InForce::LastGood => good,
+                InForce::StandIn => Good { object: stand_in(refused), ..good },
+            };
+            if let Some((_, object)) = policy(&good.object) {
+                instead.push(Sourced { place: place.clone(), object });
             }
+            self.known.insert(key(refused), good);
+        }
+        if before.values().any(|gone| gone.in_force == InForce::LastGood) {
+            self.kept.is_old();
+        }
+        if !self.kept.is_current() {
+            let is_good = |(_, good): &(&Key, &Good)| good.in_force == InForce::LastGood;
+            let good: BTreeMap<_, _> = self.known.iter().filter(is_good).collect();
+            self.kept.write(good.values().filter_map(|good| kept::text(&good.object)));
         }
         (instead, refusals)
     }
+
+    /// Why the next agent will not know these forms; `None` where it will, or where nothing is kept.
+    pub fn error(&self) -> Option<String> {
+        self.kept.error()
+    }
 }
 
-fn key(refused: &RefusedPolicy) -> (PolicyKind, String, String) {
+fn key(refused: &RefusedPolicy) -> Key {
     (refused.kind, refused.namespace.clone(), refused.name.clone())
 }
 
-/// What keeps closed whatever the policy may have meant to.
+/// Whether the form is one of this policy, and not of another one that had its name.
+fn is_same(good: &Object, refused: &RefusedPolicy) -> bool {
+    let uid = match good {
+        Object::PeerAuthentication(policy) => &policy.metadata.uid,
+        Object::AuthorizationPolicy(policy) => &policy.metadata.uid,
+        _ => return false,
+    };
+    uid.is_none() || refused.uid.is_none() || *uid == refused.uid
+}
+
+/// What keeps closed whatever the policy may have meant to close. A policy that decides nothing in its right form has a
+/// stand-in that decides nothing.
 fn stand_in(refused: &RefusedPolicy) -> Object {
     let metadata = Metadata {
         name: refused.name.clone(),
         namespace: Some(refused.namespace.clone()),
+        uid: refused.uid.clone(),
         ..Metadata::default()
     };
     let selector = refused.selector.clone();
     match refused.kind {
         PolicyKind::PeerAuthentication => {
+            let (comes_first, selector) = (selector.is_none(), selector.unwrap_or_default());
             let mtls = MutualTls { mode: Mode::Strict };
             let spec = PeerAuthenticationSpec { selector, mtls, ..PeerAuthenticationSpec::default() };
-            Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec }))
+            let text = Box::default();
+            Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec, comes_first, text }))
         }
         PolicyKind::AuthorizationPolicy => {
             let policy = Policy {
                 name: PolicyName { namespace: refused.namespace.clone(), name: refused.name.clone() },
-                action: Action::Deny,
-                dry_run: false,
-                rules: vec![Rule::default()],
+                action: if refused.audits { Action::Audit } else { Action::Deny },
+                dry_run: refused.dry_run,
+                rules: if refused.audits { Vec::new() } else { vec![Rule::default()] },
                 http_fields: Vec::new(),
+                warnings: Vec::new(),
                 provider: None,
                 stands_in: Some(format!("{}: {}", refused.field, refused.message)),
             };
             let policy = Arc::new(policy);
             Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy {
                 metadata,
-                selector,
+                selector: selector.unwrap_or_default(),
                 has_target: refused.has_target,
                 policy,
+                text: Box::default(),
             }))
         }
     }
 }
 
 /// A policy that could be read, by its name. A copy shares it.
-fn policy(object: &Object) -> Option<((PolicyKind, String, String), Object)> {
+fn policy(object: &Object) -> Option<(Key, Object)> {
     let (kind, metadata, object) = match object {
         Object::PeerAuthentication(policy) => {
             (PolicyKind::PeerAuthentication, &policy.metadata, Object::PeerAuthentication(policy.clone()))
@@ -109,93 +160,5 @@ fn policy(object: &Object) -> Option<((PolicyKind, String, String), Object)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest::parse;
-
-    /// What is in force of the policies `p`, the oldest state of the manifests first: each as the actions, and the
-    /// mode of plaintext.
-    fn in_force(states: &[&str]) -> Vec<(Vec<String>, Vec<InForce>)> {
-        let mut last_good = LastGood::default();
-        let states = states.iter().enumerate().map(|(i, text)| {
-            let objects = parse("x.yaml", text.as_bytes()).unwrap();
-            let (instead, refusals) = last_good.resolve(&objects.iter().collect::<Vec<_>>(), i == 0);
-            let said = |sourced: &Sourced| match &sourced.object {
-                Object::AuthorizationPolicy(policy) => {
-                    let selected: Vec<_> = policy.selector.match_labels.values().cloned().collect();
-                    Some(format!(
-                        "{:?} {} {}",
-                        policy.policy.action,
-                        policy.policy.rules.len(),
-                        selected.join(",")
-                    ))
-                }
-                Object::PeerAuthentication(policy) => Some(format!("{:?}", policy.spec.mtls.mode)),
-                _ => None,
-            };
-            let said = objects.iter().chain(&instead).filter_map(said).collect();
-            (said, refusals.iter().map(|refusal| refusal.in_force).collect())
-        });
-        states.collect()
-    }
-
-    fn policy(spec: &str) -> String {
-        format!(
-            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p}}, spec: {spec}}}\n"
-        )
-    }
-
-    const GOOD: &str = "{selector: {matchLabels: {app: cart}}, rules: [{}, {}]}";
-    const BAD: &str = "{selector: {matchLabels: {app: cart}}, rulez: []}";
-
-    // proves: POL-1, SEC-2
-    #[test]
-    fn the_last_good_form_of_a_policy_stays_until_it_is_mended_or_gone() {
-        let (good, bad) = (policy(GOOD), policy(BAD));
-        let states = in_force(&[&good, &bad, &bad, &good, "", &bad]);
-        let kept = vec!["Allow 2 cart".to_owned()];
-        assert_eq!(states[0], (kept.clone(), vec![]));
-        assert_eq!(states[1], (kept.clone(), vec![InForce::LastGood]));
-        assert_eq!(states[2], states[1]);
-        assert_eq!(states[3], (kept, vec![]));
-        assert_eq!(states[4], (vec![], vec![]));
-        // It is another one now, of which nothing was in force.
-        assert_eq!(states[5], (vec![], vec![InForce::Nothing]));
-    }
-
-    // proves: POL-1, SEC-2
-    #[test]
-    fn what_was_in_force_before_the_agent_started_is_not_known_and_so_all_is_closed() {
-        for (spec, expected) in
-            [(BAD, "Deny 1 cart"), ("{selector: {matchLabels: 5}, rules: [{}]}", "Deny 1 "), ("5", "Deny 1 ")]
-        {
-            let bad = policy(spec);
-            let states = in_force(&[&bad, &bad, &policy("{}"), &bad]);
-            assert_eq!(states[0], (vec![expected.to_owned()], vec![InForce::StandIn]), "{spec}");
-            assert_eq!(states[1], states[0], "{spec}");
-            assert_eq!(states[2], (vec!["Allow 0 ".to_owned()], vec![]), "{spec}");
-            assert_eq!(states[3].1, [InForce::LastGood], "{spec}");
-        }
-        let mtls = policy("{mtls: {mode: STRICKT}}").replace("AuthorizationPolicy", "PeerAuthentication");
-        assert_eq!(in_force(&[&mtls])[0], (vec!["Strict".to_owned()], vec![InForce::StandIn]));
-    }
-
-    #[test]
-    fn a_policy_without_a_name_is_a_broken_manifest() {
-        for metadata in ["{}", "{name: 5}", "{name: p, namespace: 5}"] {
-            let text = policy(BAD).replace("{name: p}", metadata);
-            assert!(parse("x.yaml", text.as_bytes()).is_err(), "{metadata}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_a_sentence() {
-        let objects = parse("x.yaml", policy(BAD).as_bytes()).unwrap();
-        let (_, refusals) = LastGood::default().resolve(&[&objects[0]], true);
-        let said = refusals[0].to_string();
-        assert!(
-            said.starts_with("AuthorizationPolicy default/p is refused: x.yaml, document 1, spec.rulez: "),
-            "{said}"
-        );
-    }
-}
+#[path = "last_good_tests.rs"]
+mod tests;

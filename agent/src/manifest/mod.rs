@@ -4,7 +4,7 @@
 //! mesh from objects (pure), [`publish`] makes a new generation of it. [`watch`] does all three again whenever a directory
 //! changes; `cluster` does so for an API server. Anything wrong is a [`ManifestError`] that says where. In a directory the
 //! last good mesh stays until it is mended, in a cluster each object is wrong alone. A policy that is wrong is refused
-//! alone ([`refused`]) in both: the rest goes on, under the policy's last good form.
+//! alone ([`refused`]) in both: the rest goes on, under the policy's last good form or under what stands in for it ([`last_good`]).
 //! Nothing in here knows what the mesh is used for.
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@
 mod authorization;
 mod complaint;
 mod error;
+mod kept;
 mod last_good;
 mod metadata;
 pub mod names;
@@ -27,6 +28,7 @@ mod scan;
 mod selector;
 mod services;
 pub mod snapshot;
+mod warnings;
 pub mod watch;
 mod workloads;
 
@@ -34,6 +36,8 @@ mod text;
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod test_dir;
 
 pub use complaint::Complaint;
 pub use error::{ManifestError, Origin, Place};
@@ -43,5 +47,6 @@ pub use publish::{ManifestStatus, Published, Publisher, WatchState, WatchStatus}
 pub use refused::{InForce, Refusal};
 pub use snapshot::Settings;
 pub use text::parse;
+pub use warnings::PolicyWarnings;
 pub use watch::ManifestSource;
 pub use workloads::CAPTURE;

@@ -3,7 +3,7 @@
 //! An object is read from JSON values, one at a time, whatever it came from: a manifest or the API server.
 
 use super::Place;
-use super::authorization::AuthorizationPolicy;
+use super::authorization::{AuthorizationPolicy, DRY_RUN};
 use super::metadata::Metadata;
 use super::null::null_as_default;
 use super::peer_authentication::PeerAuthentication;
@@ -13,7 +13,7 @@ use super::selector::LabelSelector;
 use crate::mesh::PortSet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -215,11 +215,15 @@ impl Object {
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 let read =
                     typed(value).and_then(|policy: PeerAuthentication| policy.check().map(|()| policy));
-                let policy = read.map(|policy| Self::PeerAuthentication(Arc::new(policy)));
+                let text = || written(value, PolicyKind::PeerAuthentication);
+                let whole = |policy| PeerAuthentication { text: text(), ..policy };
+                let policy = read.map(|policy| Self::PeerAuthentication(Arc::new(whole(policy))));
                 policy.or_else(|wrong| refused(PolicyKind::PeerAuthentication, value, wrong))?
             }
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
-                let policy = typed(value).map(|policy| Self::AuthorizationPolicy(Arc::new(policy)));
+                let text = || written(value, PolicyKind::AuthorizationPolicy);
+                let whole = |policy| AuthorizationPolicy { text: text(), ..policy };
+                let policy = typed(value).map(|policy| Self::AuthorizationPolicy(Arc::new(whole(policy))));
                 policy.or_else(|wrong| refused(PolicyKind::AuthorizationPolicy, value, wrong))?
             }
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy(typed(value)?),
@@ -230,6 +234,23 @@ impl Object {
 
 /// What is wrong with an object: the path of the field, and the message.
 type Mistake = (String, String);
+
+/// A policy's text as it is kept for the time when the policy cannot be read: what of it means anything here.
+fn written(value: &Value, kind: PolicyKind) -> Box<str> {
+    let mut metadata = serde_json::Map::new();
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        if let Some(known) = value["metadata"].get(field) {
+            metadata.insert(field.to_owned(), known.clone());
+        }
+    }
+    if let Some(dry_run) = value["metadata"]["annotations"].get(DRY_RUN) {
+        metadata.insert("annotations".to_owned(), json!({ DRY_RUN: dry_run }));
+    }
+    let api_version = "security.istio.io/v1";
+    let object =
+        json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": value.get("spec")});
+    object.to_string().into()
+}
 
 fn refused(kind: PolicyKind, value: &Value, wrong: Mistake) -> Result<Object, Mistake> {
     match RefusedPolicy::new(kind, value, &wrong) {
@@ -248,7 +269,6 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Mistake> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_wrong_field_is_named_by_its_path() {

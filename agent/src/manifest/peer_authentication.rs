@@ -15,6 +15,13 @@ pub struct PeerAuthentication {
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: PeerAuthenticationSpec,
+    /// It stands in for a policy whose selector cannot be read: it comes before every other policy of its namespace,
+    /// also before those that select a pod.
+    #[serde(skip)]
+    pub comes_first: bool,
+    /// The policy as it is written, as far as it means anything here.
+    #[serde(skip)]
+    pub text: Box<str>,
 }
 
 /// A field that is not known may be a mistyped one that was to keep plaintext out: it is an error.

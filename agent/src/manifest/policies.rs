@@ -43,11 +43,14 @@ impl<'a> Policies<'a> {
         let authorization = Scopes::new(root_namespace, trust_domains, authorization_policies);
         let mut policies = Self { authorization, ..Self::default() };
         let mut by_age: Vec<_> = peer_authentications.into_iter().collect();
-        // A policy that does not say when it was made is older than all that do.
-        by_age.sort_by_key(|policy| (policy.metadata.creation_timestamp, policy.metadata.key()));
+        // A policy that does not say when it was made is older than all that do: stand-ins are such.
+        by_age.sort_by_key(|policy| {
+            (!policy.comes_first, policy.metadata.creation_timestamp, policy.metadata.key())
+        });
         for policy in by_age {
             let (namespace, mode) = (policy.metadata.namespace(), policy.spec.mtls.mode);
-            match (namespace == root_namespace, policy.spec.has_selector()) {
+            let is_narrow = policy.spec.has_selector() || policy.comes_first && namespace != root_namespace;
+            match (namespace == root_namespace, is_narrow) {
                 (true, false) => _ = policies.mesh.get_or_insert(mode),
                 // Istio ignores these, whomever they select.
                 (true, true) => {}
@@ -220,6 +223,23 @@ mod tests {
         let mut everyone = policy("shop", "a", 1, None, "STRICT");
         everyone["spec"]["selector"] = json!({"matchLabels": {}});
         assert_eq!(resolve("shop", "db", &[everyone]).default, MtlsMode::Strict);
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn what_stands_in_for_an_unreadable_selector_comes_before_policies_that_select_a_pod() {
+        let open = with_ports(
+            policy("shop", "a", 1, Some("cart"), "PERMISSIVE"),
+            json!({"8080": {"mode": "DISABLE"}}),
+        );
+        let mut stand_in = object(policy("shop", "z", 2, None, "STRICT"));
+        stand_in.comes_first = true;
+        let policies = [object(open), stand_in];
+        let labels = [("app".to_owned(), "cart".to_owned())].into();
+        let policies = Policies::new(ROOT_NAMESPACE, &TrustDomains::default(), &policies, [], []);
+        let found = policies.mtls("shop", &labels);
+        assert_eq!((found.default, found.mode(8080)), (MtlsMode::Strict, MtlsMode::Strict));
+        assert_eq!(policies.mtls("bank", &labels).default, MtlsMode::Permissive);
     }
 
     #[test]

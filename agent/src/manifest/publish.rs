@@ -2,7 +2,7 @@
 
 use super::last_good::LastGood;
 use super::refused::Refusal;
-use super::{ManifestError, Object, Settings, Sourced, snapshot};
+use super::{ManifestError, Object, PolicyWarnings, Settings, Sourced, snapshot};
 use crate::mesh::{Mesh, Policy};
 use serde::Serialize;
 use std::sync::Arc;
@@ -28,6 +28,11 @@ pub struct ManifestStatus {
     pub errors: Vec<ManifestError>,
     /// Policies that cannot be read. The mesh goes on, with what is in force of them instead.
     pub refused: Vec<Refusal>,
+    /// Policies that are in force, and parts of them can never match.
+    pub warnings: Vec<PolicyWarnings>,
+    /// Why the next agent of this node will not know the last good forms of policies; absent while it will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_good_not_kept: Option<String>,
     /// How it stands with what comes from the API server, for each resource; none for a directory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub watches: Vec<WatchStatus>,
@@ -69,7 +74,7 @@ impl Publisher {
     pub fn new(settings: Settings) -> (Self, Published) {
         let (mesh, status) = (watch::Sender::default(), watch::Sender::default());
         let published = Published { mesh: mesh.subscribe(), status: status.subscribe() };
-        (Self { last_good: LastGood::default(), settings, mesh, status }, published)
+        (Self { last_good: LastGood::open(settings.last_good.clone()), settings, mesh, status }, published)
     }
 
     pub fn has_errors(&self) -> bool {
@@ -80,11 +85,12 @@ impl Publisher {
     /// who writes manifests mends them.
     pub fn whole(&mut self, objects: Vec<&Sourced>) {
         let current = self.mesh.borrow().clone();
-        let (objects, instead, refused) = self.resolve(objects, &current);
+        let (objects, instead, refused) = self.resolve(objects);
+        let warnings = self.warnings(&objects);
         match snapshot::build(objects.into_iter().chain(&instead), &self.settings, &current) {
             Ok(mesh) => {
                 self.put(&current, mesh);
-                self.report(Vec::new(), refused);
+                self.report(Vec::new(), refused, warnings);
             }
             Err(errors) => self.keep(errors),
         }
@@ -95,18 +101,19 @@ impl Publisher {
     /// was wrong with objects that could not be read.
     pub fn apart(&mut self, objects: Vec<&Sourced>, mut errors: Vec<ManifestError>) {
         let current = self.mesh.borrow().clone();
-        let (objects, instead, refused) = self.resolve(objects, &current);
+        let (objects, instead, refused) = self.resolve(objects);
+        let warnings = self.warnings(&objects);
         let (mesh, wrong) =
             snapshot::build_apart(objects.into_iter().chain(&instead), &self.settings, &current);
         errors.extend(wrong);
         self.put(&current, mesh);
-        self.report(errors, refused);
+        self.report(errors, refused, warnings);
     }
 
     /// The mesh stays, and so does what is in force of refused policies.
     pub fn keep(&self, errors: Vec<ManifestError>) {
-        let refused = self.status.borrow().refused.clone();
-        self.report(errors, refused);
+        let ManifestStatus { refused, warnings, .. } = self.status.borrow().clone();
+        self.report(errors, refused, warnings);
     }
 
     /// Says how it stands with the watches on the API server.
@@ -122,11 +129,14 @@ impl Publisher {
     fn resolve<'a>(
         &mut self,
         mut objects: Vec<&'a Sourced>,
-        current: &Mesh,
     ) -> (Vec<&'a Sourced>, Vec<Sourced>, Vec<Refusal>) {
-        let (instead, refused) = self.last_good.resolve(&objects, current.generation == 0);
+        let (instead, refused) = self.last_good.resolve(&objects);
         objects.retain(|sourced| !matches!(sourced.object, Object::RefusedPolicy(_)));
         (objects, instead, refused)
+    }
+
+    fn warnings(&self, objects: &[&Sourced]) -> Vec<PolicyWarnings> {
+        objects.iter().filter_map(|sourced| PolicyWarnings::of(sourced, &self.settings)).collect()
     }
 
     fn put(&self, current: &Mesh, mesh: Mesh) {
@@ -143,7 +153,7 @@ impl Publisher {
         self.mesh.send_replace(Arc::new(mesh));
     }
 
-    fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>) {
+    fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>, warnings: Vec<PolicyWarnings>) {
         let generation = self.mesh.borrow().generation;
         self.status.send_if_modified(|published| {
             for error in errors.iter().filter(|error| !published.errors.contains(error)) {
@@ -152,10 +162,14 @@ impl Publisher {
             for refusal in refused.iter().filter(|refusal| !published.refused.contains(refusal)) {
                 tracing::error!("{refusal}");
             }
-            let watches = std::mem::take(&mut published.watches);
-            let status = ManifestStatus { generation, errors, refused, watches };
-            let modified = (generation, &status.errors, &status.refused)
-                != (published.generation, &published.errors, &published.refused);
+            for warning in warnings.iter().filter(|warning| !published.warnings.contains(warning)) {
+                tracing::warn!("{warning}");
+            }
+            let watches = published.watches.clone();
+            let last_good_not_kept = self.last_good.error();
+            let status =
+                ManifestStatus { generation, errors, refused, warnings, last_good_not_kept, watches };
+            let modified = *published != status;
             *published = status;
             modified
         });

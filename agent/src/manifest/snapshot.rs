@@ -9,6 +9,7 @@ use super::policies::Policies;
 use super::{ManifestError, Place, Sourced, services, workloads};
 use crate::mesh::{Mesh, TrustDomains};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a mesh is built by, besides its objects.
@@ -19,6 +20,8 @@ pub struct Settings {
     pub trust_domains: TrustDomains,
     /// The namespace whose policies are the whole mesh's.
     pub root_namespace: String,
+    /// The file in which the last good form of each policy outlives the agent; none for who only asks.
+    pub last_good: Option<PathBuf>,
 }
 
 #[cfg(test)]
@@ -28,6 +31,7 @@ impl Default for Settings {
             node: "n1".into(),
             trust_domains: TrustDomains::default(),
             root_namespace: super::ROOT_NAMESPACE.into(),
+            last_good: None,
         }
     }
 }

@@ -1,33 +1,13 @@
 use super::*;
+use crate::manifest::test_dir::TempDir;
 use crate::mesh::Mesh;
 use std::fs;
 use std::os::unix::fs::symlink;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// A directory of its own, removed at the end.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("pillion-manifests-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, file: &str, text: &str) {
-        fs::write(self.0.join(file), text).unwrap();
-    }
-
-    fn source(&self) -> Result<ManifestSource, ManifestError> {
-        ManifestSource::start(self.0.clone(), Settings::default())
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn source(dir: &TempDir) -> Result<ManifestSource, ManifestError> {
+    ManifestSource::start(dir.0.clone(), Settings::default())
 }
 
 fn pod(name: &str) -> String {
@@ -51,7 +31,7 @@ async fn a_change_is_applied_within_a_second() {
     dir.write("a.yaml", &pod("a"));
     dir.write(".hidden.yaml", "{");
     dir.write("notes.txt", "{");
-    let source = dir.source().unwrap();
+    let source = source(&dir).unwrap();
     let mut mesh = source.published().mesh.clone();
     assert_eq!(names(&mesh.borrow()), ["a"]);
     assert_eq!(mesh.borrow().generation, 1);
@@ -72,7 +52,7 @@ async fn a_change_is_applied_within_a_second() {
 async fn the_last_whole_mesh_stays_while_a_file_is_broken() {
     let dir = TempDir::new("broken");
     dir.write("a.yaml", &pod("a"));
-    let source = dir.source().unwrap();
+    let source = source(&dir).unwrap();
     let Published { mesh, mut status } = source.published().clone();
     dir.write("b.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: 5}\n");
     wait_for(&mut status, |status| !status.errors.is_empty()).await;
@@ -90,7 +70,7 @@ async fn the_last_whole_mesh_stays_while_a_file_is_broken() {
 async fn what_says_the_same_makes_no_generation() {
     let dir = TempDir::new("same");
     dir.write("a.yaml", &pod("a"));
-    let source = dir.source().unwrap();
+    let source = source(&dir).unwrap();
     let Published { mesh, mut status } = source.published().clone();
     // An error between the two shows that the second was read.
     dir.write("b.yaml", "{");
@@ -105,7 +85,7 @@ async fn what_says_the_same_makes_no_generation() {
 async fn a_broken_directory_starts_empty_and_says_why() {
     let dir = TempDir::new("start");
     dir.write("a.yaml", "{");
-    let source = dir.source().unwrap();
+    let source = source(&dir).unwrap();
     assert_eq!(source.published().mesh.borrow().generation, 0);
     assert_eq!(source.published().status.borrow().errors.len(), 1);
     dir.write("a.yaml", &pod("a"));
@@ -128,7 +108,7 @@ async fn a_configmaps_swap_is_one_change() {
     }
     symlink("..1", dir.0.join("..data")).unwrap();
     symlink("..data/pods.yaml", dir.0.join("pods.yaml")).unwrap();
-    let source = dir.source().unwrap();
+    let source = source(&dir).unwrap();
     assert_eq!(names(&source.published().mesh.borrow()), ["old"]);
     symlink("..2", dir.0.join("..tmp")).unwrap();
     fs::rename(dir.0.join("..tmp"), dir.0.join("..data")).unwrap();

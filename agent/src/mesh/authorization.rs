@@ -31,11 +31,23 @@ pub struct Policy {
     /// The fields that only HTTP has, by their paths. A rule of an ALLOW policy that has one is not among `rules`; those
     /// of others go without.
     pub http_fields: Vec<String>,
+    /// What of the policy can never match: it means less than it seems to.
+    pub warnings: Vec<Warning>,
     /// Whom a CUSTOM policy wants to be asked.
     pub provider: Option<String>,
     /// Why this is not the policy that was written: that one could not be read, and this one keeps closed what it may
     /// have meant.
     pub stands_in: Option<String>,
+}
+
+/// A part of a policy that can never match. Its `Display` is a sentence that begins with the field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The path of the field, e.g. `spec.rules[0].from[0].source.principals[0]`.
+    pub field: String,
+    pub message: String,
+    /// The warning holds unless one of these is a trust domain of the mesh.
+    pub unless: Vec<String>,
 }
 
 /// What a policy says of the connections that it matches, in the order in which Istio asks.
@@ -119,6 +131,11 @@ impl Authorization {
         &self.policies
     }
 
+    /// The names of the mesh that these policies are asked in.
+    pub fn trust_domains(&self) -> &TrustDomains {
+        &self.trust_domains
+    }
+
     pub fn subject(&self, identity: &SpiffeId) -> Subject {
         let (namespace, service_account) = (identity.namespace(), identity.service_account());
         let path = format!("ns/{namespace}/sa/{service_account}");
@@ -143,6 +160,14 @@ impl Policy {
     /// Whether it decides: an AUDIT policy and a dry run do not.
     pub fn is_enforced(&self) -> bool {
         !self.dry_run && self.action != Action::Audit
+    }
+}
+
+impl Policy {
+    /// What of it can never match in a mesh with these trust domains.
+    pub fn warnings<'a>(&'a self, trust_domains: &'a TrustDomains) -> impl Iterator<Item = &'a Warning> {
+        let is_of_mesh = |name: &String| trust_domains.iter().any(|domain| domain.as_ref() == name);
+        self.warnings.iter().filter(move |warning| !warning.unless.iter().any(is_of_mesh))
     }
 }
 
@@ -202,6 +227,12 @@ impl Action {
             Self::Allow => "ALLOW",
             Self::Audit => "AUDIT",
         }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
     }
 }
 

@@ -55,14 +55,21 @@ impl<'a> FromIterator<&'a str> for Strings {
 
 impl Networks {
     pub fn contains(&self, address: IpAddr) -> bool {
+        self.holding(address).is_some()
+    }
+
+    /// The network that has the address. It is as large as all listed networks make it together.
+    pub fn holding(&self, address: IpAddr) -> Option<IpNet> {
         match address.to_canonical() {
             IpAddr::V4(ip) => {
                 let after = self.v4.partition_point(|network| network.network() <= ip);
-                after.checked_sub(1).is_some_and(|at| self.v4[at].contains(&ip))
+                let network = self.v4[after.checked_sub(1)?];
+                network.contains(&ip).then_some(IpNet::V4(network))
             }
             IpAddr::V6(ip) => {
                 let after = self.v6.partition_point(|network| network.network() <= ip);
-                after.checked_sub(1).is_some_and(|at| self.v6[at].contains(&ip))
+                let network = self.v6[after.checked_sub(1)?];
+                network.contains(&ip).then_some(IpNet::V6(network))
             }
         }
     }

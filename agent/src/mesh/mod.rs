@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use authorization::{
-    Action, Authorization, Condition, Policy, PolicyName, Principals, Rule, Subject, Test,
+    Action, Authorization, Condition, Policy, PolicyName, Principals, Rule, Subject, Test, Warning,
 };
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain, TrustDomains};
 pub use matching::{Networks, PortSet, Strings};

@@ -183,7 +183,9 @@ impl Supervisor {
 fn authz(mesh: &Mesh, placement: &Placement, question: &AuthzQuestion) -> Result<Value, String> {
     let AuthzQuestion { source, destination, port } = question;
     let explanation = explain(mesh, placement, source, destination, *port)?;
-    Ok(json!({ "allowed": explanation.is_allowed(), "ways": explanation.lines() }))
+    Ok(
+        json!({ "allowed": explanation.is_allowed(), "ways": explanation.lines(), "warnings": explanation.warnings }),
+    )
 }
 
 /// What is in force of a policy, and what of it waits for layer 7.

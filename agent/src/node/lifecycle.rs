@@ -6,7 +6,7 @@ use super::health::{Health, TURN_EVERY};
 use super::introspect::{Mailbox, Question};
 use super::runtime;
 use super::standby::{Held, Standby};
-use super::state_dir::{Record, StateDir};
+use super::state_dir::{LAST_GOOD, Record, StateDir};
 use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
 use crate::admin::{Addresses, HealthServer, Servers};
 use crate::cli::{ClusterUninstall, Run, Uninstall};
@@ -64,6 +64,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         node: config.node.clone(),
         trust_domains: config.trust.trust_domains(),
         root_namespace: config.root_namespace.clone(),
+        last_good: Some(config.state_dir.join(LAST_GOOD)),
     };
     let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
     let writes = Writes {

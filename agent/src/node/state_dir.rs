@@ -14,6 +14,8 @@ const LOCK: &str = "agent.lock";
 const RECORD: &str = "agent.json";
 /// What an agent leaves to its successor of sandboxes.
 pub const SANDBOXES: &str = "sandboxes.json";
+/// The policies of the mesh as they could be read last.
+pub const LAST_GOOD: &str = "policies.json";
 /// What a file is until it is whole.
 const DRAFT: &str = ".draft";
 
@@ -141,7 +143,7 @@ impl StateDir {
 
     /// Removes what an agent left here; the directory itself stays if something else is in it.
     pub fn remove(self) -> Result<(), StateDirError> {
-        for name in [RECORD, SANDBOXES, DRAFT, LOCK] {
+        for name in [RECORD, SANDBOXES, LAST_GOOD, DRAFT, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(source) if source.kind() != ErrorKind::NotFound => {
                     return Err(StateDirError::Io { path: self.path.clone(), source });

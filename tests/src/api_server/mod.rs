@@ -71,6 +71,14 @@ impl ApiServer {
         self.client(&self.programs.join("kubectl")).args(args).input(input).run()
     }
 
+    /// What kubectl says and what it warns of.
+    pub fn kubectl_warned(&self, args: &[&str], input: &str) -> Result<String> {
+        let output = self.client(&self.programs.join("kubectl")).args(args).input(input).output()?;
+        let said = format!("{}{}", output.stderr, String::from_utf8_lossy(&output.stdout));
+        ensure!(output.status.success(), "kubectl {args:?} ended with {}\n{said}", output.status);
+        Ok(said)
+    }
+
     /// Ends the API server, if it runs, as a crash does (told to end, it waits a minute for its watches); what etcd has stays.
     pub fn kill(&self) -> Result<()> {
         match self.server.lock().expect("no holder panics").take() {

@@ -48,6 +48,33 @@ fn people_are_told_the_verdict_and_the_rule_that_made_it() {
     assert_eq!((code, said.contains(&policy)), (Some(0), true), "{said}");
 }
 
+// proves: OPS-4
+#[test]
+fn people_are_told_what_of_the_destinations_policies_can_never_match() {
+    let same_node = SameNode::new("authz-never").unwrap();
+    let SameNode { agent, bed, .. } = &same_node;
+    let deny = "{ action: DENY, rules: [{ from: [{ source: { principals: ['spiffe://cluster.local/ns/default/sa/client'] } }] }] }";
+    let policy = apply(bed, &[agent], Some(deny));
+    let manifests = bed.manifest_dir().display().to_string();
+    let question = ["default/client", "default/server", "80"];
+    for asked in [vec![], vec!["--manifests", manifests.as_str()]] {
+        let (code, said) = authz(&same_node, &[asked, question.to_vec()].concat());
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.contains(&format!(
+                "warning: DENY policy {policy}, spec.rules[0].from[0].source.principals[0]: "
+            )),
+            "{said}"
+        );
+        assert!(said.contains("so the policy denies nothing"), "{said}");
+    }
+    let dump = agent.config_dump().unwrap();
+    assert!(
+        dump["manifests"]["warnings"][0]["warnings"][0].as_str().unwrap().contains("spiffe://"),
+        "{dump}"
+    );
+}
+
 // proves: SEC-2
 #[test]
 fn a_question_that_cannot_be_answered_says_why() {

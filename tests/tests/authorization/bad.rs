@@ -1,6 +1,6 @@
 //! Policies that cannot be read, and policies that are only tried.
 
-use pillion_tests::{Pair, SameNode, apps};
+use pillion_tests::{Pair, Pod, SameNode, apps};
 use serde_json::Value;
 
 use crate::{apply, connect, line_at_the_server, policy, wait_policies};
@@ -38,20 +38,14 @@ fn a_broken_policy_is_refused_alone_and_its_last_good_form_stays_in_force() {
     let late = same_node.captured("late").unwrap();
     assert_eq!(connect(&late, server.ip4().into(), 7).unwrap().said, "word");
 
-    // An agent that starts now does not know what was in force: it closes what the policy may have meant to.
+    // The same objects mean the same to the next agent.
     agent.restart().unwrap();
     same_node.settle().unwrap();
     agent.wait_serving(&late).unwrap();
-    for pod in [client, &late] {
-        assert_eq!(
-            connect(pod, server.ip4().into(), 7).unwrap().said,
-            "ConnectionResetError",
-            "{}",
-            pod.name()
-        );
-    }
+    assert_eq!(ask(), "ConnectionResetError");
+    assert_eq!(connect(&late, server.ip4().into(), 7).unwrap().said, "word");
     let dump = agent.config_dump().unwrap();
-    assert_eq!(dump["manifests"]["refused"][0]["in_force"], "stand_in");
+    assert_eq!(dump["manifests"]["refused"][0]["in_force"], "last_good");
 
     bed.write_manifest("policy.yaml", &policy("p", DENY.replace("[client]", "[nobody]").as_str())).unwrap();
     agent
@@ -59,6 +53,34 @@ fn a_broken_policy_is_refused_alone_and_its_last_good_form_stays_in_force() {
         .unwrap();
     assert_eq!(ask(), "word");
     assert_eq!(agent.metrics().unwrap().sum("pillion_policies_refused", &labels), 0.0);
+}
+
+// proves: POL-1, SEC-3
+#[test]
+fn a_policy_that_is_new_and_broken_closes_what_it_selects_before_a_restart_and_after_it() {
+    let same_node = SameNode::new("new-broken").unwrap();
+    let SameNode { client, server, agent, bed } = &same_node;
+    let other = same_node.captured("other").unwrap();
+    for pod in [server, &other] {
+        apps::echo(pod, 7).unwrap();
+    }
+    let ask = |pod: &Pod| connect(client, pod.ip4().into(), 7).unwrap().said;
+    assert_eq!((ask(server), ask(&other)), ("word".to_owned(), "word".to_owned()));
+
+    let selects = format!("{{ selector: {{ matchLabels: {{ app: {} }} }}, rulez: [] }}", server.name());
+    bed.write_manifest("policy.yaml", &policy("p", &selects)).unwrap();
+    let stands_in = |dump: &Value| refusal(dump)["in_force"] == "stand_in";
+    agent.wait_config("the stand-in", stands_in).unwrap();
+    let check = |when: &str| {
+        assert_eq!(ask(server), "ConnectionResetError", "{when}");
+        assert_eq!(ask(&other), "word", "{when}: the policy does not select this pod");
+    };
+    check("while the agent runs");
+    agent.restart().unwrap();
+    same_node.settle().unwrap();
+    agent.wait_serving(&other).unwrap();
+    agent.wait_config("the stand-in", stands_in).unwrap();
+    check("after a restart");
 }
 
 // proves: POL-1, TEL-2

@@ -1,9 +1,11 @@
 //! The Helm chart and the kustomization: what they make is what an API server takes, and gives each account no more than
 //! it needs. That the pods run is for a cluster to show.
 
+mod admission;
 mod kinds;
 mod kustomization;
 mod objects;
+mod pod_monitor;
 mod probes;
 mod rights;
 mod startup_taint;
@@ -36,10 +38,15 @@ impl Standing {
     /// With a release of the chart, its hooks left out.
     fn installed(name: &str, values: &[&str]) -> Result<Self> {
         let standing = Self::new(name)?;
-        let install = standing.api.client(standing.chart.helm()).env("HOME", standing.bed.dir());
-        let install =
-            install.args(["install", "pillion", "--namespace", NAMESPACE]).arg(standing.chart.path());
-        values.iter().fold(install, |install, value| install.args(["--set", value])).run()?;
+        standing.install(&[], values)?;
         Ok(standing)
+    }
+
+    /// Installs the chart with these flags of helm and these values.
+    fn install(&self, flags: &[&str], values: &[&str]) -> Result<()> {
+        let install = self.api.client(self.chart.helm()).env("HOME", self.bed.dir());
+        let install = install.args(["install", "pillion", "--namespace", NAMESPACE]).arg(self.chart.path());
+        let install = install.args(flags);
+        values.iter().fold(install, |install, value| install.args(["--set", value])).run().map(drop)
     }
 }

@@ -3,7 +3,7 @@
 use crate::{Standing, write};
 use serde_json::json;
 
-// proves: SEC-2
+// proves: SEC-2, SEC-3
 #[test]
 fn policies_are_found_when_their_kinds_come_and_a_wrong_one_is_refused_alone() {
     let Standing { api, agent, _bed } = Standing::new("policies", &[]).unwrap();
@@ -39,4 +39,19 @@ fn policies_are_found_when_their_kinds_come_and_a_wrong_one_is_refused_alone() {
     let refused = dump["manifests"]["refused"].as_array().unwrap();
     let named: Vec<&str> = refused.iter().filter_map(|refusal| refusal["object"].as_str()).collect();
     assert_eq!(named, ["PeerAuthentication default/all", "AuthorizationPolicy default/bad"]);
+    let in_force = |dump: &serde_json::Value| {
+        let refused = dump["manifests"]["refused"].as_array().cloned().unwrap_or_default();
+        refused
+            .iter()
+            .map(|refusal| refusal["in_force"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    // The one that was right before stays what it was; the one that never was closes what it may be for, at once.
+    assert_eq!(in_force(&dump), ["last_good", "stand_in"]);
+    assert!(has(&dump, "default/bad"), "{dump}");
+
+    agent.restart().unwrap();
+    let again = agent.wait_config("the refusals", |dump| in_force(dump).len() == 2).unwrap();
+    assert_eq!(in_force(&again), ["last_good", "stand_in"], "the same objects mean the same");
+    assert!(is_strict(&again) && has(&again, "default/bad"), "{again}");
 }

@@ -1,12 +1,14 @@
 //! What agents write back: on policies that are wrong, and on pods that they cannot capture.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Standing, write};
 use anyhow::Result;
 use pillion_tests::{AgentOptions, ApiServer, wait};
 use serde_json::{Value, json};
 
+/// How soon a policy says of itself what is wrong with it.
+const SOON: Duration = Duration::from_secs(2);
 const WITHIN: Duration = Duration::from_secs(15);
 const STATUS: &str = "pillion.dev/Accepted";
 const BAD: &str = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies/bad";
@@ -17,12 +19,78 @@ fn put(api: &ApiServer, name: &str, spec: &Value) {
 
 /// The condition of ours once it is as expected; `{}` before there is one.
 fn condition(api: &ApiServer, policy: &str, is_expected: impl Fn(&Value) -> bool) -> Result<Value> {
-    wait::until(&format!("the condition of {policy}"), WITHIN, || {
+    typed(api, policy, STATUS, is_expected)
+}
+
+fn typed(api: &ApiServer, policy: &str, name: &str, is_expected: impl Fn(&Value) -> bool) -> Result<Value> {
+    wait::until(&format!("the condition {name} of {policy}"), WITHIN, || {
         let object = api.get(policy)?;
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let own = conditions.into_iter().find(|condition| condition["type"] == STATUS);
+        let own = conditions.into_iter().find(|condition| condition["type"] == name);
         Ok(own.filter(&is_expected))
     })
+}
+
+// proves: SEC-2
+#[test]
+fn a_policy_says_within_two_seconds_what_is_wrong_with_it() {
+    // As the agent is without flags.
+    let Standing { api, agent, _bed } = Standing::new("status-soon", &[]).unwrap();
+    api.add_policy_kinds().unwrap();
+    put(&api, "good", &json!({}));
+    let has_good = |dump: &Value| dump["authorization_policies"][0]["name"] == "default/good";
+    agent.wait_config("that the kinds are known", has_good).unwrap();
+    let mut slowest = Duration::ZERO;
+    for number in 0..10 {
+        let name = format!("bad{number}");
+        let begun = Instant::now();
+        put(&api, &name, &json!({"rulez": []}));
+        condition(&api, &BAD.replace("bad", &name), |own| own["status"] == "False").unwrap();
+        slowest = slowest.max(begun.elapsed());
+        println!("a condition on {name} {:?} after it was made", begun.elapsed());
+    }
+    assert!(slowest < SOON, "{slowest:?}");
+}
+
+// proves: OPS-4
+#[test]
+fn a_policy_that_can_never_match_is_in_force_and_says_so() {
+    const EFFECTIVE: &str = "pillion.dev/Effective";
+    let Standing { api, agent, _bed } = Standing::new("status-never", &[]).unwrap();
+    api.add_policy_kinds().unwrap();
+    let principal = "cluster.local/ns/default/sa/web";
+    let deny = |principal: &str| json!({"action": "DENY", "rules": [{"from": [{"source": {"principals": [principal]}}]}]});
+    put(&api, "bad", &deny(&format!("spiffe://{principal}")));
+    let said = typed(&api, BAD, EFFECTIVE, |own| own["status"] == "False").unwrap();
+    assert_eq!(said["reason"], "NeverMatches");
+    let message = said["message"].as_str().unwrap();
+    for part in
+        ["spec.rules[0].from[0].source.principals[0]: ", "without spiffe://", "the policy denies nothing"]
+    {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let dump = agent.config_dump().unwrap();
+    let warnings = &dump["manifests"]["warnings"][0];
+    assert_eq!((&warnings["kind"], &warnings["name"]), (&json!("AuthorizationPolicy"), &json!("bad")));
+    assert_eq!(
+        warnings["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join("; "),
+        message
+    );
+    assert_eq!(dump["authorization_policies"][0]["name"], "default/bad");
+    assert_eq!(agent.log().matches("means less than it seems to").count(), 1);
+
+    put(&api, "bad", &deny(principal));
+    typed(&api, BAD, EFFECTIVE, |own| own["status"] == "True").unwrap();
+    // Both conditions stand beside each other.
+    put(&api, "bad", &json!({"rulez": []}));
+    condition(&api, BAD, |own| own["status"] == "False").unwrap();
+    typed(&api, BAD, EFFECTIVE, |own| own["status"] == "True").unwrap();
 }
 
 #[test]

@@ -10,8 +10,13 @@ use super::written::{
 use crate::mesh::{Action, Condition, Policy, PolicyName, Principals, Rule, Test};
 
 /// Istio's annotation for a dry run, and what means so in it.
-const DRY_RUN: &str = "istio.io/dry-run";
+pub const DRY_RUN: &str = "istio.io/dry-run";
 const YES: [&str; 6] = ["1", "t", "T", "true", "True", "TRUE"];
+
+/// Whether the annotation's value means a dry run.
+pub fn is_dry_run(value: &str) -> bool {
+    YES.contains(&value)
+}
 
 pub(super) fn compile(written: &WrittenPolicy) -> Policy {
     let (metadata, spec) = (&written.metadata, &written.spec);
@@ -34,9 +39,10 @@ pub(super) fn compile(written: &WrittenPolicy) -> Policy {
     Policy {
         name: PolicyName { namespace: metadata.namespace().to_owned(), name: metadata.name.clone() },
         action,
-        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| YES.contains(&value.as_str())),
+        dry_run: metadata.annotations.get(DRY_RUN).is_some_and(|value| is_dry_run(value)),
         rules,
         http_fields,
+        warnings: super::never::warnings(written),
         provider: spec.provider.as_ref().map(|provider| provider.name.clone()),
         stands_in: None,
     }

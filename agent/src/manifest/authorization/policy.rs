@@ -18,6 +18,8 @@ pub struct AuthorizationPolicy {
     /// It is for gateways or waypoints (`targetRefs`), and no pod's business.
     pub has_target: bool,
     pub policy: Arc<Policy>,
+    /// The policy as it is written, as far as it means anything here.
+    pub text: Box<str>,
 }
 
 impl TryFrom<Written> for AuthorizationPolicy {
@@ -38,6 +40,7 @@ impl TryFrom<Written> for AuthorizationPolicy {
             (_, Some(_)) => return Err("names a provider, which only action CUSTOM asks".into()),
         }
         let policy = Arc::new(compile(&written));
-        Ok(Self { metadata: written.metadata, selector: written.spec.selector, has_target, policy })
+        let (metadata, selector) = (written.metadata, written.spec.selector);
+        Ok(Self { metadata, selector, has_target, policy, text: Box::default() })
     }
 }
