@@ -1,0 +1,191 @@
+//! Two nodes, an API server and an istiod on the first, and objects that a cluster would make.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pillion_tests::peers::istio_ca::{Issued, Question, ask};
+use pillion_tests::peers::{Istiod, istiod};
+use pillion_tests::{AgentOptions, ApiServer, Bed, Node, Pod, wait};
+use serde_json::{Value, json};
+
+/// istiod hears of pods and namespaces by its watches.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// The namespace of Pillion's agents, and their service account.
+pub const PILLION: (&str, &str) = ("pillion-system", "pillion");
+/// Those of Istio's own node agent.
+pub const ZTUNNEL: (&str, &str) = (Istiod::NAMESPACE, "ztunnel");
+
+/// `CA_TRUSTED_NODE_ACCOUNTS` as docs/install.md has it.
+pub const BOTH: &str = "istio-system/ztunnel,pillion-system/pillion";
+
+pub struct Stage {
+    pub api: ApiServer,
+    pub n1: Node,
+    pub n2: Node,
+    pub bed: Bed,
+}
+
+impl Stage {
+    /// Without an istiod.
+    pub fn new(name: &str) -> Result<Self> {
+        let bed = Bed::new(name)?;
+        let (n1, n2) = (bed.node("n1")?, bed.node("n2")?);
+        let api = ApiServer::start(&bed, &n1, &["--bind-address=0.0.0.0"])?;
+        for namespace in [PILLION.0, Istiod::NAMESPACE, "shop"] {
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+            api.apply(&format!("/api/v1/namespaces/{namespace}"), &object)?;
+        }
+        let stage = Self { api, n1, n2, bed };
+        stage.make_service()?;
+        Ok(stage)
+    }
+
+    /// An istiod that trusts these accounts, on the first node; ready, and its root is published for agents.
+    pub fn istiod(&self, trusted_node_accounts: &str) -> Result<Istiod> {
+        let kubeconfig = self.api.kubeconfig();
+        let options = istiod::Options { kubeconfig: &kubeconfig, trusted_node_accounts };
+        let istiod = Istiod::start(&self.n1, self.bed.dir(), &options)?;
+        self.roots()?;
+        Ok(istiod)
+    }
+
+    /// The Service by which agents find istiod, and where it leads.
+    fn make_service(&self) -> Result<()> {
+        let port = Istiod::PORT;
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod"},
+            "spec": {"clusterIP": "10.96.0.15", "ports": [{"name": "https-dns", "port": port, "protocol": "TCP"}]}});
+        self.api.apply(&format!("/api/v1/namespaces/{}/services/istiod", Istiod::NAMESPACE), &service)?;
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "istiod-1", "labels": {"kubernetes.io/service-name": "istiod"}},
+            "ports": [{"name": "https-dns", "port": port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [self.n1.ip4()], "conditions": {"ready": true}}]});
+        let path =
+            format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices/istiod-1", Istiod::NAMESPACE);
+        self.api.apply(&path, &slice)
+    }
+
+    /// Puts a pod of the bed into the API server, as kubelet and scheduler would.
+    pub fn publish(&self, pod: &Pod) -> Result<()> {
+        let ips: Vec<_> = pod.addresses().iter().map(|ip| json!({"ip": ip})).collect();
+        let metadata = json!({"name": pod.name(), "labels": {"pillion.dev/capture": "enabled"},
+            "annotations": {"pillion.dev/netns": pod.netns()}});
+        let status = json!({"phase": "Running", "podIP": pod.addresses()[0], "podIPs": ips});
+        // The bed gives a pod a service account of the pod's own name.
+        self.put_pod((pod.namespace(), pod.name()), pod.node().name(), &metadata, &status).map(drop)
+    }
+
+    /// Makes a pod of that service account, which is only said to run on that node; gives its uid.
+    pub fn pod(&self, (namespace, account): (&str, &str), node: &Node) -> Result<String> {
+        let name = format!("{account}-{}", node.name());
+        let (metadata, status) = (json!({"name": name}), json!({"phase": "Running"}));
+        self.put_pod((namespace, account), node.name(), &metadata, &status)
+    }
+
+    fn put_pod(
+        &self,
+        (namespace, account): (&str, &str),
+        node: &str,
+        metadata: &Value,
+        status: &Value,
+    ) -> Result<String> {
+        let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}});
+        self.api.apply(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}"), &object)?;
+        let name = metadata["name"].as_str().context("a pod has a name")?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        let spec = json!({"nodeName": node, "serviceAccountName": account, "automountServiceAccountToken": false,
+            "containers": [{"name": "app", "image": "app"}]});
+        self.api
+            .apply(&path, &json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))?;
+        self.api.apply(
+            &format!("{path}/status"),
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "status": status}),
+        )?;
+        let pod = self.api.get(&path)?;
+        Ok(pod["metadata"]["uid"].as_str().context("a pod without uid")?.to_owned())
+    }
+
+    /// The token of a pod of that account on that node, as a kubelet asks for it. Makes the pod.
+    pub fn token(&self, account: (&str, &str), node: &Node) -> Result<String> {
+        let uid = self.pod(account, node)?;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": format!("{}-{}", account.1, node.name()), "uid": uid});
+        self.request_token(account, Some(&pod))
+    }
+
+    /// A token that is bound to this object, or to none.
+    pub fn request_token(&self, (namespace, account): (&str, &str), bound: Option<&Value>) -> Result<String> {
+        let mut spec = json!({"audiences": ["istio-ca"], "expirationSeconds": 3600});
+        if let Some(bound) = bound {
+            spec["boundObjectRef"] = bound.clone();
+        }
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.api.post(&path, &request)?;
+        Ok(answer["status"]["token"].as_str().context("no token")?.to_owned())
+    }
+
+    /// What an agent on that node is told, with the token of a pod of that account.
+    pub fn options(&self, node: &Node, account: (&str, &str)) -> Result<AgentOptions> {
+        let token = self.bed.dir().join(format!("token-{}-{}", account.1, node.name()));
+        fs::write(&token, self.token(account, node)?)?;
+        Ok(AgentOptions::default()
+            .kube(&self.kubeconfig(node)?)
+            .access_log()
+            .arg("--ca-addr")
+            .arg(format!("{}:{}", Istiod::HOST, Istiod::PORT))
+            .arg(format!("--ca-config-map={}/{}", PILLION.0, Istiod::CONFIG_MAP))
+            .arg(format!("--ca-token={}", token.display())))
+    }
+
+    /// How an agent on that node reaches the API server, whose certificate is for the loopback address of its own node.
+    fn kubeconfig(&self, node: &Node) -> Result<PathBuf> {
+        if node.name() == self.n1.name() {
+            return Ok(self.api.kubeconfig());
+        }
+        let text = fs::read_to_string(self.api.kubeconfig())?;
+        let mut config: Value = serde_json::from_str(&text)?;
+        let cluster = &mut config["clusters"][0]["cluster"];
+        let server = cluster["server"].as_str().context("a cluster has a server")?;
+        let far = server.replace("127.0.0.1", &self.n1.ip4().to_string());
+        ensure!(far != server, "{server} is not at the loopback address");
+        cluster["server"] = far.into();
+        cluster["tls-server-name"] = "127.0.0.1".into();
+        let path = self.bed.dir().join(format!("{}.conf", node.name()));
+        fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
+    /// istiod's root, where agents look for it.
+    pub fn roots(&self) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{}/configmaps/{}", PILLION.0, Istiod::CONFIG_MAP);
+        wait::until("istiod's root", WITHIN, || {
+            let map = self.api.find(&path)?;
+            Ok(map.and_then(|map| map["data"]["root-cert.pem"].as_str().map(str::to_owned)))
+        })
+    }
+
+    /// Asks istiod for a certificate of an hour, for that identity or for the caller's own.
+    pub fn ask(&self, token: &str, cluster: Option<&str>, identity: Option<&str>) -> Result<Issued> {
+        let roots = self.roots()?;
+        let question =
+            Question { token: Some(token), cluster, identity, seconds: 3600, ..Question::default() };
+        self.n1.visit(|| ask(Istiod::HOST, &question, &roots))
+    }
+
+    /// Asks until istiod signs: it may not have heard of the pods yet.
+    pub fn wait_issued(&self, token: &str, identity: &str) -> Result<Issued> {
+        let mut said = String::new();
+        let issued = wait::until("a certificate", WITHIN, || {
+            match self.ask(token, Some(Istiod::CLUSTER_ID), Some(identity)) {
+                Ok(issued) => Ok(Some(issued)),
+                Err(error) => {
+                    said = format!("{error:#}");
+                    Ok(None)
+                }
+            }
+        });
+        issued.with_context(|| format!("istiod said {said:?}"))
+    }
+}
