@@ -8,8 +8,7 @@ use pillion_tests::{apps, requirements};
 /// An agent asks again with growing pauses.
 const SAID_WITHIN: Duration = Duration::from_secs(30);
 
-// proves: ID-1
-// proves: ID-2
+// proves: ID-1, ID-2
 #[test]
 fn istiod_signs_for_the_pods_of_two_nodes_and_they_speak_mutual_tls() {
     requirements::ensure(requirements::APPS).unwrap();
@@ -44,7 +43,7 @@ fn istiod_signs_for_the_pods_of_two_nodes_and_they_speak_mutual_tls() {
     }
 }
 
-// proves: ID-2
+// proves: SEC-2
 #[test]
 fn an_agent_that_istiod_refuses_says_what_to_look_at() {
     let stage = Stage::new("istiod-refusals").unwrap();

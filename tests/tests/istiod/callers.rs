@@ -44,6 +44,14 @@ fn pillions_agents_and_ztunnels_get_certificates_for_pods_of_their_own_node_only
     assert!(istiod.log().contains("found on node"), "istiod tells the reason in its own log");
     assert_eq!(stage.ask(&cart, CLUSTER, None).unwrap().identity(), CART, "it gets its own");
 
+    // Where istiod is looser than `pillion ca serve`: docs/install.md says so.
+    stage.pod_that_is(("shop", "proxy"), &stage.n1, "Running", true).unwrap();
+    stage.pod_that_is(("shop", "job"), &stage.n1, "Succeeded", false).unwrap();
+    for identity in ["proxy", "job"].map(|account| format!("spiffe://cluster.local/ns/shop/sa/{account}")) {
+        stage.wait_issued(&near, &identity).unwrap();
+    }
+    stage.wait_issued(&near, "spiffe://another.domain/ns/shop/sa/cart").unwrap();
+
     // Without the cluster's name nobody may ask in another's name, and a name that istiod does not know is worse.
     let (code, said) = refusal(stage.ask(&near, None, Some(CART)));
     assert_eq!((code, said.as_str()), (UNAUTHENTICATED, NOT_FOR_OTHERS));

@@ -74,35 +74,47 @@ impl Stage {
             "annotations": {"pillion.dev/netns": pod.netns()}});
         let status = json!({"phase": "Running", "podIP": pod.addresses()[0], "podIPs": ips});
         // The bed gives a pod a service account of the pod's own name.
-        self.put_pod((pod.namespace(), pod.name()), pod.node().name(), &metadata, &status).map(drop)
+        let spec = json!({"nodeName": pod.node().name()});
+        self.put_pod((pod.namespace(), pod.name()), &metadata, spec, &status).map(drop)
     }
 
     /// Makes a pod of that service account, which is only said to run on that node; gives its uid.
-    pub fn pod(&self, (namespace, account): (&str, &str), node: &Node) -> Result<String> {
-        let name = format!("{account}-{}", node.name());
-        let (metadata, status) = (json!({"name": name}), json!({"phase": "Running"}));
-        self.put_pod((namespace, account), node.name(), &metadata, &status)
+    pub fn pod(&self, account: (&str, &str), node: &Node) -> Result<String> {
+        self.pod_that_is(account, node, "Running", false)
     }
 
+    /// The same in another phase, or on the node's own network.
+    pub fn pod_that_is(
+        &self,
+        account: (&str, &str),
+        node: &Node,
+        phase: &str,
+        host_network: bool,
+    ) -> Result<String> {
+        let metadata = json!({"name": format!("{}-{}", account.1, node.name())});
+        let spec = json!({"nodeName": node.name(), "hostNetwork": host_network});
+        self.put_pod(account, &metadata, spec, &json!({"phase": phase}))
+    }
+
+    /// Makes a pod with all that it needs besides, and its service account.
     fn put_pod(
         &self,
         (namespace, account): (&str, &str),
-        node: &str,
         metadata: &Value,
+        mut spec: Value,
         status: &Value,
     ) -> Result<String> {
         let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}});
         self.api.apply(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}"), &object)?;
+        spec["serviceAccountName"] = account.into();
+        spec["automountServiceAccountToken"] = false.into();
+        spec["containers"] = json!([{"name": "app", "image": "app"}]);
         let name = metadata["name"].as_str().context("a pod has a name")?;
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        let spec = json!({"nodeName": node, "serviceAccountName": account, "automountServiceAccountToken": false,
-            "containers": [{"name": "app", "image": "app"}]});
-        self.api
-            .apply(&path, &json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))?;
-        self.api.apply(
-            &format!("{path}/status"),
-            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "status": status}),
-        )?;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        self.api.apply(&path, &pod)?;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "status": status});
+        self.api.apply(&format!("{path}/status"), &pod)?;
         let pod = self.api.get(&path)?;
         Ok(pod["metadata"]["uid"].as_str().context("a pod without uid")?.to_owned())
     }
