@@ -14,7 +14,7 @@ pub struct ClusterId(HeaderValue);
 
 impl ClusterId {
     /// What an installation of Istio has that says nothing else.
-    pub const DEFAULT: &str = "Kubernetes";
+    pub const DEFAULT: &'static str = "Kubernetes";
 
     /// As the metadata of a call has it.
     pub fn header(&self) -> HeaderValue {
