@@ -91,10 +91,10 @@ impl Istiod {
     }
 }
 
-/// `pilot-discovery`, built once, which takes about 10 minutes of CPU time.
+/// `pilot-discovery`, built once, which takes about 13 minutes of CPU time, 0.65 GB of modules and 2.2 GB of Go's build cache.
 pub fn program() -> Result<PathBuf> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let what = "building istiod, which takes about 10 minutes of CPU time,";
+    let what = "building istiod, which takes about 13 minutes of CPU time,";
     let built = PROGRAM.get_or_init(|| {
         directory(&format!("istiod-{VERSION}"), what, build).map_err(|error| format!("{error:#}"))
     });
