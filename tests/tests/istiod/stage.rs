@@ -1,13 +1,11 @@
 //! Two nodes, an API server and an istiod on the first, and objects that a cluster would make.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use pillion_tests::peers::istio_ca::{Issued, Question, ask};
 use pillion_tests::peers::{Istiod, istiod};
-use pillion_tests::{AgentOptions, ApiServer, Bed, Node, Pod, wait};
+use pillion_tests::{ApiServer, Bed, Node, wait};
 use serde_json::{Value, json};
 
 /// istiod hears of pods and namespaces by its watches.
@@ -22,10 +20,10 @@ pub const ZTUNNEL: (&str, &str) = (Istiod::NAMESPACE, "ztunnel");
 pub const BOTH: &str = "istio-system/ztunnel,pillion-system/pillion";
 
 pub struct Stage {
-    pub api: ApiServer,
+    api: ApiServer,
     pub n1: Node,
     pub n2: Node,
-    pub bed: Bed,
+    bed: Bed,
 }
 
 impl Stage {
@@ -33,14 +31,12 @@ impl Stage {
     pub fn new(name: &str) -> Result<Self> {
         let bed = Bed::new(name)?;
         let (n1, n2) = (bed.node("n1")?, bed.node("n2")?);
-        let api = ApiServer::start(&bed, &n1, &["--bind-address=0.0.0.0"])?;
+        let api = ApiServer::start(&bed, &n1, &[])?;
         for namespace in [PILLION.0, Istiod::NAMESPACE, "shop"] {
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
             api.apply(&format!("/api/v1/namespaces/{namespace}"), &object)?;
         }
-        let stage = Self { api, n1, n2, bed };
-        stage.make_service()?;
-        Ok(stage)
+        Ok(Self { api, n1, n2, bed })
     }
 
     /// An istiod that trusts these accounts, on the first node; ready, and its root is published for agents.
@@ -50,32 +46,6 @@ impl Stage {
         let istiod = Istiod::start(&self.n1, self.bed.dir(), &options)?;
         self.roots()?;
         Ok(istiod)
-    }
-
-    /// The Service by which agents find istiod, and where it leads.
-    fn make_service(&self) -> Result<()> {
-        let port = Istiod::PORT;
-        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod"},
-            "spec": {"clusterIP": "10.96.0.15", "ports": [{"name": "https-dns", "port": port, "protocol": "TCP"}]}});
-        self.api.apply(&format!("/api/v1/namespaces/{}/services/istiod", Istiod::NAMESPACE), &service)?;
-        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "istiod-1", "labels": {"kubernetes.io/service-name": "istiod"}},
-            "ports": [{"name": "https-dns", "port": port, "protocol": "TCP"}],
-            "endpoints": [{"addresses": [self.n1.ip4()], "conditions": {"ready": true}}]});
-        let path =
-            format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices/istiod-1", Istiod::NAMESPACE);
-        self.api.apply(&path, &slice)
-    }
-
-    /// Puts a pod of the bed into the API server, as kubelet and scheduler would.
-    pub fn publish(&self, pod: &Pod) -> Result<()> {
-        let ips: Vec<_> = pod.addresses().iter().map(|ip| json!({"ip": ip})).collect();
-        let metadata = json!({"name": pod.name(), "labels": {"pillion.dev/capture": "enabled"},
-            "annotations": {"pillion.dev/netns": pod.netns()}});
-        let status = json!({"phase": "Running", "podIP": pod.addresses()[0], "podIPs": ips});
-        // The bed gives a pod a service account of the pod's own name.
-        let spec = json!({"nodeName": pod.node().name()});
-        self.put_pod((pod.namespace(), pod.name()), &metadata, spec, &status).map(drop)
     }
 
     /// Makes a pod of that service account, which is only said to run on that node; gives its uid.
@@ -136,37 +106,6 @@ impl Stage {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let answer = self.api.post(&path, &request)?;
         Ok(answer["status"]["token"].as_str().context("no token")?.to_owned())
-    }
-
-    /// What an agent on that node is told, with the token of a pod of that account.
-    pub fn options(&self, node: &Node, account: (&str, &str)) -> Result<AgentOptions> {
-        let token = self.bed.dir().join(format!("token-{}-{}", account.1, node.name()));
-        fs::write(&token, self.token(account, node)?)?;
-        Ok(AgentOptions::default()
-            .kube(&self.kubeconfig(node)?)
-            .access_log()
-            .arg("--ca-addr")
-            .arg(format!("{}:{}", Istiod::HOST, Istiod::PORT))
-            .arg(format!("--ca-config-map={}/{}", PILLION.0, Istiod::CONFIG_MAP))
-            .arg(format!("--ca-token={}", token.display())))
-    }
-
-    /// How an agent on that node reaches the API server, whose certificate is for the loopback address of its own node.
-    fn kubeconfig(&self, node: &Node) -> Result<PathBuf> {
-        if node.name() == self.n1.name() {
-            return Ok(self.api.kubeconfig());
-        }
-        let text = fs::read_to_string(self.api.kubeconfig())?;
-        let mut config: Value = serde_json::from_str(&text)?;
-        let cluster = &mut config["clusters"][0]["cluster"];
-        let server = cluster["server"].as_str().context("a cluster has a server")?;
-        let far = server.replace("127.0.0.1", &self.n1.ip4().to_string());
-        ensure!(far != server, "{server} is not at the loopback address");
-        cluster["server"] = far.into();
-        cluster["tls-server-name"] = "127.0.0.1".into();
-        let path = self.bed.dir().join(format!("{}.conf", node.name()));
-        fs::write(&path, config.to_string())?;
-        Ok(path)
     }
 
     /// istiod's root, where agents look for it.
