@@ -27,13 +27,13 @@ pub(crate) fn call<Q: Message, A: Message + Default>(socket: &Path, path: &str, 
     runtime.block_on(async {
         let stream = UnixStream::connect(socket).await.context("cannot connect to the runtime")?;
         let answer =
-            timeout(WITHIN, exchange(stream, &format!("http://localhost{path}"), None, request)).await;
+            timeout(WITHIN, exchange(stream, &format!("http://localhost{path}"), &[], request)).await;
         answer.context("the runtime does not answer")?
     })
 }
 
-/// Calls the method at this URL, with an `authorization` if one is given.
-pub async fn exchange<S, Q, A>(stream: S, url: &str, authorization: Option<&str>, message: &Q) -> Result<A>
+/// Calls the method at this URL, with this metadata: names and values.
+pub async fn exchange<S, Q, A>(stream: S, url: &str, metadata: &[(&str, &str)], message: &Q) -> Result<A>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     Q: Message,
@@ -42,8 +42,8 @@ where
     let (mut client, connection) = h2::client::handshake(stream).await?;
     tokio::spawn(connection);
     let mut request = Request::post(url).header("content-type", "application/grpc").header("te", "trailers");
-    if let Some(authorization) = authorization {
-        request = request.header("authorization", authorization);
+    for (name, value) in metadata {
+        request = request.header(*name, *value);
     }
     let request = request.body(())?;
     let (response, mut outgoing) = client.send_request(request, false)?;

@@ -78,11 +78,12 @@ fn end_to_end() -> Result<Option<String>> {
     cargo_does(&["test", "-p", "xtask", IN_A_BROWSER])
 }
 
-/// On a real Kubernetes: its own programs are built here, so that no test's time is theirs.
+/// On a real Kubernetes, or at its API server: their programs are built here, and istiod, so that no test's time is theirs.
 fn cluster() -> Result<Option<String>> {
     ensure!(geteuid().is_root(), "namespaces and cgroups need root; `--no-cluster` leaves these tests out");
     requirements::ensure()?;
     Programs::build()?;
+    pillion_tests::peers::istiod::program()?;
     let (program, image) = (pillion_tests::agent::binary()?, image::of_this_machine()?);
     workspace::run(
         cargo()
@@ -99,7 +100,7 @@ fn cluster() -> Result<Option<String>> {
                 "--test",
                 "kube",
             ])
-            .args(["--test", "deploy"])
+            .args(["--test", "deploy", "--test", "istiod"])
             .env("PILLION_IMAGE", image)
             .env("PILLION_BIN", program),
     )?;

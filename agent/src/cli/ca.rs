@@ -2,7 +2,7 @@
 
 use super::{TrustDomainArgs, duration};
 use crate::cluster::ObjectName;
-use crate::istio_ca::CaAddr;
+use crate::istio_ca::{CaAddr, ClusterId};
 use clap::{ArgGroup, Args, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +38,11 @@ pub struct Authority {
         default_value = "/var/run/secrets/tokens/istio-token"
     )]
     pub ca_token: PathBuf,
+
+    /// The name under which an istiod at --ca-addr knows this cluster: istiod's CLUSTER_ID. istiod refuses agents of a cluster that it
+    /// does not know; `pillion ca serve` does not look at it.
+    #[arg(long, value_name = "NAME", env = "PILLION_CLUSTER_ID", default_value = ClusterId::DEFAULT)]
+    pub cluster_id: ClusterId,
 }
 
 #[derive(Debug, Subcommand)]
@@ -253,6 +258,7 @@ mod tests {
             (&["--kube", "--ca-dir=/ca", "--ca-addr=ca.mesh.svc:15012"], "cannot be used with"),
             (&["--manifests=/m", "--ca-addr=ca.mesh.svc:15012"], "--manifests"),
             (&["--kube", "--ca-addr=ca.mesh.svc"], "HOST:PORT"),
+            (&["--kube", "--ca-addr=ca.mesh.svc:15012", "--cluster-id="], "--cluster-id"),
         ] {
             let said = run(args).unwrap_err();
             assert!(said.contains(part), "{said}");

@@ -1,6 +1,7 @@
 //! The connection to the authority: one, kept, made anew when it is gone or when what it was verified against has changed.
 
 use super::address::CaAddr;
+use super::cluster_id::{CLUSTER_ID, ClusterId};
 use super::messages::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
 use crate::grpc::{self, CONTENT_TYPE, Code, Status};
 use crate::identity::Trust;
@@ -38,6 +39,8 @@ type Sender = SendRequest<Full<Bytes>>;
 
 pub struct Channel {
     pub address: CaAddr,
+    /// Told with every call.
+    pub cluster: ClusterId,
     mesh: watch::Receiver<Arc<Mesh>>,
     connection: Mutex<Option<Connection>>,
     /// Which endpoint is tried first: another one after each that failed, and for each agent.
@@ -50,9 +53,9 @@ struct Connection {
 }
 
 impl Channel {
-    pub fn new(address: CaAddr, mesh: watch::Receiver<Arc<Mesh>>) -> Self {
+    pub fn new(address: CaAddr, cluster: ClusterId, mesh: watch::Receiver<Arc<Mesh>>) -> Self {
         let turn = AtomicUsize::new(rand::random::<u16>().into());
-        Self { address, mesh, connection: Mutex::default(), turn }
+        Self { address, cluster, mesh, connection: Mutex::default(), turn }
     }
 
     /// Asks for a certificate, of an authority that `trust` vouches for.
@@ -87,10 +90,38 @@ impl Channel {
         request: &CertificateRequest,
         token: &str,
     ) -> Result<CertificateResponse, Status> {
-        match timeout(ANSWER_WITHIN, ask(sender, &self.address, request, token)).await {
+        match timeout(ANSWER_WITHIN, self.ask(sender, request, token)).await {
             Ok(answer) => answer,
             Err(_) => Err(unavailable(format!("no answer within {ANSWER_WITHIN:?}"))),
         }
+    }
+
+    async fn ask(
+        &self,
+        mut sender: Sender,
+        request: &CertificateRequest,
+        token: &str,
+    ) -> Result<CertificateResponse, Status> {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| unavailable("--ca-token holds no token: a token is one line".to_owned()))?;
+        bearer.set_sensitive(true);
+        let request = Request::post(format!("https://{}{CREATE_CERTIFICATE}", self.address))
+            .header("content-type", CONTENT_TYPE)
+            .header("te", "trailers")
+            .header("authorization", bearer)
+            .header(CLUSTER_ID, self.cluster.header())
+            .body(Full::new(grpc::frame(request)))
+            .map_err(|e| unavailable(e.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|e| unavailable(e.to_string()))?;
+        let (head, body) = response.into_parts();
+        match Status::read(&head.headers) {
+            Some(Err(status)) => return Err(status),
+            None if head.status != http::StatusCode::OK => {
+                return Err(unavailable(format!("it answers {}, which is no gRPC", head.status)));
+            }
+            _ => {}
+        }
+        read(body).await
     }
 
     /// The next connection is to another endpoint.
@@ -144,33 +175,6 @@ async fn connect(endpoint: SocketAddr, host: &str, trust: &Arc<Trust>) -> Result
         }
     });
     Ok(sender)
-}
-
-async fn ask(
-    mut sender: Sender,
-    address: &CaAddr,
-    request: &CertificateRequest,
-    token: &str,
-) -> Result<CertificateResponse, Status> {
-    let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| unavailable("--ca-token holds no token: a token is one line".to_owned()))?;
-    bearer.set_sensitive(true);
-    let request = Request::post(format!("https://{address}{CREATE_CERTIFICATE}"))
-        .header("content-type", CONTENT_TYPE)
-        .header("te", "trailers")
-        .header("authorization", bearer)
-        .body(Full::new(grpc::frame(request)))
-        .map_err(|e| unavailable(e.to_string()))?;
-    let response = sender.send_request(request).await.map_err(|e| unavailable(e.to_string()))?;
-    let (head, body) = response.into_parts();
-    match Status::read(&head.headers) {
-        Some(Err(status)) => return Err(status),
-        None if head.status != http::StatusCode::OK => {
-            return Err(unavailable(format!("it answers {}, which is no gRPC", head.status)));
-        }
-        _ => {}
-    }
-    read(body).await
 }
 
 async fn read(body: Incoming) -> Result<CertificateResponse, Status> {

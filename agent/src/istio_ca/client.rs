@@ -1,7 +1,9 @@
 //! The agent's side: an authority that is asked over the network.
 
 use super::address::CaAddr;
+use super::advice::Refusal;
 use super::channel::Channel;
+use super::cluster_id::ClusterId;
 use super::messages::{CertificateRequest, CertificateResponse};
 use super::roots::Follower;
 use crate::cluster::{ConnectError, ObjectName, connect};
@@ -21,6 +23,8 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Certificat
 
 pub struct RemoteOptions {
     pub address: CaAddr,
+    /// As which cluster the authority knows this one.
+    pub cluster: ClusterId,
     /// Where the authority publishes what is trusted.
     pub config_map: ObjectName,
     /// Read anew for each request: the kubelet replaces it.
@@ -49,7 +53,7 @@ impl RemoteCa {
         let client = connect(options.kubeconfig.as_deref()).await?;
         let follower = Follower::new(options.config_map);
         Ok(Self {
-            channel: Channel::new(options.address, mesh),
+            channel: Channel::new(options.address, options.cluster, mesh),
             token: options.token,
             trust: follower.trust(),
             errors: follower.errors(),
@@ -109,8 +113,16 @@ impl CertificateAuthority for RemoteCa {
 }
 
 impl RemoteCa {
-    fn error(&self, identity: SpiffeId, Status { code, message }: Status) -> CaError {
-        let address = &self.channel.address;
+    fn error(&self, identity: SpiffeId, status: Status) -> CaError {
+        let (address, refusal) = (&self.channel.address, Refusal::of(&status));
+        let Status { code, message } = status;
+        if let Some(refusal) = refusal {
+            let advice = refusal.advice(&identity, &self.channel.cluster);
+            return CaError::Refused {
+                identity,
+                reason: format!("{address} says {code}: {message}: {advice}"),
+            };
+        }
         match code {
             Code::PermissionDenied | Code::InvalidArgument => {
                 CaError::Refused { identity, reason: format!("{address} says: {message}") }

@@ -5,7 +5,7 @@ use crate::grpc::frame;
 use crate::identity::{EmbeddedCa, LeafKey, certificate_pem, issue_to_server};
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// What to answer: a chain, or how it failed.
-type Answer = Box<dyn Fn(&CertificateRequest, &str) -> Result<Vec<String>, Status> + Send + Sync>;
+/// What to answer to a request with these headers: a chain, or how it failed.
+type Answer = Box<dyn Fn(&CertificateRequest, &HeaderMap) -> Result<Vec<String>, Status> + Send + Sync>;
 
 #[derive(Debug)]
 struct Certificate(Arc<CertifiedKey>);
@@ -56,6 +56,7 @@ impl Stage {
         let client = RemoteCa {
             channel: Channel::new(
                 format!("localhost:{port}").parse().unwrap(),
+                "east".parse().unwrap(),
                 watch::channel(Arc::default()).1,
             ),
             token: dir.join("token"),
@@ -93,7 +94,7 @@ impl Stage {
 
     fn answers(
         &self,
-        answer: impl Fn(&CertificateRequest, &str) -> Result<Vec<String>, Status> + Send + Sync + 'static,
+        answer: impl Fn(&CertificateRequest, &HeaderMap) -> Result<Vec<String>, Status> + Send + Sync + 'static,
     ) {
         *self.answer.lock().unwrap() = Box::new(answer);
     }
@@ -122,9 +123,8 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>, Infallible> {
     let (head, body) = request.into_parts();
-    let token = head.headers["authorization"].to_str().unwrap().to_owned();
     let request = crate::grpc::unframe(body.collect().await.unwrap().to_bytes()).unwrap();
-    let said = (*answer.lock().unwrap())(&request, &token);
+    let said = (*answer.lock().unwrap())(&request, &head.headers);
     let (body, end) = match said {
         Ok(cert_chain) => (frame(&CertificateResponse { cert_chain }), Status::headers(Ok(()))),
         Err(status) => (Bytes::new(), Status::headers(Err(&status))),
@@ -176,7 +176,10 @@ async fn what_was_not_asked_for_is_not_taken() {
 #[tokio::test]
 async fn a_refusal_is_one_and_the_token_is_read_for_each_request() {
     let stage = Stage::set("localhost").await;
-    stage.answers(|_, token| Err(Status::new(Code::PermissionDenied, format!("not by {token}"))));
+    stage.answers(|_, headers| {
+        let token = headers["authorization"].to_str().unwrap();
+        Err(Status::new(Code::PermissionDenied, format!("not by {token}")))
+    });
     let error = stage.ask().await.err().unwrap();
     assert!(
         matches!(error, CaError::Refused { .. }) && error.to_string().contains("not by Bearer first"),
@@ -192,6 +195,27 @@ async fn a_refusal_is_one_and_the_token_is_read_for_each_request() {
     );
     std::fs::remove_file(stage.dir.join("token")).unwrap();
     assert!(stage.error().await.contains("--ca-token"));
+}
+
+/// istiod's answers do not say why.
+#[tokio::test]
+async fn the_cluster_is_named_in_every_request_and_a_refusal_of_istiods_says_what_to_look_at() {
+    let stage = Stage::set("localhost").await;
+    stage.answers(|_, headers| match headers.get("clusterid").map(|id| id.as_bytes()) {
+        Some(b"east") => {
+            Err(Status::new(Code::Unauthenticated, "request impersonation authentication failure"))
+        }
+        other => Err(Status::new(Code::InvalidArgument, format!("the cluster is {other:?}"))),
+    });
+    let error = stage.ask().await.err().unwrap();
+    assert!(matches!(error, CaError::Refused { .. }), "{error}");
+    let said = error.to_string();
+    for part in ["impersonation", "CA_TRUSTED_NODE_ACCOUNTS", "--cluster-id east", "ns/shop/sa/cart"] {
+        assert!(said.contains(part), "{said}");
+    }
+    stage.answers(|_, _| Err(Status::new(Code::Unauthenticated, "request authenticate failure")));
+    let said = stage.error().await;
+    assert!(said.contains("--cluster-id east") && said.contains("--ca-token"), "{said}");
 }
 
 #[tokio::test]

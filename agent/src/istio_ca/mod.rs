@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod advice;
 mod channel;
 mod client;
+mod cluster_id;
 pub(crate) mod messages;
 mod roots;
 #[cfg(test)]
@@ -14,4 +16,5 @@ mod tests;
 
 pub use address::CaAddr;
 pub use client::{RemoteCa, RemoteOptions};
+pub use cluster_id::ClusterId;
 pub use roots::{CRLS, ROOTS};

@@ -21,6 +21,7 @@ pub async fn open(
         (_, Some(address)) => {
             let options = RemoteOptions {
                 address: address.clone(),
+                cluster: named.cluster_id.clone(),
                 config_map: named.ca_config_map.clone(),
                 token: named.ca_token.clone(),
                 kubeconfig: config.objects.kubeconfig.clone(),

@@ -23,6 +23,7 @@ fn a_value_that_is_mistyped_or_cannot_be_is_refused_by_its_name() {
         ("nri.passDir=/var/lib/pillion/passes", &["/nri/passDir"]),
         ("agent.updateStrategy.minReadySeconds=-1", &["/agent/updateStrategy/minReadySeconds"]),
         ("ca.replicas=0", &["/ca/replicas"]),
+        ("mesh.clusterId=", &["/mesh/clusterId"]),
     ] {
         let said = chart.template(&[value]).map(drop).unwrap_err().to_string();
         assert!(named.iter().all(|name| said.contains(name)), "{value}: {said}");
@@ -37,10 +38,16 @@ fn another_authority_has_to_have_an_address() {
 
     let address = "istiod.istio-system.svc:15012";
     let objects = chart
-        .template(&["ca.enabled=false", &format!("ca.address={address}"), "ca.configMap=istio-ca-root-cert"])
+        .template(&[
+            "ca.enabled=false",
+            &format!("ca.address={address}"),
+            "ca.configMap=istio-ca-root-cert",
+            "mesh.clusterId=east",
+        ])
         .unwrap();
     assert!(objects.contains(&format!("--ca-addr={address}")), "{objects}");
     assert!(objects.contains("--ca-config-map=pillion-system/istio-ca-root-cert"), "{objects}");
+    assert!(objects.contains("--cluster-id=east"), "{objects}");
     assert!(!objects.contains("name: pillion-ca\n"), "nothing of our own authority: {objects}");
 }
 

@@ -2,9 +2,8 @@
 //! root. There is no kubelet: tests make pods and say on which node they are.
 
 mod agent;
-mod ask;
 mod root;
 mod stage;
 mod tokens;
 
-use ask::Issued;
+use pillion_tests::peers::istio_ca as ask;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::ask::{Question, UNAVAILABLE, refusal};
-use super::stage::{CONFIG_MAP, SECRET, Stage};
+use super::stage::{CONFIG_MAP, HOST, SECRET, Stage};
 use pillion_tests::wait;
 use serde_json::json;
 
@@ -122,8 +122,8 @@ fn while_the_api_server_is_away_nobody_is_known_and_then_all_is_as_before() {
     stage.ask(&token, cart).unwrap();
     let roots = stage.published("root-cert.pem").unwrap();
     stage.api.kill().unwrap();
-    let question = Question { token: Some(&token), identity: cart, seconds: 60, csr: None };
-    let (code, said) = refusal(stage.node.visit(|| super::ask::ask(&question, &roots)));
+    let question = Question { token: Some(&token), identity: cart, seconds: 60, ..Question::default() };
+    let (code, said) = refusal(stage.node.visit(|| super::ask::ask(HOST, &question, &roots)));
     assert_eq!((code, said.contains("the API server does not say")), (UNAVAILABLE, true), "{said}");
     assert_eq!(stage.health().unwrap().0, 200, "it is not its own fault, and others cannot do better");
     stage.api.restart().unwrap();

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use pillion_tests::{ApiServer, Bed, Node, Process, wait};
 use serde_json::{Value, json};
 
-use super::Issued;
-use super::ask::{Question, ask};
+use super::ask::{Issued, Question, ask};
 
 const WITHIN: Duration = Duration::from_secs(30);
+pub const HOST: &str = "pillion-ca.pillion-system.svc";
 pub const SECRET: &str = "/api/v1/namespaces/pillion-system/secrets/pillion-ca";
 pub const CONFIG_MAP: &str = "/api/v1/namespaces/pillion-system/configmaps/pillion-ca-root-cert";
 
@@ -148,12 +148,12 @@ impl Stage {
 
     /// Asks the authority for a certificate of an hour.
     pub fn ask(&self, token: &str, identity: Option<&str>) -> Result<Issued> {
-        self.ask_for(&Question { token: Some(token), identity, seconds: 3600, csr: None })
+        self.ask_for(&Question { token: Some(token), identity, seconds: 3600, ..Question::default() })
     }
 
     pub fn ask_for(&self, question: &Question) -> Result<Issued> {
         let roots = self.published("root-cert.pem")?;
-        self.node.visit(|| ask(question, &roots))
+        self.node.visit(|| ask(HOST, question, &roots))
     }
 
     /// A text of the ConfigMap.

@@ -87,7 +87,7 @@ fn a_token_that_is_not_a_living_agents_gets_nothing_of_a_node() {
     let elsewhere = stage.token(agent, "https://kubernetes.default.svc", bound).unwrap();
     assert_eq!(refusal(stage.ask(&elsewhere, Some(CART))).0, UNAUTHENTICATED);
     assert_eq!(refusal(stage.ask("no.token.atall", Some(CART))).0, UNAUTHENTICATED);
-    let nobody = Question { token: None, identity: Some(CART), seconds: 60, csr: None };
+    let nobody = Question { identity: Some(CART), seconds: 60, ..Question::default() };
     assert_eq!(refusal(stage.ask_for(&nobody)).0, UNAUTHENTICATED);
 
     // The pod of that name is another now, on another node.
@@ -126,7 +126,7 @@ fn a_request_that_is_no_good_says_what_is_wrong() {
     for (csr, part) in
         [("", "PEM"), (key.as_str(), "PRIVATE KEY"), (empty, "cannot be signed"), (&huge, "cannot be read")]
     {
-        let question = Question { token: Some(&token), identity: None, seconds: 60, csr: Some(csr) };
+        let question = Question { token: Some(&token), seconds: 60, csr: Some(csr), ..Question::default() };
         let (code, said) = refusal(stage.ask_for(&question));
         assert_eq!(code, INVALID_ARGUMENT, "{said}");
         assert!(said.contains(part), "{said}");

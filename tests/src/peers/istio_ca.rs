@@ -1,11 +1,10 @@
-//! A client of Istio's protocol that is none of ours.
+//! A client of Istio's certificate authority protocol that is none of ours: of `pillion ca serve`, and of istiod.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use pillion_tests::grpc::{Refused, exchange};
 use prost::Message;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -17,7 +16,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-pub const HOST: &str = "pillion-ca.pillion-system.svc";
+use crate::grpc::{Refused, exchange};
+
+/// Where authorities listen.
 pub const PORT: u16 = 15012;
 const METHOD: &str = "istio.v1.auth.IstioCertificateService/CreateCertificate";
 
@@ -61,15 +62,18 @@ pub struct Issued {
 }
 
 /// What is asked. The CSR names somebody else altogether.
+#[derive(Clone, Copy, Default)]
 pub struct Question<'a> {
     pub token: Option<&'a str>,
+    /// The caller's cluster, which only istiod looks at.
+    pub cluster: Option<&'a str>,
     pub identity: Option<&'a str>,
     pub seconds: i64,
     pub csr: Option<&'a str>,
 }
 
-/// Asks from this thread's network namespace; `roots` are those that the server has to be of.
-pub fn ask(question: &Question, roots: &str) -> Result<Issued> {
+/// Asks the authority at this thread's loopback; its certificate has to be for `host`, and of one of the roots.
+pub fn ask(host: &'static str, question: &Question, roots: &str) -> Result<Issued> {
     let csr = match question.csr {
         Some(csr) => csr.to_owned(),
         None => {
@@ -87,6 +91,8 @@ pub fn ask(question: &Question, roots: &str) -> Result<Issued> {
     let request =
         Request { csr, validity_duration: question.seconds, metadata: question.identity.map(field) };
     let bearer = question.token.map(|token| format!("Bearer {token}"));
+    let metadata = [("authorization", bearer.as_deref()), ("clusterid", question.cluster)];
+    let metadata: Vec<_> = metadata.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(store(roots)?)
@@ -97,8 +103,8 @@ pub fn ask(question: &Question, roots: &str) -> Result<Issued> {
         let ask = async {
             let stream = TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), PORT)).await?;
             let stream =
-                TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST)?, stream).await?;
-            exchange(stream, &format!("https://{HOST}/{METHOD}"), bearer.as_deref(), &request).await
+                TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(host)?, stream).await?;
+            exchange(stream, &format!("https://{host}/{METHOD}"), &metadata, &request).await
         };
         timeout(Duration::from_secs(20), ask).await.context("the authority does not answer")?
     })?;
