@@ -85,6 +85,43 @@ fn recorded_packets_show_what_passed_the_wire() {
 }
 
 #[test]
+fn a_recording_has_every_packet_that_was_sent_before_its_end() {
+    const SCRIPT: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((sys.argv[1], 9))
+for number in range(int(sys.argv[2])): s.send(f'datagram {number};'.encode())
+";
+    const COUNT: usize = 20_000;
+    let (bed, client, web) = two_pods("complete").unwrap();
+    // Nobody listens: answers by ICMP are not recorded.
+    let filter = "udp port 9";
+    let recordings = [
+        bed.node("n1").unwrap().record_wire(filter).unwrap(),
+        client.record(filter).unwrap(),
+        web.record(filter).unwrap(),
+    ];
+    apps::python(&client, SCRIPT, [web.ip4().to_string(), COUNT.to_string()]).run().unwrap();
+    for recording in recordings {
+        let packets = recording.stop().unwrap();
+        assert_eq!(packets.0.len(), COUNT, "all of them, and nothing else");
+        assert!(packets.contain(b"datagram 0;") && packets.contain(b"datagram 19999;"));
+    }
+}
+
+#[test]
+fn a_recording_of_the_loopback_device_is_complete_and_has_each_packet_once() {
+    let (_bed, client, _web) = two_pods("loopback").unwrap();
+    let recording = client.record_device("lo", "").unwrap();
+    let script = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 9)); s.connect(('127.0.0.1', 9))
+for number in range(1000): s.send(b'datagram')
+";
+    apps::python(&client, script, [""; 0]).run().unwrap();
+    assert_eq!(recording.stop().unwrap().0.len(), 1000);
+}
+
+#[test]
 fn a_dropped_bed_leaves_nothing() {
     let (bed, _client, web) = two_pods("dropped").unwrap();
     let (id, dir) = (bed.id(), bed.dir().to_owned());
