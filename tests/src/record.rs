@@ -68,20 +68,21 @@ impl Recording {
             "" => String::new(),
             given => format!("({given}) or {}", marker::FILTER),
         };
-        // At once and unbuffered. 64 MiB for bursts.
-        let flags = ["-n", "-U", "--immediate-mode", "-B", "65536", "-s", "0", "-Z", "root"];
+        // At once and unbuffered. A place in the ring is as large as the largest packet, which is 128 KiB here: 128 MiB are
+        // 1,000 packets that come while tcpdump waits for a CPU; so it waits before nobody.
+        let flags = ["-n", "-U", "--immediate-mode", "-B", "131072", "-s", "0", "-Z", "root"];
         let log = format!("tcpdump-{}", file.file_stem().unwrap_or_default().display());
-        let tcpdump =
-            tcpdump.args(flags).args(["-i", device, "-w"]).arg(&file).arg(filter).log(&log).start()?;
+        let tcpdump = tcpdump.args(flags).args(["-i", device, "-w"]).arg(&file).arg(filter).log(&log);
+        let tcpdump = tcpdump.under("nice", &["-n", "-20"]).start()?;
         tcpdump.wait_log("listening on", MARKED_WITHIN).context("tcpdump records nothing")?;
         let recording = Self { tcpdump, file, netns, device: device.to_owned() };
         recording.mark()?;
         Ok(recording)
     }
 
-    /// The file as it grows, for tshark and the like.
-    pub fn file(&self) -> &PathBuf {
-        &self.file
+    /// Signals tcpdump. One that is stopped (SIGSTOP) reads as late as one that waits long for a CPU.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.tcpdump.signal(signal)
     }
 
     /// Waits until `found` takes something of what has been recorded so far.

@@ -48,8 +48,8 @@ pub struct Day {
     loops: Option<Loops>,
     recording: Recording,
     before: Metrics,
-    /// What the agent said while it was bad: `/healthz/ready`, and metrics.
-    said: Option<(String, String)>,
+    /// What the agent said while it was bad, without repetitions: `/healthz/ready`, and metrics.
+    said: [Vec<String>; 2],
 }
 
 /// The needles under way.
@@ -111,7 +111,7 @@ impl Day {
             loops: None,
             recording,
             before: Metrics::default(),
-            said: None,
+            said: Default::default(),
         };
         day.settle()?;
         day.before = day.near.metrics()?;
@@ -179,7 +179,11 @@ impl Day {
             Ok(metrics) => self.changed(&metrics),
             Err(_) => "none".to_owned(),
         };
-        self.said = Some((readiness, metrics));
+        for (said, now) in self.said.iter_mut().zip([readiness, metrics]) {
+            if said.last() != Some(&now) {
+                said.push(now);
+            }
+        }
     }
 
     /// Waits until all is well again, after a mend at this time; gives the seconds that it took. An agent that has ended is
@@ -216,7 +220,7 @@ impl Day {
     }
 
     /// How the attempts of each loop ended since then.
-    fn outcomes(&self, since: f64) -> String {
+    pub fn outcomes(&self, since: f64) -> String {
         let Some(loops) = &self.loops else { return "no needles are under way".to_owned() };
         let [out, back] = loops.good.each_ref().map(|needles| needles.outcomes(since));
         format!("out: {out}; in: {back}; from outside: {}", loops.bad.outcomes(since))
@@ -225,7 +229,7 @@ impl Day {
     /// Ends the day: prints its line, and fails if anything was plain. `healed` is what [`Day::wait_well`] gave.
     pub fn end(self, healed: f64) -> Result<()> {
         let packets = self.recording.so_far()?;
-        let (readiness, metrics) = self.said.clone().unwrap_or_default();
+        let [readiness, metrics] = self.said.each_ref().map(|said| said.join(" → "));
         println!("{} | {} | {healed:.2} s | {readiness} | {metrics}", self.name, self.plain(&packets));
         self.check()
     }
