@@ -37,6 +37,7 @@ pub struct AgentOptions {
     args: Vec<String>,
     env: Vec<(String, String)>,
     program: Option<PathBuf>,
+    under: Option<(String, Vec<String>)>,
 }
 
 /// A running `pillion run`. Like every process it ends with the bed, not with this handle.
@@ -63,6 +64,12 @@ impl AgentOptions {
     /// Another build of the agent than [`binary`]'s.
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = Some(program.into());
+        self
+    }
+
+    /// Started by another program, as in [`Command::under`]: `under("prlimit", &["--nofile=400"])`.
+    pub fn under(mut self, program: &str, args: &[&str]) -> Self {
+        self.under = Some((program.to_owned(), args.iter().map(|arg| (*arg).to_owned()).collect()));
         self
     }
 
@@ -130,7 +137,11 @@ impl Node {
         for (key, value) in &options.env {
             command = command.env(key, value);
         }
-        Ok(command.args(&options.args).log("agent").stdout_log("access"))
+        command = command.args(&options.args);
+        if let Some((program, args)) = &options.under {
+            command = command.under(program, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        Ok(command.log("agent").stdout_log("access"))
     }
 
     /// Runs `pillion uninstall` for this node's agent; gives what it printed.
@@ -217,6 +228,12 @@ impl Agent {
         })
     }
 
+    /// What `/healthz/ready` answers now: whether the agent is ready, and the text.
+    pub fn readiness(&self) -> Result<(bool, String)> {
+        let response = self.ask(HEALTH, "GET", "/healthz/ready")?;
+        Ok((response.status == 200, response.body))
+    }
+
     /// One scrape.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::parse(&ok(self.ask(METRICS, "GET", "/metrics")?)?)
@@ -286,12 +303,18 @@ impl Agent {
     /// Starts it anew, with the same options, and waits until it is ready. Ends the old one by SIGTERM where it
     /// still runs.
     pub fn restart(&self) -> Result<()> {
+        self.begin_restart()?;
+        self.wait_ready()
+    }
+
+    /// As [`Agent::restart`], and does not wait: the new one may not be able to serve, or may end.
+    pub fn begin_restart(&self) -> Result<()> {
         if self.process().exited().is_none() {
             self.stop()?;
         }
         let process = self.node.agent_command(&self.options)?.start()?;
         *self.process.lock().expect("no holder panics") = process;
-        self.wait_ready()
+        Ok(())
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {

@@ -47,6 +47,7 @@ mod id;
 pub mod interrupt;
 mod ip;
 mod manifest;
+mod marker;
 pub mod metrics;
 mod node;
 pub mod once;

@@ -29,6 +29,8 @@ pub(crate) struct PodObject {
     pub annotations: BTreeMap<String, String>,
     pub addresses: Vec<IpAddr>,
     pub netns: PathBuf,
+    /// The object says where the network namespace is. A runtime does otherwise.
+    pub names_netns: bool,
     pub probed_port: Option<u16>,
     pub ready: bool,
     pub terminating: bool,
@@ -87,6 +89,7 @@ impl PodObject {
             annotations: BTreeMap::new(),
             addresses: Vec::new(),
             netns: PathBuf::new(),
+            names_netns: true,
             probed_port: None,
             ready: true,
             terminating: false,
@@ -95,7 +98,9 @@ impl PodObject {
 
     fn to_json(&self) -> Value {
         let mut annotations = self.annotations.clone();
-        annotations.entry("pillion.dev/netns".into()).or_insert_with(|| self.netns.display().to_string());
+        if self.names_netns {
+            annotations.entry("pillion.dev/netns".into()).or_insert_with(|| self.netns.display().to_string());
+        }
         let mut object = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -188,6 +193,20 @@ impl Manifests {
     pub fn of_pod<T>(&self, key: &PodKey, read: impl FnOnce(&PodObject) -> T) -> Result<T> {
         let objects = self.objects.lock().expect("no holder panics");
         Ok(read(objects.pods.get(key).with_context(|| format!("the pod {key} is deleted"))?))
+    }
+
+    /// Takes the pod's object away and remembers it: the next [`Manifests::change_pod`] brings it back.
+    pub fn hide_pod(&self, key: &PodKey) -> Result<()> {
+        let objects = self.objects.lock().expect("no holder panics");
+        objects.pods.get(key).with_context(|| format!("the pod {key} is deleted"))?;
+        self.remove(&pod_file(key))
+    }
+
+    /// The pod's `metadata.uid`.
+    pub fn uid_of(&self, key: &PodKey) -> Result<String> {
+        let objects = self.objects.lock().expect("no holder panics");
+        let pod = objects.pods.get(key).with_context(|| format!("the pod {key} is deleted"))?;
+        Ok(pod.uid.clone())
     }
 
     pub fn remove_pod(&self, key: &PodKey) -> Result<()> {

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::marker;
+
 /// TCP's flags, as [`Tcp::flags`] has them (RFC 9293, section 3.1).
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
@@ -141,7 +143,7 @@ impl Assembly {
     }
 }
 
-/// Reads a file of tcpdump: the classic format, of this machine's byte order, of Ethernet.
+/// Reads a file of tcpdump: the classic format, of this machine's byte order, of Ethernet. Markers are left out.
 pub(crate) fn read(path: &Path) -> Result<Packets> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes).with_context(|| format!("{} is no recording of Ethernet", path.display()))
@@ -156,7 +158,9 @@ fn parse(bytes: &[u8]) -> Result<Packets> {
     while let Some(length) = word(at + 8) {
         at += 16;
         let Some(frame) = bytes.get(at..at + length as usize) else { break };
-        packets.push(Packet { tcp: tcp(frame), frame: frame.to_vec() });
+        if !marker::is_marker(frame) {
+            packets.push(Packet { tcp: tcp(frame), frame: frame.to_vec() });
+        }
         at += length as usize;
     }
     Ok(Packets(packets))

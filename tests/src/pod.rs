@@ -76,6 +76,12 @@ impl PodBuilder {
         self
     }
 
+    /// The object does not say where the pod's network namespace is: a container runtime has to.
+    pub fn known_to_a_runtime(mut self) -> Self {
+        self.object.names_netns = false;
+        self
+    }
+
     /// Addresses that another pod has left; those of the node's networks that were never used unless given.
     pub fn addresses(mut self, addresses: &[IpAddr]) -> Self {
         self.addresses = Some(addresses.to_vec());
@@ -256,12 +262,38 @@ impl Pod {
         self.node.shared.manifests.change_pod(&self.key, |pod| pod.terminating = true)
     }
 
+    /// Takes the pod's object away while its programs run on, as `kubectl delete --force` does.
+    pub fn hide_object(&self) -> Result<()> {
+        self.node.shared.manifests.hide_pod(&self.key)
+    }
+
+    /// Brings back an object that [`Pod::hide_object`] took away.
+    pub fn show_object(&self) -> Result<()> {
+        self.node.shared.manifests.change_pod(&self.key, |_| {})
+    }
+
+    /// Ends the pod's programs and its network, and makes the network anew under the same names and addresses, as a node that
+    /// boots does. The object stays as it is.
+    pub fn remake(&self) -> Result<()> {
+        self.end()?;
+        self.lay_out(&[]).with_context(|| format!("cannot make the pod {} again", self.key))
+    }
+
     /// Ends the pod as a node does: programs, then network, then object. Its name and addresses are free.
     pub fn delete(&self) -> Result<()> {
+        self.end()?;
+        self.node.shared.manifests.remove_pod(&self.key)
+    }
+
+    fn end(&self) -> Result<()> {
         cgroup::remove(&self.cgroup())?;
         ip::batch(&self.node.netns_name(), &format!("link del {}", self.device))?;
-        sweep::remove_netns(&self.netns_name())?;
-        self.node.shared.manifests.remove_pod(&self.key)
+        sweep::remove_netns(&self.netns_name())
+    }
+
+    /// The object's `metadata.uid`.
+    pub fn uid(&self) -> Result<String> {
+        self.node.shared.manifests.uid_of(&self.key)
     }
 
     /// The network namespace's name: `ip -n NAME …`.

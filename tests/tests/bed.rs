@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use pillion_tests::{Bed, Id, Pod, apps, leftovers, requirements, sweep};
 
 /// A bed of two nodes with a pod each, and nginx in the second.
@@ -82,6 +83,43 @@ fn recorded_packets_show_what_passed_the_wire() {
     assert_eq!(flows.len(), 2, "one connection, both directions");
     assert!(flows.iter().all(|flow| flow.whole && flow.tls_records().is_none()));
     assert!(flows.iter().any(|flow| flow.bytes.len() > 64 << 10));
+}
+
+/// Sends datagrams to RFC 863's port, and does not wait for anything.
+const DATAGRAMS: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(int(sys.argv[2])): s.sendto(f'datagram {number};'.encode(), (sys.argv[1], 9))
+";
+/// The ring of a recording has some 500 places, for packets as long as the kernel makes them.
+const COUNT: usize = 400;
+
+#[test]
+fn a_recording_has_every_packet_that_was_sent_before_its_end() {
+    let (bed, client, web) = two_pods("complete").unwrap();
+    let filter = "udp dst port 9";
+    let recordings = [
+        bed.node("n1").unwrap().record_wire(filter).unwrap(),
+        client.record(filter).unwrap(),
+        web.record(filter).unwrap(),
+    ];
+    // tcpdump has not read a single packet when the recording ends.
+    recordings.iter().for_each(|recording| recording.signal(Signal::SIGSTOP).unwrap());
+    apps::python(&client, DATAGRAMS, [web.ip4().to_string(), COUNT.to_string()]).run().unwrap();
+    for recording in recordings {
+        recording.signal(Signal::SIGCONT).unwrap();
+        let packets = recording.stop().unwrap();
+        assert_eq!(packets.0.len(), COUNT, "all of them, and nothing else");
+        assert!(packets.contain(b"datagram 0;") && packets.contain(b"datagram 399;"));
+    }
+}
+
+#[test]
+fn a_recording_of_the_loopback_device_is_complete_and_has_each_packet_once() {
+    let (_bed, client, _web) = two_pods("loopback").unwrap();
+    let recording = client.record_device("lo", "udp").unwrap();
+    apps::python(&client, DATAGRAMS, ["127.0.0.1".to_owned(), COUNT.to_string()]).run().unwrap();
+    assert_eq!(recording.stop().unwrap().0.len(), COUNT);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use crate::pcap::{Packets, Tcp};
 use crate::pod::Pod;
 use crate::record::Recording;
-use crate::{ip, wait};
+use crate::{ip, marker, wait};
 
 use wire::Wire;
 
@@ -73,6 +73,8 @@ impl Impostor {
         let witness = neighbour::claim(self.own_ip, self.mac(), victim)?;
         let arrived = |packets: &Packets| packets.0.iter().filter(|packet| packet.frame == witness).count();
         let before = recording.wait_for("anything", |packets| Some(arrived(packets)))?;
+        // The witness may be sent from another CPU than what came before, and would overtake it.
+        marker::wait_queues_empty()?;
         self.wire.send(&witness)?;
         recording.wait_for("an honest frame", |packets| (arrived(packets) > before).then_some(()))
     }

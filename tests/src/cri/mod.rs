@@ -1,5 +1,7 @@
-//! A container runtime, asked as a kubelet asks it (CRI), for tests that need pods and no cluster.
+//! A container runtime, asked as a kubelet asks it (CRI), for tests that need pods and no cluster; and one that is none
+//! ([`FakeRuntime`]), for tests of what the agent makes of its answers.
 
+mod fake;
 mod messages;
 
 use std::collections::HashMap;
@@ -13,6 +15,7 @@ use crate::grpc;
 use crate::wait;
 
 pub use crate::grpc::Refused;
+pub use fake::{FakeRuntime, Mood};
 use messages::*;
 
 /// The runtime behind a socket.
