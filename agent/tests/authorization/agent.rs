@@ -51,6 +51,7 @@ fn workload(world: &World) -> Result<Arc<Workload>, String> {
         node: "n1".to_owned(),
         trust_domains: TrustDomains::new(own, domains),
         root_namespace: world.root_namespace.clone(),
+        last_good: None,
     };
     let mesh = snapshot::build(&objects, &settings, &Mesh::default()).map_err(errors)?;
     Ok(mesh.by_address[&world.pod.addresses[0]].clone())
