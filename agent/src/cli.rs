@@ -4,6 +4,7 @@ mod ca;
 
 pub use ca::{Authority, Ca, CaOperation, CaPlace, Finish, Revoke, Rotate, Serial, Serve, Switch};
 
+use crate::admin::Probe;
 use crate::cluster::{ClusterOptions, ObjectName};
 use crate::cri::CriOptions;
 use crate::decide::DirectMode;
@@ -31,6 +32,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Say whether a connection would be let in, and which policy's rule decides (exit code 0: yes, 1: no, 2: no answer).
     Authz(Authz),
+    /// Ask an agent's process for its health, by its own socket; for probes (exit code 0: yes, 1: no, 2: no answer).
+    Health(Health),
     /// Remove every eBPF link, map and pin that the agent with this state directory left in the kernel.
     Uninstall(Uninstall),
     /// What concerns the agents of a whole cluster.
@@ -63,8 +66,8 @@ pub struct Run {
     #[arg(long, value_name = "DIR", env = "PILLION_STATE_DIR")]
     pub state_dir: PathBuf,
 
-    /// Another agent may still have the state directory: wait until it ends, and take over at once. For a DaemonSet that
-    /// replaces its pods with maxSurge.
+    /// Another agent may still have the node: check beforehand all that can be checked, wait until it ends, and take over at
+    /// once. For a DaemonSet that replaces its pods with maxSurge.
     #[arg(long, env = "PILLION_STANDBY")]
     pub standby: bool,
 
@@ -72,6 +75,11 @@ pub struct Run {
     /// pods free and takes everything off the node; in any other case the hooks stay for the next agent.
     #[arg(long, value_name = "NAME", env = "PILLION_DAEMONSET", requires = "kube")]
     pub daemonset: Option<ObjectName>,
+
+    /// Of which version of that DaemonSet this pod is: the value of its label controller-revision-hash. An agent that stands by
+    /// then waits until agents of that version have taken over well on other nodes.
+    #[arg(long, value_name = "HASH", env = "PILLION_REVISION", requires = "daemonset")]
+    pub revision: Option<String>,
 
     /// Where to serve /config_dump, /logging and /audit.
     #[arg(long, value_name = "ADDR", env = "PILLION_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
@@ -81,9 +89,14 @@ pub struct Run {
     #[arg(long, value_name = "ADDR", env = "PILLION_METRICS_ADDR", default_value = "[::]:15020")]
     pub metrics_addr: SocketAddr,
 
-    /// Where to serve /healthz/live and /healthz/ready.
-    #[arg(long, value_name = "ADDR", env = "PILLION_HEALTH_ADDR", default_value = "[::]:15021")]
+    /// Where to serve /healthz/live and /healthz/ready, once the agent serves the node.
+    #[arg(long, value_name = "ADDR", env = "PILLION_HEALTH_ADDR", default_value = "127.0.0.1:15021")]
     pub health_addr: SocketAddr,
+
+    /// A Unix socket of this process alone, where the same is served from its start on, also while it stands by: for
+    /// `pillion health`.
+    #[arg(long, value_name = "PATH", env = "PILLION_HEALTH_SOCKET")]
+    pub health_socket: Option<PathBuf>,
 
     #[command(flatten)]
     pub trust: TrustDomainArgs,
@@ -209,6 +222,16 @@ pub struct TrustDomainArgs {
     /// Other names of the trust domain, former or future: peers and policies may use any of them.
     #[arg(long, value_name = "NAME,…", env = "PILLION_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
     pub trust_domain_aliases: Vec<TrustDomain>,
+}
+
+#[derive(Debug, Args)]
+pub struct Health {
+    /// What to ask.
+    pub probe: Probe,
+
+    /// The agent's --health-socket.
+    #[arg(long, value_name = "PATH", env = "PILLION_HEALTH_SOCKET")]
+    pub socket: PathBuf,
 }
 
 #[derive(Debug, Args)]

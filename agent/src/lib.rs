@@ -13,6 +13,7 @@ pub mod hbone;
 pub mod identity;
 pub mod istio_ca;
 pub mod kernel;
+mod lock;
 pub mod manifest;
 pub mod mesh;
 pub mod node;

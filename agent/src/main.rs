@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use pillion_agent::cli::{Ca, Cli, Cluster, Command};
+use pillion_agent::admin;
+use pillion_agent::cli::{Ca, Cli, Cluster, Command, Health};
 use pillion_agent::nri::hold;
 use pillion_agent::{authz, ca, node};
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(node::run(*run))),
         Command::Authz(question) => return authz::run(&question),
+        Command::Health(question) => return health(&question),
         Command::Uninstall(uninstall) => node::uninstall(&uninstall),
         Command::Ca(Ca::Serve(options)) => {
             runtime().and_then(|runtime| runtime.block_on(ca::serve::run(*options)))
@@ -33,6 +35,19 @@ fn main() -> ExitCode {
         }
     };
     exit(result)
+}
+
+fn health(question: &Health) -> ExitCode {
+    match admin::ask(&question.socket, question.probe) {
+        Ok((is_well, said)) => {
+            println!("{said}");
+            if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(e) => {
+            eprintln!("pillion: no agent answers at --socket {}: {e}", question.socket.display());
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn exit(result: anyhow::Result<()>) -> ExitCode {

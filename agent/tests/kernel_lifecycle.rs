@@ -13,6 +13,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 
+/// A node beside the bed's own, on the same kernel and BPF file system.
+const OTHER: &str = "other-node";
+
 const NOWHERE: &str = "10.99.0.9:4444";
 const LINKS: [&str; 5] =
     ["link_sockops", "link_getpeername4", "link_getpeername6", "link_connect4", "link_connect6"];
@@ -54,6 +57,7 @@ fn the_next_agent_takes_links_and_entries_over() {
         let mut first = bed.open();
         let worker = pod.captured(&mut first);
         let before = LINKS.map(|link| link_and_program(&bed, link));
+        drop(first);
         let second = bed.open();
         for ((link, program), name) in before.into_iter().zip(LINKS) {
             let (link_now, program_now) = link_and_program(&bed, name);
@@ -61,7 +65,6 @@ fn the_next_agent_takes_links_and_entries_over() {
             assert_ne!(program_now, program, "{name} runs the new agent's program");
         }
         assert_eq!(second.captured().unwrap(), [pod.cookie]);
-        drop(first);
         TcpStream::connect(NOWHERE).unwrap();
         assert!(worker.destination().is_some());
     });
@@ -107,8 +110,9 @@ fn the_audit_mends_links() {
         assert_eq!((mended[0].what, mended[0].detail.as_str()), ("link", "connect4 was not pinned"));
         assert!(exists(&bed.pin("link_connect4")));
 
-        // Detaches them, although this agent holds them.
-        Kernel::uninstall(&bed.bpffs, NODE).unwrap();
+        // The same links under another node's name: what removes them there detaches them, although this agent holds them.
+        move_pins(&bed, NODE, OTHER);
+        Kernel::uninstall(&bed.bpffs, OTHER).unwrap();
         assert!(
             TcpStream::connect_timeout(&NOWHERE.parse().unwrap(), std::time::Duration::from_millis(50))
                 .is_err()
@@ -118,10 +122,59 @@ fn the_audit_mends_links() {
         TcpStream::connect(NOWHERE).unwrap();
         assert!(worker.destination().is_some());
 
-        let other = bed.open();
+        move_pins(&bed, NODE, OTHER);
+        let other = Kernel::open(&KernelConfig { node: OTHER.to_owned(), ..bed.config() }).unwrap();
+        fs::create_dir_all(bed.pin("")).unwrap();
         assert_eq!(repairs(&mut kernel, &wanted), ["link"; 5], "another agent's programs ran");
         drop(other);
+        Kernel::uninstall(&bed.bpffs, OTHER).unwrap();
     });
+}
+
+// proves: SEC-3
+#[test]
+fn a_nodes_pins_are_one_agents_until_it_ends() {
+    let bed = Bed::new();
+    let kernel = bed.open();
+    let before = LINKS.map(|link| link_and_program(&bed, link));
+    let own = format!("process {}, ", std::process::id());
+    for error in [
+        Kernel::open(&bed.config()).err().expect("the pins are in use"),
+        Kernel::uninstall(&bed.bpffs, NODE).expect_err("the pins are in use"),
+    ] {
+        let said = error.to_string();
+        assert!(matches!(error, KernelError::Held { .. }) && said.contains(&own), "{said}");
+    }
+    assert_eq!(LINKS.map(|link| link_and_program(&bed, link)), before, "nothing was touched");
+    // Another node's are others.
+    let config = KernelConfig { node: OTHER.to_owned(), ..bed.config() };
+    drop(Kernel::open(&config).unwrap());
+    Kernel::uninstall(&bed.bpffs, OTHER).unwrap();
+    drop(kernel);
+    drop(bed.open());
+}
+
+#[test]
+fn a_rehearsal_loads_the_programs_and_leaves_nothing() {
+    let bed = Bed::new();
+    let kernel = bed.open();
+    let pins = || fs::read_dir(bed.pin("")).unwrap().count();
+    let (before, links) = (pins(), LINKS.map(|link| link_and_program(&bed, link)));
+    Kernel::rehearse(&bed.config()).unwrap();
+    assert_eq!((pins(), LINKS.map(|link| link_and_program(&bed, link))), (before, links));
+    drop(kernel);
+    let error = Kernel::rehearse(&KernelConfig { cgroup_root: Some("/tmp".into()), ..bed.config() });
+    assert!(matches!(error, Err(KernelError::NotCgroup2 { .. })), "{error:?}");
+}
+
+/// Gives this layout's pins of one node to another.
+fn move_pins(bed: &Bed, from: &str, to: &str) {
+    let layout = |node: &str| {
+        let pins = bed.pin("");
+        bed.bpffs.join("pillion").join(node).join(pins.file_name().expect("the layout's name"))
+    };
+    fs::create_dir_all(layout(to).parent().expect("the node's directory")).unwrap();
+    fs::rename(layout(from), layout(to)).unwrap();
 }
 
 // proves: LIF-5

@@ -143,11 +143,11 @@ fn the_next_agent_takes_a_veths_programs_over_without_a_gap() {
                         rounds.fetch_add(1, Ordering::Relaxed);
                     }
                 });
+                drop(first);
                 let mut second = open(&bed, traffic_control);
                 for pod in pair.pods() {
                     pod.captured(&mut second, &pod.capture());
                 }
-                drop(first);
                 is_over.store(true, Ordering::Relaxed);
                 second
             });

@@ -4,8 +4,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use pillion_tests::{AgentOptions, Bed, Node, apps, requirements};
+
+const SECONDS_20: Duration = Duration::from_secs(20);
 
 fn bed(name: &str) -> (Bed, Node) {
     requirements::ensure(requirements::BED).unwrap();
@@ -74,16 +77,28 @@ fn places_that_do_not_serve_are_named() {
     assert_says(&sentence(&node, &["--bpf-log"]), &["--bpf-log", "--features bpf-log"]);
 }
 
-// proves: SEC-2
+// proves: SEC-2, SEC-3
 #[test]
-fn a_port_that_is_taken_is_named_with_its_flag() {
-    let (_bed, node) = bed("ports");
-    for (flag, port) in [("--admin-addr", 15000), ("--metrics-addr", 15020), ("--health-addr", 15021)] {
-        let taken = node.visit(|| Ok(TcpListener::bind(("127.0.0.1", port))?)).unwrap();
-        let address = format!("127.0.0.1:{port}");
-        assert_says(&sentence(&node, &[flag, &address]), &[flag, &address, "taken by another process"]);
-        drop(taken);
+fn a_port_that_is_taken_is_named_with_its_flag_and_keeps_no_agent_from_serving() {
+    let (bed, node) = bed("ports");
+    let pod = node.pod("pod").captured().create().unwrap();
+    let ports = [("--admin-addr", 15000), ("--metrics-addr", 15020), ("--health-addr", 15021)];
+    let taken = node
+        .visit(|| Ok(ports.map(|(_, port)| TcpListener::bind(("0.0.0.0", port)).expect("nobody has it"))))
+        .unwrap();
+    let agent = node.agent_command(&AgentOptions::default()).unwrap().start().unwrap();
+    for (flag, port) in ports {
+        let said = format!("{port}: port taken by another process");
+        agent.wait_log(&said, SECONDS_20).unwrap();
+        assert!(agent.log().contains(flag), "{flag} is missing in: {}", agent.log());
     }
+    agent.wait_log("captured", SECONDS_20).unwrap();
+    drop((pod, taken));
+    for (_, port) in ports {
+        agent.wait_listening(port).unwrap();
+    }
+    assert!(agent.stop(SECONDS_20).unwrap().success());
+    drop(bed);
 }
 
 // proves: SEC-1

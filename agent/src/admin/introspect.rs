@@ -17,15 +17,27 @@ pub struct AuthzQuestion {
     pub port: u16,
 }
 
-/// What probes and Prometheus ask. A future is dropped unfinished when its client goes away.
+/// What probes ask. Answers are at hand: they wait for nobody.
+pub trait Probes: Send + Sync + 'static {
+    /// For `GET /healthz/live`: whether this process does its work, well or not.
+    ///
+    /// # Errors
+    /// Why only a new process can help, in a sentence.
+    fn live(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// For `GET /healthz/ready`: what is to be shown to people, `ready` first where all is well.
+    ///
+    /// # Errors
+    /// What the process waits for.
+    fn ready(&self) -> Result<String, String>;
+}
+
+/// What Prometheus asks. A future is dropped unfinished when its client goes away.
 pub trait Vitals: Send + Sync + 'static {
     /// Prometheus' text format, for `GET /metrics`.
     fn metrics(&self) -> BoxFuture<'_, String>;
-    /// For `GET /healthz/ready`.
-    ///
-    /// # Errors
-    /// What the node waits for, in words.
-    fn ready(&self) -> Result<(), Vec<String>>;
 }
 
 /// What people ask of the node besides.

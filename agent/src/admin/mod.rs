@@ -1,4 +1,4 @@
-//! The agent's three small HTTP servers: admin (what it holds, and its log level), metrics, health.
+//! The agent's small HTTP servers: admin (what it holds, and its log level), metrics, and health with a thread of its own.
 //!
 //! They answer people, Prometheus and the kubelet, and must not let any of these, or whoever else can reach the
 //! ports, slow the mesh: see `server` for the limits. What they show comes through [`Introspect`]; nothing in
@@ -6,13 +6,15 @@
 
 #![forbid(unsafe_code)]
 
+mod health;
 mod introspect;
 mod listen;
 mod routes;
 mod server;
 mod servers;
 
-pub use introspect::{AuthzQuestion, BoxFuture, Introspect, Vitals};
+pub use health::{HealthServer, Probe, ask};
+pub use introspect::{AuthzQuestion, BoxFuture, Introspect, Probes, Vitals};
 pub use listen::{ListenError, listen};
 pub use servers::{Addresses, Servers, VitalsServers};
 

@@ -1,4 +1,4 @@
-//! Serves HTTP/1 on a listener, within limits: few connections, short requests, little time, one request each.
+//! Serves HTTP/1 on a listener, TCP or Unix, within limits: few connections, short requests, little time, one request each.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,10 +10,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -38,13 +40,36 @@ pub trait Route: Send + Sync + 'static {
     fn route(&self, request: &Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
+/// Where connections come from.
+pub trait Listener: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(TcpListener::accept(self).await?.0)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(UnixListener::accept(self).await?.0)
+    }
+}
+
 /// Serves until dropped, and every connection with it.
-pub async fn serve<R: Route>(listener: TcpListener, routes: Arc<R>) {
+pub async fn serve<R: Route>(listener: impl Listener, routes: Arc<R>) {
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!("a connection cannot be accepted: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -66,7 +91,10 @@ pub async fn serve<R: Route>(listener: TcpListener, routes: Arc<R>) {
     }
 }
 
-async fn connection(stream: TcpStream, routes: &impl Route) -> hyper::Result<()> {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    routes: &impl Route,
+) -> hyper::Result<()> {
     let service =
         service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(routes.route(&request).await));
     let connection = http1::Builder::new()

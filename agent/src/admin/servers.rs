@@ -1,23 +1,28 @@
-//! Starts and ends the three servers.
+//! Starts and ends the servers.
 
-use super::introspect::{Introspect, Vitals};
+use super::introspect::{Introspect, Probes, Vitals};
 use super::listen::{ListenError, listen};
 use super::routes::{Admin, Health, Metrics};
-use super::server::serve;
+use super::server::{Route, serve};
 use crate::telemetry::Logging;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// How often an address that another process has is tried again.
+const TRY_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the servers listen.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     pub admin: SocketAddr,
     pub metrics: SocketAddr,
-    pub health: SocketAddr,
 }
 
-/// Serves metrics and health alone, of a program that is no agent.
+/// Serves metrics and health, of a program that is no agent.
 pub struct VitalsServers {
     _tasks: JoinSet<()>,
 }
@@ -25,21 +30,22 @@ pub struct VitalsServers {
 impl VitalsServers {
     /// # Errors
     /// When an address cannot be listened on; then none is.
-    pub fn start(
+    pub fn start<P: Vitals + Probes>(
         metrics: SocketAddr,
         health: SocketAddr,
-        program: Arc<dyn Vitals>,
+        program: Arc<P>,
     ) -> Result<Self, ListenError> {
         let (metrics, _) = listen("--metrics-addr", metrics)?;
         let (health, _) = listen("--health-addr", health)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(metrics, Arc::new(Metrics { node: program.clone() })));
-        tasks.spawn(serve(health, Arc::new(Health { node: program })));
+        tasks.spawn(serve(health, Arc::new(Health { process: program })));
         Ok(Self { _tasks: tasks })
     }
 }
 
-/// The servers; they end when this is dropped.
+/// The servers of people and of Prometheus; they end when this is dropped. Health has a thread of its own
+/// ([`HealthServer`](super::HealthServer)).
 pub struct Servers {
     /// Where they listen in truth: port 0 has become a port.
     pub addresses: Addresses,
@@ -47,23 +53,49 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Listens on all three addresses, then serves them on the caller's tokio runtime.
-    ///
-    /// # Errors
-    /// When an address cannot be listened on; then none is.
-    pub fn start(
-        addresses: Addresses,
-        node: Arc<dyn Introspect>,
-        logging: Logging,
-    ) -> Result<Self, ListenError> {
-        let (admin, admin_address) = listen("--admin-addr", addresses.admin)?;
-        let (metrics, metrics_address) = listen("--metrics-addr", addresses.metrics)?;
-        let (health, health_address) = listen("--health-addr", addresses.health)?;
+    /// Serves both on the caller's tokio runtime. An address that cannot be listened on is told in the log and tried again every
+    /// 5 s: pods do not lose their agent for want of a port that only people look at.
+    pub fn start(addresses: Addresses, node: Arc<dyn Introspect>, logging: Logging) -> Self {
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(admin, Arc::new(Admin { node: node.clone(), logging })));
-        tasks.spawn(serve(metrics, Arc::new(Metrics { node: node.clone() })));
-        tasks.spawn(serve(health, Arc::new(Health { node })));
-        let addresses = Addresses { admin: admin_address, metrics: metrics_address, health: health_address };
-        Ok(Self { addresses, _tasks: tasks })
+        let admin = Admin { node: node.clone(), logging };
+        let admin = begin(&mut tasks, "--admin-addr", addresses.admin, admin);
+        let metrics = begin(&mut tasks, "--metrics-addr", addresses.metrics, Metrics { node });
+        Self { addresses: Addresses { admin, metrics }, _tasks: tasks }
+    }
+}
+
+/// Gives where it listens, or will.
+fn begin<R: Route>(
+    tasks: &mut JoinSet<()>,
+    flag: &'static str,
+    address: SocketAddr,
+    routes: R,
+) -> SocketAddr {
+    let first = listen(flag, address);
+    let local = first.as_ref().map_or(address, |(_, local)| *local);
+    tasks.spawn(keep(flag, address, first, Arc::new(routes)));
+    local
+}
+
+/// Serves until dropped, as soon as the address can be listened on; `first` is the first try's outcome.
+pub(super) async fn keep<R: Route>(
+    flag: &'static str,
+    address: SocketAddr,
+    first: Result<(TcpListener, SocketAddr), ListenError>,
+    routes: Arc<R>,
+) {
+    let mut tried = first;
+    let mut is_told = false;
+    loop {
+        match tried {
+            Ok((listener, _)) => return serve(listener, routes).await,
+            Err(error) if !is_told => {
+                tracing::error!("{error}; the agent goes on without, and tries again every {TRY_EVERY:?}");
+                is_told = true;
+            }
+            Err(_) => {}
+        }
+        sleep(TRY_EVERY).await;
+        tried = listen(flag, address);
     }
 }

@@ -4,7 +4,8 @@
 //! [`source`] has a mesh made of it. Only the fields that the mesh reads are kept ([`Object`](crate::manifest::Object)); what
 //! they mean `manifest` knows. While the API server is away everything stays as it was.
 //! Others follow resources of their own ([`follow`]): the certificate authority its pods and its Secret, its clients the roots.
-//! [`daemon_set`] is apart: how an agent hears that it is to leave its node for good.
+//! [`daemon_set`] is apart: how an agent hears that it is to leave its node for good; and [`rollout`]: how one that is to take over
+//! hears whether that came out well elsewhere.
 //!
 //! What is written there is little: [`status`] of policies that are wrong, [`events`] of pods, and [`taint`] of this node.
 //! Nothing in here knows what the mesh is used for.
@@ -19,6 +20,7 @@ mod events;
 mod name;
 mod options;
 mod resources;
+mod rollout;
 mod source;
 mod status;
 mod store;
@@ -32,6 +34,7 @@ pub use events::{Happening, PodEvent, PodEvents};
 pub use name::ObjectName;
 pub use options::ClusterOptions;
 pub use resources::{RESOURCES, Resource, built_in};
+pub use rollout::{Others, Rollout};
 pub use source::{ClusterSource, Writes};
 pub use store::{Item, Store};
 pub use watch::{Heard, News, What, follow};

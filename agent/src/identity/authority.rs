@@ -20,6 +20,14 @@ pub trait CertificateAuthority: Send + Sync + 'static {
     /// leaves the last good one in force.
     fn trust(&self) -> watch::Receiver<Arc<Trust>>;
 
+    /// Whether it can be asked now, for somebody who is going to need it.
+    ///
+    /// # Errors
+    /// In words, what keeps it from being asked.
+    fn reach(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// What is wrong with the authority at the moment, in words: what it signs with, or what its trust is made from.
     fn errors(&self) -> watch::Receiver<Vec<String>>;
 }

@@ -76,6 +76,11 @@ impl Channel {
         self.exchange(sender, request, token).await
     }
 
+    /// Has a connection to an authority that `trust` vouches for, which is kept for the first question.
+    pub async fn reach(&self, trust: &Arc<Trust>) -> Result<(), String> {
+        self.sender(trust).await.map(drop)
+    }
+
     async fn exchange(
         &self,
         sender: Sender,

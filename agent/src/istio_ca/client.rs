@@ -95,6 +95,17 @@ impl CertificateAuthority for RemoteCa {
     fn errors(&self) -> watch::Receiver<Vec<String>> {
         self.errors.clone()
     }
+
+    fn reach(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let trust = self.trust.borrow().clone();
+            if trust.roots().next().is_none() {
+                return Err(format!("its roots are not known yet: {}", self.errors.borrow().join(", ")));
+            }
+            read_token(&self.token)?;
+            self.channel.reach(&trust).await
+        })
+    }
 }
 
 impl RemoteCa {

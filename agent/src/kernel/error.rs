@@ -45,14 +45,20 @@ pub enum KernelError {
     )]
     NodeName { name: String },
 
+    #[error(
+        "the pins in {path} are in use by {holder}: another agent runs under this node's name; end it first, or give this one a \
+         --node of its own"
+    )]
+    Held { path: PathBuf, holder: String },
+
     #[error("--bpf-log needs a build that has the hooks' log statements: cargo build --features bpf-log")]
     LogNotBuilt,
 
     #[error("the hooks' log could not be opened: {reason}")]
     Log { reason: String },
 
-    #[error("the eBPF object could not be loaded: {source}; its pinned maps are in {pins}")]
-    Object { pins: PathBuf, source: Box<aya::EbpfError> },
+    #[error("the eBPF object could not be loaded: {source}; its maps are {maps}")]
+    Object { maps: String, source: Box<aya::EbpfError> },
 
     #[error("the kernel's verifier refuses the program {program}: {source}; --log debug shows why")]
     Verifier { program: &'static str, source: io::Error },

@@ -40,6 +40,7 @@ pub use flows::{AttestedFlow, FlowTable};
 pub use guard::Unknown;
 pub use local::Counts;
 pub use path::{PathError, TrafficControl};
+pub use pins::Claim;
 pub use services::ServiceEndpoints;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable};
@@ -117,14 +118,40 @@ impl Kernel {
     /// Checks the machine, loads the programs and attaches them, or swaps them in behind the links that an earlier
     /// agent has pinned. Entries of an earlier agent stay (their pods fail closed) until [`Kernel::audit`] says which
     /// of them are stale.
+    ///
+    /// # Errors
+    /// [`KernelError::Held`] where another process has the node's pins, before anything is loaded; and whatever the machine
+    /// lacks.
     pub fn open(config: &KernelConfig) -> Result<Self, KernelError> {
-        #[cfg(not(feature = "bpf-log"))]
-        hook_log::check(config.log_hooks)?;
-        preflight::check()?;
-        let cgroup = Cgroup::open(config.cgroup_root.as_deref())?;
-        let pins = Pins::open(&config.bpffs, &config.node, config.mounts_bpffs)?;
+        let cgroup = check(config)?;
+        let claim = Claim::take(&config.bpffs, &config.node, config.mounts_bpffs)?;
+        Self::attach(config, cgroup, claim)
+    }
 
-        let mut ebpf = load(&pins, config.log_hooks)?;
+    /// What can be said of the machine at once, without loading or making anything.
+    pub fn check(config: &KernelConfig) -> Result<(), KernelError> {
+        check(config).map(drop)
+    }
+
+    /// The same as [`Kernel::open`], for a process that has the node's pins already.
+    pub fn open_claimed(config: &KernelConfig, claim: Claim) -> Result<Self, KernelError> {
+        Self::attach(config, check(config)?, claim)
+    }
+
+    /// Whether [`Kernel::open`] would succeed on this machine: has the verifier judge the programs of this build, which are
+    /// attached nowhere, with maps that end with this call. It neither needs nor touches the node's pins.
+    ///
+    /// # Errors
+    /// Those of [`Kernel::open`], but for what belongs to pins that are there.
+    pub fn rehearse(config: &KernelConfig) -> Result<(), KernelError> {
+        check(config)?;
+        pins::ensure_bpffs(&config.bpffs, config.mounts_bpffs)?;
+        load(None, config.log_hooks).map(drop)
+    }
+
+    fn attach(config: &KernelConfig, cgroup: Cgroup, claim: Claim) -> Result<Self, KernelError> {
+        let pins = Pins::open(claim)?;
+        let mut ebpf = load(Some(&pins), config.log_hooks)?;
         #[cfg(feature = "bpf-log")]
         let log = config.log_hooks.then(|| hook_log::HookLog::start(&mut ebpf)).transpose()?;
         let mut tables = Tables::take(&mut ebpf)?;
@@ -294,18 +321,31 @@ impl Kernel {
         self.hooks.iter().map(|(hook, _)| hook.name).collect()
     }
 
-    /// Removes every link, map and pin of a node's agent, detaching links that a running agent still holds. Says what
+    /// Removes every link, map and pin of a node's agent, detaching links that another process still holds. Says what
     /// it removed. A bpffs that the agent has mounted stays, empty.
+    ///
+    /// # Errors
+    /// [`KernelError::Held`] while the agent runs.
     pub fn uninstall(bpffs: &Path, node: &str) -> Result<Vec<String>, KernelError> {
         uninstall::node(bpffs, node)
     }
 }
 
-/// Loads programs and maps; pinned maps are used as they are.
-fn load(pins: &Pins, log_hooks: bool) -> Result<Ebpf, KernelError> {
+/// What the machine has to have, before anything is made.
+fn check(config: &KernelConfig) -> Result<Cgroup, KernelError> {
+    #[cfg(not(feature = "bpf-log"))]
+    hook_log::check(config.log_hooks)?;
+    preflight::check()?;
+    Cgroup::open(config.cgroup_root.as_deref())
+}
+
+/// Loads programs and maps; pinned maps are used as they are. Without pins the maps end with what is returned.
+fn load(pins: Option<&Pins>, log_hooks: bool) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
-    for map in tables::MAPS {
-        loader.map_pin_path(map, pins.path(map));
+    if let Some(pins) = pins {
+        for map in tables::MAPS {
+            loader.map_pin_path(map, pins.path(map));
+        }
     }
     let mptcp = u8::from(preflight::tells_mptcp_sockets());
     loader.override_global("MPTCP", &mptcp, true);
@@ -316,7 +356,9 @@ fn load(pins: &Pins, log_hooks: bool) -> Result<Ebpf, KernelError> {
     #[cfg(not(feature = "bpf-log"))]
     let _ = log_hooks;
 
-    let failed = |source| KernelError::Object { pins: pins.directory().to_owned(), source: Box::new(source) };
+    let maps =
+        || pins.map_or("not pinned".into(), |pins| format!("pinned in {}", pins.directory().display()));
+    let failed = |source| KernelError::Object { maps: maps(), source: Box::new(source) };
     let mut ebpf = loader.load(OBJECT).map_err(failed)?;
     for program in HOOKS.iter().map(|hook| hook.program).chain(POD_PROGRAMS) {
         load_program(&mut ebpf, program).map_err(|error| match error {

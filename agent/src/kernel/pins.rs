@@ -1,33 +1,79 @@
 //! Where the kernel keeps what outlives the agent: `<bpffs>/pillion/<node>/v<layout>/`.
 
 use super::KernelError;
+use crate::lock::{Lock, LockError};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use pillion_ebpf_common::LAYOUT_VERSION;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The directory of a product, so that several nodes (and others' pins) share one bpffs.
 const PRODUCT: &str = "pillion";
 
+/// A node's pins, of this process alone until this is dropped: two agents that share them would undo each other's work, and
+/// pods would go plain meanwhile.
+pub struct Claim {
+    /// `<bpffs>/pillion/<node>`, which is locked.
+    node: PathBuf,
+    _lock: Lock,
+}
+
 /// The pins of one agent.
 pub struct Pins {
-    /// `<bpffs>/pillion/<node>`
-    node: PathBuf,
-    /// The directory of this build's layout, below it.
+    claim: Claim,
+    /// The directory of this build's layout, below the node's.
     current: PathBuf,
 }
 
-impl Pins {
-    /// Makes the directory, and mounts a bpffs first where there is none and `mounts` says so.
-    pub fn open(bpffs: &Path, node: &str, mounts: bool) -> Result<Self, KernelError> {
+impl Claim {
+    /// Makes the node's directory and locks it. Mounts a bpffs first where there is none and `mounts` says so.
+    ///
+    /// The directory is what agents of one node share, whatever their state directories: a pod sees the same directory
+    /// through its hostPath mount as the node does.
+    ///
+    /// # Errors
+    /// [`KernelError::Held`] while another process has them. It does not wait.
+    pub fn take(bpffs: &Path, node: &str, mounts: bool) -> Result<Self, KernelError> {
         let node = node_directory(bpffs, node)?;
-        let current = node.join(format!("v{LAYOUT_VERSION}"));
         ensure_bpffs(bpffs, mounts)?;
+        let lock = Lock::take(&node, |node| {
+            fs::create_dir_all(node)?;
+            File::open(node)
+        });
+        Self::of(node, lock)
+    }
+
+    /// The same, where there are pins; makes nothing.
+    pub fn of_existing(bpffs: &Path, node: &str) -> Result<Option<Self>, KernelError> {
+        let node = node_directory(bpffs, node)?;
+        match Lock::take(&node, |node| File::open(node)) {
+            Err(LockError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            lock => Self::of(node, lock).map(Some),
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.node
+    }
+
+    fn of(node: PathBuf, lock: Result<Lock, LockError>) -> Result<Self, KernelError> {
+        match lock {
+            Ok(lock) => Ok(Self { node, _lock: lock }),
+            Err(LockError::Held(holder)) => Err(KernelError::Held { path: node, holder: holder.to_string() }),
+            Err(LockError::Io(source)) => Err(failed(&node, "locked")(source)),
+        }
+    }
+}
+
+impl Pins {
+    /// Makes the directory of this build's layout.
+    pub fn open(claim: Claim) -> Result<Self, KernelError> {
+        let current = claim.node.join(format!("v{LAYOUT_VERSION}"));
         fs::create_dir_all(&current).map_err(failed(&current, "created"))?;
-        Ok(Self { node, current })
+        Ok(Self { claim, current })
     }
 
     pub fn directory(&self) -> &Path {
@@ -40,9 +86,10 @@ impl Pins {
 
     /// The directories of other layouts: those of an agent before an upgrade, or after a downgrade.
     pub fn other_layouts(&self) -> Result<Vec<PathBuf>, KernelError> {
-        let entries = fs::read_dir(&self.node).map_err(failed(&self.node, "read"))?;
+        let node = self.claim.directory();
+        let entries = fs::read_dir(node).map_err(failed(node, "read"))?;
         let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
-        let mut paths = paths.map_err(failed(&self.node, "read"))?;
+        let mut paths = paths.map_err(failed(node, "read"))?;
         paths.retain(|path| *path != self.current);
         Ok(paths)
     }
@@ -58,7 +105,7 @@ pub fn node_directory(bpffs: &Path, node: &str) -> Result<PathBuf, KernelError> 
     Ok(bpffs.join(PRODUCT).join(node.replace('.', ":")))
 }
 
-fn ensure_bpffs(path: &Path, mounts: bool) -> Result<(), KernelError> {
+pub fn ensure_bpffs(path: &Path, mounts: bool) -> Result<(), KernelError> {
     let unusable = |source| KernelError::Bpffs { path: path.to_owned(), source };
     match statfs(path) {
         Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => return Ok(()),

@@ -1,25 +1,22 @@
 //! Takes everything out of the kernel again.
 
-use super::pins::{failed, node_directory};
+use super::pins::{Claim, failed};
 use super::{KernelError, links, path};
 use std::fs;
-use std::io;
 use std::path::Path;
 
 /// Removes all that the agent of a node has pinned. Says what that was; nothing is fine too.
+///
+/// Nobody else has the pins until the last one is gone: an agent that runs has them itself, and one that starts waits or ends.
 pub fn node(bpffs: &Path, node: &str) -> Result<Vec<String>, KernelError> {
-    let node = node_directory(bpffs, node)?;
     let mut removed = Vec::new();
-    let layouts = match fs::read_dir(&node) {
-        Ok(layouts) => layouts,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
-        Err(error) => return Err(failed(&node, "read")(error)),
-    };
-    for entry in layouts {
-        let directory = entry.map_err(failed(&node, "read"))?.path();
+    let Some(claim) = Claim::of_existing(bpffs, node)? else { return Ok(removed) };
+    let node = claim.directory();
+    for entry in fs::read_dir(node).map_err(failed(node, "read"))? {
+        let directory = entry.map_err(failed(node, "read"))?.path();
         removed.extend(layout(&directory)?);
     }
-    fs::remove_dir(&node).map_err(failed(&node, "removed"))?;
+    fs::remove_dir(node).map_err(failed(node, "removed"))?;
     // Other nodes' directories may be in it: then it stays.
     if let Some(product) = node.parent() {
         let _ = fs::remove_dir(product);

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// A worker that does not answer within this time is left out of the dump.
@@ -30,8 +30,6 @@ pub enum Question {
 /// The servers' end of the mailbox.
 pub struct Mailbox {
     pub questions: mpsc::Sender<Question>,
-    /// What the node waits for; empty once it is ready.
-    pub waits_for: watch::Receiver<Vec<String>>,
 }
 
 impl Mailbox {
@@ -65,11 +63,6 @@ impl Introspect for Mailbox {
 impl Vitals for Mailbox {
     fn metrics(&self) -> BoxFuture<'_, String> {
         Box::pin(self.ask(Question::Metrics))
-    }
-
-    fn ready(&self) -> Result<(), Vec<String>> {
-        let waits_for = self.waits_for.borrow().clone();
-        if waits_for.is_empty() { Ok(()) } else { Err(waits_for) }
     }
 }
 

@@ -2,13 +2,15 @@
 
 use super::authority::{self, Authority};
 use super::certifier;
+use super::health::{Health, TURN_EVERY};
 use super::introspect::{Mailbox, Question};
 use super::runtime;
+use super::standby::{Held, Standby};
 use super::state_dir::{Record, StateDir};
 use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
-use crate::admin::{Addresses, Servers};
+use crate::admin::{Addresses, HealthServer, Servers};
 use crate::cli::{ClusterUninstall, Run, Uninstall};
-use crate::cluster::{ClusterSource, PodEvents, Writes, connect, is_going, remove};
+use crate::cluster::{ClusterSource, PodEvents, Rollout, Writes, connect, is_going, remove};
 use crate::direct::{self, DirectLog};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
@@ -37,12 +39,23 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let logging = Logging::install(&config.log).context("--log")?;
     let mut signals = Signals::new()?;
     let config = Arc::new(config);
-    let state_dir = match config.standby {
-        true => tokio::select! {
-            state_dir = StateDir::succeed(&config.state_dir) => state_dir?,
-            () = signals.end() => return Ok(()),
-        },
-        false => StateDir::open(&config.state_dir)?,
+    let health = Arc::new(Health::default());
+    let health_server = serve_health(&config, &health)?;
+    let kernel_config = KernelConfig {
+        node: config.node.clone(),
+        bpffs: config.bpffs.clone(),
+        mounts_bpffs: config.daemonset.is_none(),
+        cgroup_root: config.cgroup_root.clone(),
+        log_hooks: config.bpf_log,
+        traffic_control: TrafficControl::of_this_kernel(),
+    };
+    Kernel::check(&kernel_config)?;
+    let held = match Held::take(&config, &kernel_config) {
+        Err(error) if config.standby && error.is_held() => {
+            tracing::info!("standing by until the other agent ends: {error}");
+            None
+        }
+        held => Some(held?),
     };
     check_congestion(&config)?;
     let settings = Settings {
@@ -51,36 +64,45 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         root_namespace: config.root_namespace.clone(),
     };
     let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
-    let (readiness, waits_for) = watch::channel(vec!["the first look at the mesh".to_owned()]);
     let writes = Writes {
         options: config.cluster.clone(),
-        waits_for: waits_for.clone(),
+        waits_for: health.waits_for(),
         events_dropped: metrics.pod_events_dropped(),
     };
     let source = Source::start(&config, settings, writes).await?;
     let Published { mesh, status } = source.published().clone();
     let ca = authority::open(&config, mesh.clone()).await?;
     raise_file_limit();
+    let Held { state_dir, claim } = match held {
+        Some(held) => held,
+        None => {
+            let standby = Standby {
+                config: &config,
+                kernel: &kernel_config,
+                health: &health,
+                mesh: mesh.clone(),
+                ca: ca.clone(),
+                rollout: rollout(&config).await?,
+            };
+            let Some(held) = standby.wait(signals.end()).await? else { return Ok(()) };
+            tracing::info!("the other agent has ended: taking over");
+            held
+        }
+    };
+    health.serves(vec!["the first look at the mesh".to_owned()]);
 
     let plugin = Installation::of(&config.nri);
-    let former = state_dir.record()?.and_then(|record| record.plugin);
-    state_dir.write(&Record {
-        node: config.node.clone(),
-        bpffs: config.bpffs.clone(),
-        plugin: plugin.clone(),
-    })?;
-    install(former, plugin.as_ref())?;
-    let mut kernel = Kernel::open(&KernelConfig {
-        node: config.node.clone(),
-        bpffs: config.bpffs.clone(),
-        mounts_bpffs: config.daemonset.is_none(),
-        cgroup_root: config.cgroup_root.clone(),
-        log_hooks: config.bpf_log,
-        traffic_control: TrafficControl::of_this_kernel(),
-    })?;
+    let record = Record { node: config.node.clone(), bpffs: config.bpffs.clone(), plugin: plugin.clone() };
+    let former = state_dir.former();
+    state_dir.write(&record, former.as_ref())?;
+    install(former.and_then(|record| record.plugin), plugin.as_ref());
+    let mut kernel = Kernel::open_claimed(&kernel_config, claim)?;
 
     let access_log = match config.access_log {
-        true => Some(AccessLog::start(stdout(), metrics.access_log_dropped())?),
+        true => {
+            let log = AccessLog::start(stdout(), metrics.access_log_dropped());
+            Some(log.context("the thread that writes the access log")?)
+        }
         false => None,
     };
     let (directory, who_is_who) = watch::channel(None);
@@ -112,14 +134,14 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     });
 
     let (questions, mail) = mpsc::channel(MAILBOX);
-    let addresses =
-        Addresses { admin: config.admin_addr, metrics: config.metrics_addr, health: config.health_addr };
-    let _servers = Servers::start(addresses, Arc::new(Mailbox { questions, waits_for }), logging)?;
+    let addresses = Addresses { admin: config.admin_addr, metrics: config.metrics_addr };
+    let _servers = Servers::start(addresses, Arc::new(Mailbox { questions }), logging);
+    health_server.listen(config.health_addr);
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
     let (connection, calls) = runtime::connect(&config);
-    let mut node = Node { supervisor, events, mail, readiness, calls };
-    node.serve(&mut signals, config.audit_interval).await?;
+    let mut node = Node { supervisor, events, mail, health, calls };
+    node.serve(&mut signals, config.audit_interval).await;
     // From here on, whatever the runtime starts waits for the next agent.
     drop(connection);
     let leaves = leaves_the_node(&config).await;
@@ -142,6 +164,24 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     }
     tracing::info!("ended; the hooks stay and refuse captured pods' connections until an agent is back");
     Ok(())
+}
+
+/// Has this process answer for itself from the beginning, on its socket. On its address it does so once it serves: until then
+/// another agent may have the address.
+fn serve_health(config: &Run, health: &Arc<Health>) -> anyhow::Result<HealthServer> {
+    HealthServer::start(config.health_socket.as_deref(), health.clone())
+        .context("the thread that answers for this process")
+}
+
+/// How the agent hears of its DaemonSet's other pods; None where it is not told of which version its own is.
+async fn rollout(config: &Run) -> anyhow::Result<Option<Rollout>> {
+    let (Some(daemon_set), Some(revision)) = (&config.daemonset, &config.revision) else { return Ok(None) };
+    Ok(Some(Rollout {
+        client: connect(config.objects.kubeconfig.as_deref()).await?,
+        daemon_set: daemon_set.clone(),
+        revision: revision.clone(),
+        node: config.node.clone(),
+    }))
 }
 
 /// Whether this agent is the node's last one. Where nobody says so for sure, another one follows.
@@ -236,25 +276,31 @@ struct Node {
     supervisor: Supervisor,
     events: mpsc::UnboundedReceiver<Event>,
     mail: mpsc::Receiver<Question>,
-    readiness: watch::Sender<Vec<String>>,
+    health: Arc<Health>,
     calls: Option<mpsc::Receiver<Call>>,
 }
 
 impl Node {
     /// Until a signal says to end.
-    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) -> anyhow::Result<()> {
+    async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) {
         let mut audits = ticks(audit_interval);
+        let mut turns = ticks(TURN_EVERY);
         let mut mesh = self.supervisor.mesh.clone();
-        self.supervisor.refresh_node_addresses()?;
+        // Every audit tries again.
+        if let Err(error) = self.supervisor.refresh_node_addresses() {
+            tracing::error!(
+                "the hooks do not know all of the node's addresses, and the agent goes on: {error}"
+            );
+        }
         self.supervisor.reconcile();
         loop {
             let retry_at = self.supervisor.retry();
             self.supervisor.admit();
-            self.readiness.send_replace(self.supervisor.waits_for());
+            self.health.serves(self.supervisor.waits_for());
             tokio::select! {
                 // In this order, so that whoever has seen a change and asks is answered by what it has changed.
                 biased;
-                () = signals.end() => return Ok(()),
+                () = signals.end() => return,
                 Ok(()) = mesh.changed() => {
                     mesh.mark_unchanged();
                     self.supervisor.reconcile();
@@ -264,6 +310,7 @@ impl Node {
                 Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
                 _ = audits.tick() => drop(self.supervisor.audit().await),
                 () = until(retry_at) => {}
+                _ = turns.tick() => {}
             }
         }
     }
@@ -271,14 +318,14 @@ impl Node {
     /// Every pod leaves the mesh, as when its label is taken off. Until the last worker has ended, or the deadline, or a
     /// second signal.
     async fn release(&mut self, signals: &mut Signals, deadline: Duration) {
-        self.readiness.send_replace(vec!["nothing: the agent leaves the node".to_owned()]);
+        self.health.ends("the agent leaves the node");
         self.supervisor.release();
         self.until_empty(signals, RETIRE_GRACE + deadline).await;
     }
 
     /// Until the last worker has ended, or the deadline, or a second signal.
     async fn drain(&mut self, signals: &mut Signals, deadline: Duration) {
-        self.readiness.send_replace(vec!["nothing: the agent is draining".to_owned()]);
+        self.health.ends("the agent is draining");
         self.supervisor.drain();
         // The workers end at their own deadline; this one is for a worker that is stuck.
         self.until_empty(signals, deadline + Duration::from_secs(1)).await;
@@ -287,10 +334,12 @@ impl Node {
     async fn until_empty(&mut self, signals: &mut Signals, deadline: Duration) {
         let drained = async {
             let mut empty = self.supervisor.is_empty();
+            let mut turns = ticks(TURN_EVERY);
             while !empty {
                 tokio::select! {
                     Some(event) = self.events.recv() => empty = self.supervisor.forget_ended(event),
                     Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
+                    _ = turns.tick() => self.health.still(),
                 }
             }
         };
@@ -329,13 +378,25 @@ fn ticks(period: Duration) -> Interval {
 }
 
 /// Whatever an agent put into the runtime's folders before goes, unless it stays where it is.
-fn install(former: Option<Installation>, plugin: Option<&Installation>) -> anyhow::Result<()> {
-    if let Some(former) = former.filter(|former| Some(former) != plugin) {
-        former.remove().context("the former plugin of the container runtime cannot be removed")?;
+///
+/// What fails is told, and the agent goes on: the plugin holds pods while no agent runs, and one that did not start for want of
+/// it would make that the rule.
+fn install(former: Option<Installation>, plugin: Option<&Installation>) {
+    if let Some(former) = former.filter(|former| Some(former) != plugin)
+        && let Err(error) = former.remove()
+    {
+        tracing::error!(
+            "the former plugin of the container runtime cannot be removed, and the agent goes on: {error}"
+        );
     }
     // Also when the file has been replaced meanwhile.
     let own = Path::new("/proc/self/exe");
-    plugin.map_or(Ok(()), |plugin| plugin.install(own).context("--nri-plugin-dir"))
+    if let Some(Err(error)) = plugin.map(|plugin| plugin.install(own)) {
+        tracing::error!(
+            "--nri-plugin-dir: pods of the mesh will not be held while no agent runs, until an agent can install the plugin at its \
+             start: {error:#}"
+        );
+    }
 }
 
 async fn next(calls: &mut Option<mpsc::Receiver<Call>>) -> Option<Call> {

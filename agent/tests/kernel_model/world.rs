@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 use std::{io, thread};
 
@@ -41,12 +42,29 @@ pub enum End {
 pub struct World<'a> {
     bed: &'a Bed,
     node: &'a Node,
-    pub kernel: Kernel,
+    pub kernel: Running,
     places: Vec<Place>,
     outsider: Place,
     /// A worker's handle of each agent so far.
     tables: Vec<VerdictTable>,
     pub connections: Vec<Connection>,
+}
+
+/// The agent's kernel side. None only while one agent follows another.
+pub struct Running(Option<Kernel>);
+
+impl Deref for Running {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        self.0.as_ref().expect("an agent runs")
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Kernel {
+        self.0.as_mut().expect("an agent runs")
+    }
 }
 
 /// A pod and what runs in it.
@@ -69,7 +87,7 @@ pub struct Connection {
 
 impl<'a> World<'a> {
     pub fn new(bed: &'a Bed, node: &'a Node) -> Self {
-        let mut kernel = bed.open();
+        let mut kernel = Running(Some(bed.open()));
         kernel.set_node_addresses(&[NODE4.into(), NODE6.into()].into()).unwrap();
         let tables = vec![kernel.verdicts().unwrap()];
         let places = (0..PODS).map(|place| Place::new(node, host(place))).collect();
@@ -116,7 +134,9 @@ impl<'a> World<'a> {
 
     /// Another agent takes over.
     pub fn restart(&mut self) {
-        self.kernel = self.bed.open();
+        // One at a time has the node's pins.
+        self.kernel.0 = None;
+        self.kernel.0 = Some(self.bed.open());
         self.tables.push(self.kernel.verdicts().unwrap());
     }
 

@@ -288,6 +288,7 @@ fn pods_and_ports_of_which_policies_say_the_same_share_one_list() {
 
         // Nothing is written anew that is there already, not by the next agent either.
         scene.kernel.capture(scene.server.cookie, &capture).unwrap();
+        drop(scene.kernel);
         scene.kernel = bed.open();
         scene.kernel.capture(scene.server.cookie, &capture).unwrap();
         assert_eq!((tables.lists(), tables.names()), (lists.clone(), names.clone()));
@@ -320,6 +321,7 @@ fn without_an_agent_and_when_it_cannot_be_served_a_pod_keeps_its_rules() {
         let are_kept = |scene: &Scene| scene.admits_node(80) && !scene.admits_foe(80);
         assert!(are_kept(&scene));
         // Nor does the next agent take them away, or give their list's number to others.
+        drop(scene.kernel);
         scene.kernel = bed.open();
         assert!(are_kept(&scene));
         scene.kernel.refuse(scene.server.cookie).unwrap();

@@ -4,6 +4,7 @@
 mod kinds;
 mod kustomization;
 mod objects;
+mod probes;
 mod rights;
 mod startup_taint;
 mod values;

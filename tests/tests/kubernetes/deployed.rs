@@ -82,7 +82,7 @@ impl Deployed {
             curl.args(["--silent", "--max-time", "5", "http://127.0.0.1:15021/healthz/ready"]);
             let output = self.standing.cluster.machine(node)?.output(&mut curl, "")?;
             said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            Ok((said == "ready").then_some(()))
+            Ok((said.lines().next() == Some("ready")).then_some(()))
         });
         waited.with_context(|| {
             format!("the agent of {node} waits for {said:?} and says: {}", self.log_of_agent(node))

@@ -2,7 +2,7 @@
 
 use super::metrics::Metrics;
 use super::pods::Pods;
-use crate::admin::{BoxFuture, Vitals};
+use crate::admin::{BoxFuture, Probes, Vitals};
 use crate::identity::{CertificateAuthority, EmbeddedCa};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -58,9 +58,11 @@ impl Vitals for Health {
         let text = metrics.encode();
         Box::pin(async move { text })
     }
+}
 
+impl Probes for Health {
     /// It can sign, and knows for whom. What is wrong beside that is told, and does no harm yet.
-    fn ready(&self) -> Result<(), Vec<String>> {
+    fn ready(&self) -> Result<String, String> {
         let mut waits = Vec::new();
         match self.ca.get().map(|ca| ca.signing().borrow().clone()) {
             Some(Ok(_)) => {}
@@ -70,6 +72,9 @@ impl Vitals for Health {
         if !self.pods.is_whole() {
             waits.push("the cluster's pods".to_owned());
         }
-        if waits.is_empty() { Ok(()) } else { Err(waits) }
+        match waits.is_empty() {
+            true => Ok("ready".to_owned()),
+            false => Err(format!("waiting for {}", waits.join(", "))),
+        }
     }
 }

@@ -44,7 +44,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
     };
     // The first connection of a pair is not direct.
     ping_pong("0.2")?.finish(Duration::from_secs(10))?;
-    let stream = ping_pong("25")?;
+    let stream = ping_pong("75")?;
     standing.wait("a direct connection is open", || {
         Ok(deployed.metrics("node1")?.sum("pillion_direct_connections", &[("pod", "client")]) == 1.0)
     })?;
@@ -53,10 +53,10 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
     let former = NODES.map(|node| deployed.agent(node));
     standing.kubectl(&["--namespace", NAMESPACE, "rollout", "restart", "daemonset/pillion"], "")?;
     standing.kubectl(
-        &["--namespace", NAMESPACE, "rollout", "status", "daemonset/pillion", "--timeout=90s"],
+        &["--namespace", NAMESPACE, "rollout", "status", "daemonset/pillion", "--timeout=150s"],
         "",
     )?;
-    // Kubernetes takes a new agent that stands by for one that is ready: the former one answers for it.
+    // A new agent that stands by is ready, too: Kubernetes is content before it has taken over.
     for (node, former) in NODES.iter().zip(former) {
         let former = former?;
         standing.wait("another agent has taken over", || {
@@ -66,7 +66,7 @@ pub fn of_the_agent_are_not_noticed_by_direct_connections(deployed: &Deployed) -
     }
     deployed.captured("node1", "neighbour", true)?;
     let report: Value =
-        serde_json::from_str(&stream.finish(Duration::from_secs(40))?).context("no report")?;
+        serde_json::from_str(&stream.finish(Duration::from_secs(90))?).context("no report")?;
     ensure!(report["errors"] == 0, "the direct connection was hurt: {}", report["first_error"]);
     standing.kubectl(&["delete", "pod", "neighbour"], "")?;
     standing.say("direct connections did not notice that agents were replaced");
