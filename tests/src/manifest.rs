@@ -95,7 +95,9 @@ impl PodObject {
 
     fn to_json(&self) -> Value {
         let mut annotations = self.annotations.clone();
-        annotations.entry("pillion.dev/netns".into()).or_insert_with(|| self.netns.display().to_string());
+        if !self.netns.as_os_str().is_empty() {
+            annotations.entry("pillion.dev/netns".into()).or_insert_with(|| self.netns.display().to_string());
+        }
         let mut object = json!({
             "apiVersion": "v1",
             "kind": "Pod",
