@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::node::{Node, Pod, on_node};
+use common::node::{Listener, Node, Pod, on_node};
 use common::permit::{Party, permit};
 use common::{Bed, Worker};
 use pillion_agent::kernel::{Kernel, VerdictTable};
@@ -15,6 +15,7 @@ struct Pair {
     verdicts: VerdictTable,
     client: Pod,
     server: Pod,
+    apps: [(u16, Listener); 2],
     worker: Worker,
 }
 
@@ -27,12 +28,13 @@ impl Pair {
         }
         kernel.enforce(0, |_, _, _| None).unwrap();
         let (verdicts, worker) = (kernel.verdicts().unwrap(), client.worker(&kernel));
-        Self { kernel, verdicts, client, server, worker }
+        let apps = [80, 81].map(|port| (port, server.listen(port)));
+        Self { kernel, verdicts, client, server, apps, worker }
     }
 
     /// Whether a connection goes directly; else it goes to the worker.
     fn is_direct(&self, port: u16) -> bool {
-        let app = self.server.listen(port);
+        let (_, app) = self.apps.iter().find(|(of, _)| *of == port).expect("an app listens there");
         let to = SocketAddr::new(self.server.ipv4.into(), port);
         let _client = self.client.connect(to).unwrap();
         match self.worker.accept() {

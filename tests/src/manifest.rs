@@ -98,7 +98,7 @@ impl PodObject {
 
     fn to_json(&self) -> Value {
         let mut annotations = self.annotations.clone();
-        if self.names_netns {
+        if self.names_netns && !self.netns.as_os_str().is_empty() {
             annotations.entry("pillion.dev/netns".into()).or_insert_with(|| self.netns.display().to_string());
         }
         let mut object = json!({
@@ -200,13 +200,6 @@ impl Manifests {
         let objects = self.objects.lock().expect("no holder panics");
         objects.pods.get(key).with_context(|| format!("the pod {key} is deleted"))?;
         self.remove(&pod_file(key))
-    }
-
-    /// The pod's `metadata.uid`.
-    pub fn uid_of(&self, key: &PodKey) -> Result<String> {
-        let objects = self.objects.lock().expect("no holder panics");
-        let pod = objects.pods.get(key).with_context(|| format!("the pod {key} is deleted"))?;
-        Ok(pod.uid.clone())
     }
 
     pub fn remove_pod(&self, key: &PodKey) -> Result<()> {

@@ -88,7 +88,7 @@ impl PodBuilder {
         self
     }
 
-    /// The object says nothing of the pod's addresses until [`Pod::post_addresses`]: a kubelet posts them a second or two after
+    /// The object says nothing of the pod's network namespace, which is its runtime's to say, nor of its addresses until [`Pod::post_addresses`]: a kubelet posts them a second or two after
     /// the sandbox is there.
     pub fn unposted(mut self) -> Self {
         self.is_posted = false;
@@ -113,7 +113,9 @@ impl PodBuilder {
         if is_posted {
             object.addresses = pod.addresses.clone();
         }
-        object.netns = pod.netns();
+        if is_posted {
+            object.netns = pod.netns();
+        }
         pod.node.shared.manifests.put_pod(object)?;
         Ok(pod)
     }
@@ -289,11 +291,6 @@ impl Pod {
         cgroup::remove(&self.cgroup())?;
         ip::batch(&self.node.netns_name(), &format!("link del {}", self.device))?;
         sweep::remove_netns(&self.netns_name())
-    }
-
-    /// The object's `metadata.uid`.
-    pub fn uid(&self) -> Result<String> {
-        self.node.shared.manifests.uid_of(&self.key)
     }
 
     /// The network namespace's name: `ip -n NAME …`.

@@ -106,7 +106,9 @@ impl Supervisor {
     /// Has all workers look at what is open.
     fn judge(&self) {
         let terms = self.terms();
-        for worker in self.pods.values().filter_map(|pod| pod.worker.as_ref()) {
+        // A worker whose pod is not placed yet is told when it is.
+        let placed = self.pods.values().filter(|pod| pod.cookie.is_some());
+        for worker in placed.filter_map(|pod| pod.worker.as_ref()) {
             worker.judge(terms.clone());
         }
     }

@@ -40,7 +40,7 @@ fn a_pod_without_addresses_in_its_object_is_denied_every_time_and_not_only_the_f
     let (same_node, _runtime) = early("early-denied");
     let SameNode { client, server, agent, bed } = &same_node;
     bed.write_manifest("deny.yaml", &deny("client")).unwrap();
-    agent.wait_config("the policy", |dump| dump.to_string().contains("\"deny\"")).unwrap();
+    agent.wait_config("the policy", |dump| dump.to_string().contains("default/deny")).unwrap();
     for try_ in 0..4 {
         assert_ne!(ask_from(client, "", server.ip4().into()).unwrap(), "word", "try {try_}");
     }
