@@ -11,7 +11,7 @@ use pillion_agent::kernel::{Inbound, InboundMode, PodCapture, Tag, Unknown, Usag
 use pillion_ebpf_common::{Flow, FlowKey, HandoffKey, SocketRecord, quota};
 use scene::{PORT, is_refused, map, pair, pair_with};
 use socket2::{Domain, Socket, Type};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Instant;
 
@@ -246,24 +246,27 @@ fn a_listener_that_is_not_the_workers_is_never_given_a_connection() {
 fn a_connection_that_another_pod_accepts_under_the_servers_addresses_is_not_the_servers() {
     let bed = Bed::new();
     pair(&bed, |pair| {
-        let [mut client, mut server] = pair.connect();
+        let [client, server] = pair.connect();
         let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        // The server's end is over, so that there could be another one; the client's end stays, and with it the entry.
+        drop(server);
+        pair.wait_for_servers_end(from, to);
         let before = pair.flow(from, to);
-        // The third pod makes the same connection within itself, under both addresses, and ends it.
+        // The third pod makes the same connection within itself, under both addresses.
         pair.third.visit(|| {
             ip(&format!("addr add {}/32 dev lo", pair.client.ipv4));
             ip(&format!("addr add {}/32 dev lo", pair.server.ipv4));
             let listener = std::net::TcpListener::bind(to).unwrap();
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            pair.client_worker().sockets.tag(&socket, Tag::Agent).unwrap();
             socket.bind(&from.into()).unwrap();
-            if socket.connect_timeout(&to.into(), PATIENCE).is_ok() {
-                drop(listener.accept().unwrap());
-            }
+            socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+            let accepted = listener.accept().unwrap();
+            assert_eq!(pair.flow(from, to), before, "the entry is the two pods'");
+            drop(accepted);
         });
-        assert_eq!(pair.flow(from, to), before, "the entry is the two pods'");
-        client.write_all(b"?").unwrap();
-        server.read_exact(&mut [0]).unwrap();
+        assert_eq!(pair.flow(from, to), before);
+        drop(client);
+        pair.wait_for_no_flows();
     });
 }
 

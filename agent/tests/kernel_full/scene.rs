@@ -98,6 +98,11 @@ impl Pair<'_> {
         entries.find(is_it).expect("the kernel attests it")
     }
 
+    /// Waits until the kernel has told the programs that the server's end is over.
+    pub fn wait_for_servers_end(&self, client: SocketAddr, server: SocketAddr) {
+        wait_for(&0, || self.flow(client, server).1.server_open);
+    }
+
     pub fn reaches_in_plain(&self, why: &str) {
         let connected = self.client.connect(self.address4());
         assert!(connected.is_ok(), "{why}: {connected:?}");
