@@ -238,10 +238,27 @@ impl Pod {
 
     /// Ends the pod as a node does: programs, then network, then object. Its name and addresses are free.
     pub fn delete(&self) -> Result<()> {
+        self.end()?;
+        self.remove_object()
+    }
+
+    /// Ends the pod's programs and its network. Its object stays, if it is there.
+    pub fn end(&self) -> Result<()> {
         cgroup::remove(&self.cgroup())?;
         ip::batch(&self.node.netns_name(), &format!("link del {}", self.device))?;
-        sweep::remove_netns(&self.netns_name())?;
+        sweep::remove_netns(&self.netns_name())
+    }
+
+    /// Removes the pod's object and nothing else, as when an API server forgets a pod that still runs.
+    pub fn remove_object(&self) -> Result<()> {
         self.node.shared.manifests.remove_pod(&self.key)
+    }
+
+    /// Ends the pod's programs and its network, and makes another network under the same path with the same addresses, as a
+    /// machine does that boots again. Its object stays as it is.
+    pub fn remake(&self) -> Result<()> {
+        self.end()?;
+        self.lay_out(&[])
     }
 
     /// The network namespace's name: `ip -n NAME …`.

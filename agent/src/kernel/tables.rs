@@ -97,6 +97,10 @@ impl Tables {
         Ok(true)
     }
 
+    pub fn has_pod(&self, cookie: u64) -> Result<bool, KernelError> {
+        found(self.pods.get(&cookie, 0), "PODS").map(|entry| entry.is_some())
+    }
+
     pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
         found(self.pods.remove(&cookie), "PODS").map(drop)
     }

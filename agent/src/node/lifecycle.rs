@@ -3,9 +3,10 @@
 use super::authority::{self, Authority};
 use super::certifier;
 use super::introspect::{Mailbox, Question};
+use super::leave::RETIRE_GRACE;
 use super::runtime;
 use super::state_dir::{Record, StateDir};
-use super::supervisor::{Event, Parts, RETIRE_GRACE, Supervisor};
+use super::supervisor::{Event, Parts, Supervisor};
 use crate::admin::{Addresses, Servers};
 use crate::cli::{ClusterUninstall, Run, Uninstall};
 use crate::cluster::{ClusterSource, PodEvents, Writes, connect, is_going, remove};

@@ -16,6 +16,8 @@ const TRY_EVERY: Duration = Duration::from_millis(50);
 const RECORD: &str = "agent.json";
 /// What an agent leaves to its successor of sandboxes.
 pub const SANDBOXES: &str = "sandboxes.json";
+/// What it leaves of the pods that it has captured.
+pub const CAPTURED: &str = "captured.json";
 /// What a file is until it is whole.
 const DRAFT: &str = ".draft";
 
@@ -108,7 +110,7 @@ impl StateDir {
 
     /// Removes what an agent left here; the directory itself stays if something else is in it.
     pub fn remove(self) -> Result<(), StateDirError> {
-        for name in [RECORD, SANDBOXES, DRAFT, LOCK] {
+        for name in [RECORD, SANDBOXES, CAPTURED, DRAFT, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(StateDirError::Io { path: self.path.clone(), source });

@@ -29,7 +29,10 @@ enum Cut {
 pub(super) fn judge(context: &Context, terms: &Terms) {
     let mesh = context.mesh();
     // A pod that has left the mesh keeps what it has opened.
-    let Some(pod) = mesh.workloads.get(&context.name).filter(|pod| pod.captured) else { return };
+    let pod = &*context.own(&mesh);
+    if !pod.captured {
+        return;
+    }
     for denied in context.admitted.judge(pod) {
         tracing::info!(pod = %context.name, "cut an open connection: {denied}");
         context.metrics.direct().cut(DENIED);
