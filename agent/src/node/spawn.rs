@@ -13,8 +13,9 @@ impl Supervisor {
     pub(super) fn new_pod(&self, workload: &Arc<Workload>) -> Pod {
         let metrics = Arc::new(WorkerMetrics::new(&workload.name));
         self.metrics.register(&workload.name, metrics.registry());
-        let was_captured = self.ledger.entries().any(|entry| entry.is_of(workload));
-        Pod { was_captured, ..Pod::new(workload, self.incarnations, metrics) }
+        let mut pod = Pod::new(workload, self.incarnations, metrics);
+        pod.was_captured = self.ledger.entries().any(|entry| entry.is_of(workload));
+        pod
     }
 
     pub(super) fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
