@@ -3,12 +3,12 @@
 //! A pod goes plain when somebody says that it is not to be captured, or when it is gone. That nobody speaks of a pod says
 //! neither.
 
-use super::{Kernel, KernelError, guard, netns_cookie, sys};
+use super::{Kernel, KernelError, Unknown, guard, netns_cookie, sys};
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::thread;
 
@@ -37,6 +37,17 @@ impl Kernel {
         };
         let info = info.map_err(failed("asked about"))?;
         Ok(if info.target == 0 { NetnsLife::Gone } else { NetnsLife::Alive })
+    }
+
+    /// Closes a pod that has ended as far as anybody can tell: should anything still be in its network namespace, nothing gets
+    /// out of it or in. Its addresses and its veth are free for other pods. Sockets that nobody owns any more keep a namespace
+    /// for minutes.
+    pub fn close(&mut self, cookie: u64, netns: BorrowedFd) -> Result<(), KernelError> {
+        self.refuse(cookie)?;
+        // Before the guard finds none of the pod's addresses any more.
+        self.guard(cookie, netns, Unknown::Refuse)?;
+        self.disown_path(cookie)?;
+        self.local.remove_pod(cookie)
     }
 
     /// Whether the hooks capture or refuse the pod with this cookie. A pod that an agent has released is neither's, though

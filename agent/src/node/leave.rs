@@ -10,6 +10,7 @@ use crate::decide::NotDirect;
 use crate::kernel::{KernelError, NetnsLife, netns_cookie_at};
 use crate::mesh::{Mesh, PodName, Workload};
 use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -221,7 +222,13 @@ impl Supervisor {
         tracing::info!(pod = %name, "removed: {why}");
         let Some(pod) = self.pods.get(name) else { return };
         let (cookie, is_released) = (pod.cookie, pod.state == State::Retiring);
+        let netns = pod.netns.as_ref().filter(|_| pod.is_established).map(|(netns, _)| netns.clone());
         self.forget(name);
+        if let Some((cookie, netns)) = cookie.zip(netns)
+            && let Err(e) = self.kernel.close(cookie, netns.as_fd())
+        {
+            tracing::error!(pod = %name, "what the kernel has of it cannot be closed; the audit tries again: {e}");
+        }
         match cookie {
             Some(cookie) if is_released => self.forget_in_kernel(cookie),
             Some(_) => self.revisit.soon(),

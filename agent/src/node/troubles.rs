@@ -1,5 +1,7 @@
 //! What is not as it should be on this node, for readiness, metrics and people.
 
+use super::ledger::Entry;
+use super::netns::Leads;
 use super::pod::{Fault, State};
 use super::supervisor::Supervisor;
 use crate::mesh::PodName;
@@ -90,17 +92,16 @@ impl Supervisor {
                 why: orphan.why.to_owned(),
             })
         });
-        let refused =
-            self.unclaimed().into_iter().filter(|entry| self.kernel.is_refused(entry.cookie)).map(|entry| {
-                OrphanDump {
-                    pod: Some(entry.pod),
-                    netns: Some(entry.netns),
-                    netns_cookie: Some(entry.cookie),
-                    is_served: false,
-                    why: "no worker of this agent is in its network namespace, which may still be there"
-                        .to_owned(),
-                }
-            });
+        // A namespace to which no path leads any more is about to end.
+        let is_there = |entry: &Entry| matches!(entry.leads(), Leads::There | Leads::Unknown);
+        let unclaimed = self.unclaimed().into_iter().filter(|entry| self.kernel.is_refused(entry.cookie));
+        let refused = unclaimed.filter(is_there).map(|entry| OrphanDump {
+            pod: Some(entry.pod),
+            netns: Some(entry.netns),
+            netns_cookie: Some(entry.cookie),
+            is_served: false,
+            why: "no worker of this agent is in its network namespace, which is still there".to_owned(),
+        });
         let strangers = self.strangers.iter().map(|cookie| OrphanDump {
             pod: None,
             netns: None,

@@ -2,7 +2,7 @@
 
 use super::scene::{Scene, answers};
 use pillion_ebpf_common::PodPort;
-use pillion_tests::{Agent, SameNode, apps};
+use pillion_tests::{Agent, AgentOptions, SameNode, apps};
 use std::fs;
 use std::time::Duration;
 
@@ -36,7 +36,9 @@ fn policies_that_cannot_be_put_in_force_are_told_and_the_node_is_not_ready() {
 // proves: SEC-3
 #[test]
 fn a_change_that_finds_no_room_leaves_a_serving_pod_as_it_was_and_is_made_later() {
-    let scene = Scene::new("no-room");
+    // Audits would take out what means nothing.
+    let options = AgentOptions::default().access_log().arg("--audit-interval=1h");
+    let scene = Scene::with("no-room", &options);
     let (agent, mesh) = (scene.agent(), &scene.mesh);
     let open = apps::python(
         &mesh.client,
@@ -108,6 +110,8 @@ fn a_pod_without_a_certificate_switches_nothing_off_for_others_and_is_refused() 
     let (agent, mesh) = (scene.agent(), &scene.mesh);
     let (root, away) = (mesh.bed.ca_dir().join("ca.pem"), mesh.bed.ca_dir().join("ca.pem.away"));
     fs::rename(&root, &away).unwrap();
+    let is_noticed = |metrics: &pillion_tests::metrics::Metrics| metrics.sum("pillion_ca_errors", &[]) == 1.0;
+    agent.wait_metrics("that nothing can be signed", is_noticed).unwrap();
     let late = mesh.node().pod("late").captured().create().unwrap();
     agent.wait_not_ready("the certificate", |said| said.contains("default/late")).unwrap();
     // The pod is to be in the mesh: what it opens meanwhile does not go plain.

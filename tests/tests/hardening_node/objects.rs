@@ -45,11 +45,15 @@ fn a_label_that_is_taken_off_releases_a_pod_at_once() {
 
 // proves: SEC-3
 #[test]
-fn a_pod_that_is_deleted_with_its_network_is_forgotten() {
+fn a_pod_that_is_deleted_with_its_network_is_no_orphan() {
     let scene = Scene::new("deleted");
-    scene.mesh.server.delete().unwrap();
-    wait_members(scene.agent(), 1);
-    assert_eq!(scene.agent().config_dump().unwrap()["orphans"], serde_json::json!([]));
+    let (agent, server) = (scene.agent(), &scene.mesh.server);
+    server.delete().unwrap();
+    let is_gone = |dump: &serde_json::Value| dump["workers"].as_array().is_some_and(|all| all.len() == 1);
+    agent.wait_config("that its worker is gone", is_gone).unwrap();
+    agent.audit().unwrap();
+    assert_eq!(agent.config_dump().unwrap()["orphans"], serde_json::json!([]));
+    assert_eq!(agent.metrics().unwrap().sum("pillion_degraded", &[]), 0.0);
 }
 
 // proves: SEC-3
