@@ -105,12 +105,14 @@ mod tests {
     fn a_pod_whose_network_the_runtime_does_not_name_is_on_this_node_none_the_less() {
         let mut sandboxes = Sandboxes::default();
         let web = workload("uid: uid-web,", "");
-        let unknown = Sandbox { netns: None, ..Sandbox::of_test("b", "web") };
+        let mut unknown = Sandbox::of_test("b", "web");
+        unknown.netns = None;
         sandboxes.put(&unknown);
         assert_eq!(sandboxes.place(&web).unwrap().netns, None);
         sandboxes.replace(&[Sandbox::of_test("a", "web"), unknown.clone()]);
         assert_eq!(sandboxes.place(&web).unwrap().netns, Some("/run/netns/a".into()));
-        sandboxes.replace(&[Sandbox { on_host: true, ..unknown }]);
+        unknown.on_host = true;
+        sandboxes.replace(&[unknown]);
         assert!(sandboxes.place(&web).is_none());
     }
 
