@@ -90,7 +90,12 @@ fn the_audit_mends_entries() {
 
         kernel.refuse(7).unwrap();
         assert_eq!(repairs(&mut kernel, &changed), [""; 0], "a refused pod stays refused");
-        assert_eq!(repairs(&mut kernel, &HashMap::new()), ["stale_entry"]);
+        // Nobody speaks of the pod any more: that is no reason to let it go.
+        assert_eq!(repairs(&mut kernel, &HashMap::new()), [""; 0]);
+        assert_eq!(kernel.captured().unwrap(), [pod.cookie]);
+        assert_eq!(kernel.strangers(|_| false).unwrap(), [pod.cookie].into());
+        assert_eq!(kernel.strangers(|cookie| cookie == pod.cookie).unwrap(), [].into());
+        kernel.forget(pod.cookie).unwrap();
         assert!(kernel.captured().unwrap().is_empty());
         assert_eq!(map::<u8>(&bed, "MEMBERS").keys().flatten().collect::<Vec<_>>(), [7]);
     });
@@ -256,7 +261,7 @@ fn another_layouts_guards_let_nothing_in_until_their_pods_are_captured() {
 
         // Of a pod that has left the mesh meanwhile nothing stays.
         fs::rename(bed.pin(""), &old).unwrap();
-        bed.open().audit(&HashMap::new()).unwrap();
+        bed.open().forget(server.cookie).unwrap();
         assert!(!is_refused() && !exists(&bed.pin(&format!("link_guard_{}", server.cookie))));
     });
 }

@@ -190,10 +190,12 @@ fn a_pod_that_is_forgotten_and_uninstall_take_the_programs_off_the_veth() {
             kernel.forget(pods[0].cookie).unwrap();
             assert_eq!(are_attached(), [false, true, true], "{traffic_control:?}");
 
-            // An agent that does not know the pod.
+            // An agent that did not know the pod before.
             drop(kernel);
             let mut kernel = open(&bed, traffic_control);
             kernel.audit(&HashMap::from([(pods[2].cookie, pods[2].capture())])).unwrap();
+            assert_eq!(are_attached(), [false, true, true], "{traffic_control:?}");
+            kernel.forget(pods[1].cookie).unwrap();
             assert_eq!(are_attached(), [false, false, true], "{traffic_control:?}");
 
             drop(kernel);

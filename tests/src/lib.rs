@@ -77,6 +77,6 @@ pub use pair::Pair;
 pub use pod::{Pod, PodBuilder};
 pub use process::{Command, Output, Process};
 pub use record::Recording;
-pub use sabotage::KernelObjects;
+pub use sabotage::{FullMap, KernelObjects};
 pub use same_node::{SameNode, security};
 pub use sweep::{leftovers, sweep};

@@ -284,13 +284,19 @@ impl Pod {
     /// Ends the pod as a node does: programs, then network, then object. Its name and addresses are free.
     pub fn delete(&self) -> Result<()> {
         self.end()?;
-        self.node.shared.manifests.remove_pod(&self.key)
+        self.remove_object()
     }
 
-    fn end(&self) -> Result<()> {
+    /// Ends the pod's programs and its network. Its object stays, if it is there.
+    pub fn end(&self) -> Result<()> {
         cgroup::remove(&self.cgroup())?;
         ip::batch(&self.node.netns_name(), &format!("link del {}", self.device))?;
         sweep::remove_netns(&self.netns_name())
+    }
+
+    /// Removes the pod's object and nothing else, as when an API server forgets a pod that still runs.
+    pub fn remove_object(&self) -> Result<()> {
+        self.node.shared.manifests.remove_pod(&self.key)
     }
 
     /// The network namespace's name: `ip -n NAME …`.

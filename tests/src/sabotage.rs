@@ -32,11 +32,59 @@ impl Agent {
     pub fn delete_entry(&self, pod: &Pod) -> Result<()> {
         let cookie = self.worker(pod)?.and_then(|worker| worker["netns_cookie"].as_u64());
         let cookie = cookie.with_context(|| format!("{} has no worker", pod.name()))?;
-        let path = find(&self.node().shared.bpffs().join("pillion").join(self.node().name()), "PODS")?;
+        let path = find(&self.pin_dir(), "PODS")?;
         let map = Map::HashMap(
             MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?,
         );
         HashMap::<_, u64, PodEntry>::try_from(map)?.remove(&cookie).context("no such entry")
+    }
+
+    /// Detaches a hook's link, which its pin keeps: `connect4`.
+    pub fn detach_hook(&self, hook: &str) -> Result<()> {
+        let pin = find(&self.pin_dir(), &format!("link_{hook}"))?;
+        let shown = self.node().command("bpftool").args(["-j", "link", "show", "pinned"]).arg(&pin).run()?;
+        let link: serde_json::Value = serde_json::from_str(&shown).context("bpftool tells no JSON")?;
+        let id = link["id"].as_u64().context("bpftool tells no id of the link")?;
+        self.node().command("bpftool").args(["link", "detach", "id", &id.to_string()]).run().map(drop)
+    }
+
+    /// Has every write to one of the agent's maps fail from now on.
+    pub fn freeze_map(&self, map: &str) -> Result<()> {
+        let pin = find(&self.pin_dir(), map)?;
+        self.node().command("bpftool").args(["map", "freeze", "pinned"]).arg(&pin).run().map(drop)
+    }
+
+    /// Fills one of the agent's hash maps with entries that mean nothing, until it takes no more.
+    pub fn fill_map<K: aya::Pod, V: aya::Pod>(
+        &self,
+        map: &str,
+        value: V,
+        key: impl Fn(u32) -> K,
+    ) -> Result<FullMap<K, V>> {
+        let pin = find(&self.pin_dir(), map)?;
+        let map =
+            Map::HashMap(MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?);
+        let mut full = FullMap { map: HashMap::try_from(map)?, keys: Vec::new() };
+        for key in (0..).map(key) {
+            if full.map.insert(key, value, 0).is_err() {
+                break;
+            }
+            full.keys.push(key);
+        }
+        ensure!(!full.keys.is_empty(), "the map takes nothing");
+        Ok(full)
+    }
+
+    fn pin_dir(&self) -> PathBuf {
+        self.node().shared.bpffs().join("pillion").join(self.node().name())
+    }
+
+    /// The netns cookies of the pods that the hooks have for members of the mesh.
+    pub fn members(&self) -> Result<BTreeSet<u64>> {
+        let path = find(&self.pin_dir(), "MEMBERS")?;
+        let map = MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let members = HashMap::<_, u64, u8>::try_from(Map::HashMap(map))?;
+        members.keys().collect::<Result<_, _>>().context("MEMBERS cannot be read")
     }
 
     /// Lets the worker's listeners on the port listen no more, as anyone can who has the same file descriptors.
@@ -73,6 +121,22 @@ impl Agent {
             held.maps.extend(number("map_id:"));
         }
         Ok(held)
+    }
+}
+
+/// A map that is full of what means nothing.
+pub struct FullMap<K: aya::Pod, V: aya::Pod> {
+    map: HashMap<MapData, K, V>,
+    keys: Vec<K>,
+}
+
+impl<K: aya::Pod, V: aya::Pod> FullMap<K, V> {
+    /// Takes out again what it was filled with.
+    pub fn empty(mut self) -> Result<()> {
+        for key in &self.keys {
+            self.map.remove(key).context("an entry cannot be removed")?;
+        }
+        Ok(())
     }
 }
 

@@ -137,8 +137,8 @@ impl Runtime<'_> {
         for item in listed.items {
             let known = self.known.as_ref().and_then(|known| known.get(&item.id)).cloned();
             let found = match known {
-                Some(known) => Some(known),
-                None => self.look(&item.id).await?,
+                Some(known) if is_whole(&known) => Some(known),
+                _ => self.look(&item.id).await?,
             };
             all.extend(found.map(|found| (item.id, found)));
         }
@@ -163,7 +163,7 @@ impl Runtime<'_> {
             };
         }
         // Events tell of containers, too; what they are in may have been missed.
-        if known.contains_key(&id) {
+        if known.get(&id).is_some_and(is_whole) {
             return Ok(());
         }
         let Some(found) = self.look(&id).await? else { return Ok(()) };
@@ -195,18 +195,22 @@ impl Runtime<'_> {
             return Ok(None);
         };
         let created_at = status.created_at;
-        match sandbox::read(response) {
-            Ok(sandbox) => Ok(Some((created_at, sandbox))),
-            Err(why) => {
-                tracing::error!(sandbox = id, "its pod cannot be captured, and is plain: {why}");
-                Ok(None)
-            }
+        let (sandbox, why) = sandbox::read(response);
+        let is_told = self.known.as_ref().is_some_and(|known| known.contains_key(id));
+        if let Some(why) = why.filter(|_| !is_told) {
+            tracing::warn!(sandbox = id, pod = %sandbox.pod, "where its network namespace is is not known: {why}");
         }
+        Ok(Some((created_at, sandbox)))
     }
 
     async fn tell(&self, call: Call) -> Result<(), ClientError> {
         self.calls.send(call).await.map_err(|_| ClientError::NodeEnded)
     }
+}
+
+/// Whether nothing more may be said of a sandbox later: where its network is.
+fn is_whole((_, sandbox): &(i64, Sandbox)) -> bool {
+    sandbox.netns.is_some() || sandbox.on_host
 }
 
 async fn next(events: &mut Option<Answers<ContainerEvent>>) -> Result<Option<ContainerEvent>, GrpcError> {

@@ -34,22 +34,26 @@ struct Namespace {
     path: String,
 }
 
-/// Reads what the runtime says. An error where it does not say where a pod's own network is.
-pub fn read(response: PodSandboxStatusResponse) -> Result<Sandbox, String> {
+/// Reads what the runtime says. Where it does not say where a pod's own network is, the sandbox has none, and the reason is
+/// given besides: such a pod is not on the host network, and not plain.
+pub fn read(response: PodSandboxStatusResponse) -> (Sandbox, Option<String>) {
     let status = response.status.unwrap_or_default();
     let info = response.info.get("info").map(|json| serde_json::from_str::<Info>(json));
-    let netns = match is_on_the_nodes_network(&status) {
-        true => None,
-        false => Some(match info {
-            Some(Ok(info)) => netns(&status.id, info)?,
-            Some(Err(e)) => return Err(format!("what the runtime says of it cannot be read: {e}")),
-            None => return Err("the runtime says nothing more of it".to_owned()),
-        }),
+    let on_host = is_on_the_nodes_network(&status);
+    let found = match info {
+        _ if on_host => Ok(None),
+        Some(Ok(info)) => netns(&status.id, info).map(Some),
+        Some(Err(e)) => Err(format!("what the runtime says of it cannot be read: {e}")),
+        None => Err("the runtime says nothing more of it".to_owned()),
+    };
+    let (netns, why) = match found {
+        Ok(netns) => (netns, None),
+        Err(why) => (None, Some(why)),
     };
     let metadata = status.metadata.unwrap_or_default();
     let network = status.network.unwrap_or_default();
     let ips = [network.ip].into_iter().chain(network.additional_ips.into_iter().map(|more| more.ip));
-    Ok(Told {
+    let told = Told {
         id: status.id,
         namespace: metadata.namespace,
         name: metadata.name,
@@ -57,10 +61,11 @@ pub fn read(response: PodSandboxStatusResponse) -> Result<Sandbox, String> {
         labels: status.labels,
         annotations: status.annotations,
         netns,
+        on_host,
         ips: ips.collect(),
         handler: status.runtime_handler,
-    }
-    .into())
+    };
+    (told.into(), why)
 }
 
 fn is_on_the_nodes_network(status: &PodSandboxStatus) -> bool {
@@ -117,19 +122,23 @@ mod tests {
     fn a_pods_network_namespace_is_where_its_specification_says() {
         let info = r#"{"pid": 7, "runtimeSpec": {"linux": {"namespaces":
             [{"type": "pid"}, {"type": "network", "path": "/var/run/netns/cni-1"}]}}, "more": []}"#;
-        let sandbox = read(response(0, info)).unwrap();
+        let (sandbox, why) = read(response(0, info));
+        assert_eq!((why, sandbox.on_host), (None, false));
         assert_eq!(sandbox.netns, Some("/var/run/netns/cni-1".into()));
         assert_eq!((sandbox.pod.to_string().as_str(), sandbox.handler.as_str()), ("shop/web", "runc"));
         assert_eq!(sandbox.addresses.len(), 2);
-        assert_eq!(read(response(NODE, info)).unwrap().netns, None, "on the node's network");
+        let (host, why) = read(response(NODE, info));
+        assert!(host.netns.is_none() && host.on_host && why.is_none(), "on the node's network");
     }
 
     #[test]
     fn a_process_that_is_not_the_sandboxes_is_not_taken_for_it() {
         // This very one, as a pid of another namespace might be.
         let info = format!(r#"{{"pid": {}}}"#, std::process::id());
-        let error = read(response(0, &info)).unwrap_err();
-        assert!(error.contains("names no network namespace"), "{error}");
-        assert!(read(response(0, "nonsense")).is_err());
+        for (info, reason) in [(&*info, "names no network namespace"), ("nonsense", "cannot be read")] {
+            let (sandbox, why) = read(response(0, info));
+            assert!(why.unwrap().contains(reason), "{info}");
+            assert!(sandbox.netns.is_none() && !sandbox.on_host, "it is somewhere, and nobody says where");
+        }
     }
 }

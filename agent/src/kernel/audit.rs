@@ -8,61 +8,110 @@ use std::collections::{BTreeSet, HashMap};
 /// Something that was not as it should be, and is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// `link`, `pod_entry`, `source_list`, `member`, `exclusion` or `stale_entry` (the label of the metric).
+    /// `link`, `pod_entry`, `source_list`, `member` or `exclusion` (the label of the metric).
     pub what: &'static str,
     pub detail: String,
 }
 
+/// An audit that could not compare or mend everything. What it could mend is mended.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Incomplete {
+    pub repairs: Vec<Repair>,
+    pub errors: Vec<KernelError>,
+}
+
+/// What an audit has found so far. An error about one object keeps nobody from looking at the next one.
+#[derive(Default)]
+struct Found {
+    repairs: Vec<Repair>,
+    errors: Vec<KernelError>,
+}
+
 impl Kernel {
-    /// Pods that are neither wanted nor refused are forgotten, released ones as soon as their last direct connection is
-    /// over. Refused pods stay refused.
-    pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, KernelError> {
-        let mut repairs = self.audit_links()?;
-        for list in self.local.mend_lists()? {
+    /// Puts right the hooks, and what the tables say of the pods that are wanted and of those that are refused. Entries of
+    /// other pods stay as they are: [`Kernel::strangers`] names them, and whoever knows that such a pod is released or
+    /// gone calls [`Kernel::forget`].
+    ///
+    /// # Errors
+    ///
+    /// What could not be compared or mended. All the rest was looked at none the less.
+    pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, Incomplete> {
+        let mut found = Found::default();
+        self.audit_links(&mut found);
+        for list in found.value(self.local.mend_lists()).into_iter().flatten() {
             let detail = format!("the list {list} of who may connect in plain");
-            repairs.push(Repair { what: "source_list", detail });
+            found.repairs.push(Repair { what: "source_list", detail });
         }
-        let mut others = BTreeSet::new();
+        let (mut written, mut others) = (HashMap::new(), BTreeSet::new());
         for (&cookie, pod) in wanted {
-            if self.local.set_pod(cookie, pod, self.device(cookie))? {
-                others.insert(cookie);
+            match found.value(self.local.set_pod(cookie, pod, self.device(cookie))) {
+                Some(true) => drop(others.insert(cookie)),
+                Some(false) => {}
+                // Ports lose their entries only after the pod's own entry says what holds without them.
+                None => continue,
             }
+            written.insert(cookie, pod);
         }
-        others.append(&mut self.local.remove_others(|cookie| wanted.get(&cookie))?);
+        let removed = self.local.remove_others(|cookie| written.get(&cookie).copied());
+        others.extend(found.value(removed).into_iter().flatten());
         for (&cookie, pod) in wanted {
-            let mut repaired = |what| repairs.push(Repair { what, detail: format!("netns cookie {cookie}") });
-            if !self.tables.has_member(cookie)? {
-                self.tables.add_member(cookie)?;
-                repaired("member");
-            }
-            let device = self.device(cookie);
-            let added = self.tables.add_exclusions(cookie, pod)?;
-            if self.tables.set_pod(cookie, pod, device)? || others.contains(&cookie) {
-                repaired("pod_entry");
-            }
-            if self.tables.remove_other_exclusions(cookie, pod)? || added {
-                repaired("exclusion");
-            }
-            self.refused.remove(&cookie);
+            let mended = self.mend_pod(cookie, pod, others.contains(&cookie), &mut found.repairs);
+            found.value(mended);
         }
         for cookie in self.refused.clone() {
-            if !self.tables.has_member(cookie)? {
-                self.refuse(cookie)?;
-                repairs.push(Repair { what: "member", detail: format!("netns cookie {cookie} (refused)") });
-            }
+            let mended = self.mend_refusal(cookie, &mut found.repairs);
+            found.value(mended);
         }
-        self.forget_those_that_left()?;
-        let known = self.tables.known()?.into_iter().chain(self.local.known()?);
-        for cookie in known.collect::<BTreeSet<u64>>() {
-            if !wanted.contains_key(&cookie)
-                && !self.refused.contains(&cookie)
-                && !self.leaving.contains(&cookie)
-            {
-                self.forget(cookie)?;
-                repairs.push(Repair { what: "stale_entry", detail: format!("netns cookie {cookie}") });
-            }
+        let left = self.forget_those_that_left();
+        found.value(left);
+        match found.errors.is_empty() {
+            true => Ok(found.repairs),
+            false => Err(Incomplete { repairs: found.repairs, errors: found.errors }),
         }
-        Ok(repairs)
+    }
+
+    /// The pods that the tables speak of, and that are neither refused, nor released with direct connections that are still
+    /// open, nor anybody's of whom `is_known` knows.
+    pub fn strangers(&self, is_known: impl Fn(u64) -> bool) -> Result<BTreeSet<u64>, KernelError> {
+        let mut strangers = self.tables.known()?;
+        strangers.append(&mut self.local.known()?);
+        strangers.retain(|cookie| {
+            !self.refused.contains(cookie) && !self.leaving.contains(cookie) && !is_known(*cookie)
+        });
+        Ok(strangers)
+    }
+
+    fn mend_pod(
+        &mut self,
+        cookie: u64,
+        pod: &PodCapture,
+        is_local_changed: bool,
+        repairs: &mut Vec<Repair>,
+    ) -> Result<(), KernelError> {
+        let mut repaired = |what| repairs.push(Repair { what, detail: format!("netns cookie {cookie}") });
+        if !self.tables.has_member(cookie)? {
+            self.tables.add_member(cookie)?;
+            repaired("member");
+        }
+        let device = self.device(cookie);
+        let added = self.tables.add_exclusions(cookie, pod)?;
+        if self.tables.set_pod(cookie, pod, device)? || is_local_changed {
+            repaired("pod_entry");
+        }
+        if self.tables.remove_other_exclusions(cookie, pod)? || added {
+            repaired("exclusion");
+        }
+        self.refused.remove(&cookie);
+        Ok(())
+    }
+
+    fn mend_refusal(&mut self, cookie: u64, repairs: &mut Vec<Repair>) -> Result<(), KernelError> {
+        if !self.tables.has_member(cookie)? {
+            self.refuse(cookie)?;
+            repairs.push(Repair { what: "member", detail: format!("netns cookie {cookie} (refused)") });
+        }
+        Ok(())
     }
 
     /// Takes the programs off the veths of released pods that no direct connection needs any more.
@@ -72,7 +121,7 @@ impl Kernel {
         }
         let busy = self.pods_with_flows()?;
         let idle: Vec<u64> = self.leaving.difference(&busy).copied().collect();
-        idle.into_iter().try_for_each(|cookie| self.forget(cookie))
+        idle.into_iter().map(|cookie| self.forget(cookie)).fold(Ok(()), Result::and)
     }
 
     /// The netns cookies of both ends of the direct connections that are open.
@@ -84,14 +133,20 @@ impl Kernel {
         Ok(busy)
     }
 
-    fn audit_links(&mut self) -> Result<Vec<Repair>, KernelError> {
-        let mut repairs = Vec::new();
+    fn audit_links(&mut self, found: &mut Found) {
         for (hook, link) in &mut self.hooks {
-            let program = super::program(&self.ebpf, hook.program)?;
-            if let Some(wrong) = link.mend(&program, &Place::Cgroup(&self.cgroup))? {
-                repairs.push(Repair { what: "link", detail: format!("{} {wrong}", hook.name) });
+            let mended = super::program(&self.ebpf, hook.program)
+                .and_then(|program| link.mend(&program, &Place::Cgroup(&self.cgroup)));
+            if let Some(wrong) = found.value(mended).flatten() {
+                found.repairs.push(Repair { what: "link", detail: format!("{} {wrong}", hook.name) });
             }
         }
-        Ok(repairs)
+    }
+}
+
+impl Found {
+    /// The value, or the error put down.
+    fn value<T>(&mut self, result: Result<T, KernelError>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
     }
 }

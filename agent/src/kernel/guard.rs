@@ -65,3 +65,8 @@ pub fn close(layout: &Path, pins: &Pins, closed: &Program) -> Result<(), KernelE
 fn pin(cookie: u64) -> String {
     format!("{PREFIX}{cookie}")
 }
+
+/// The name of a guard's pin.
+pub fn pinned_as(cookie: u64) -> String {
+    links::pin_name(&pin(cookie))
+}

@@ -5,10 +5,10 @@ use super::cgroup::Cgroup;
 use super::pins::{self, Pins};
 use super::sys::{self, LinkTarget};
 use aya_obj::generated::bpf_attach_type;
+use nix::sys::stat::fstat;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// One place at the cgroup root that runs one of our programs.
@@ -117,6 +117,11 @@ impl Link {
         })
     }
 
+    /// What the kernel says of it.
+    pub fn info(&self) -> io::Result<sys::LinkInfo> {
+        sys::link_info(self.fd.as_fd())
+    }
+
     /// Detaches the program, whoever else holds the link, and removes the pin.
     pub fn remove(&self) -> io::Result<()> {
         // What cannot be detached is gone with its place.
@@ -161,7 +166,8 @@ impl Place<'_> {
     fn id(&self) -> io::Result<u64> {
         Ok(match self {
             Self::Cgroup(cgroup) => cgroup.id(),
-            Self::Netns(netns, _) => fs::File::from(netns.try_clone_to_owned()?).metadata()?.ino(),
+            // Takes no descriptor: they may be short.
+            Self::Netns(netns, _) => fstat(netns)?.st_ino,
             Self::Device(index) => u64::from(*index),
         })
     }
@@ -240,6 +246,6 @@ pub fn removal_order(pin: &str) -> usize {
     }
 }
 
-fn pin_name(name: &str) -> String {
+pub fn pin_name(name: &str) -> String {
     format!("{PREFIX}{name}")
 }

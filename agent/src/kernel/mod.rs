@@ -12,6 +12,7 @@ mod collect;
 mod device;
 mod error;
 mod events;
+mod evidence;
 mod flows;
 mod guard;
 mod hook_log;
@@ -35,11 +36,12 @@ mod verdicts;
 use crate::decide::Permit;
 pub use crate::decide::SourceRules;
 pub use address::{from_address, to_address};
-pub use audit::Repair;
+pub use audit::{Incomplete, Repair};
 pub use capture::{Inbound, InboundMode, PlainRules, PodCapture};
 pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};
+pub use evidence::{NetnsLife, netns_cookie_at};
 pub use flows::{AttestedFlow, FlowEnd, FlowTable};
 pub use guard::Unknown;
 pub use local::Counts;
@@ -132,8 +134,8 @@ pub struct Kernel {
 
 impl Kernel {
     /// Checks the machine, loads the programs and attaches them, or swaps them in behind the links that an earlier
-    /// agent has pinned. Entries of an earlier agent stay (their pods fail closed) until [`Kernel::audit`] says which
-    /// of them are stale.
+    /// agent has pinned. Entries of an earlier agent stay (their pods fail closed) until their pods are captured,
+    /// refused, released or forgotten.
     ///
     /// # Errors
     /// [`KernelError::Held`] where another process has the node's pins, before anything is loaded; and whatever the machine
@@ -251,6 +253,11 @@ impl Kernel {
         self.refused.insert(cookie);
         self.leaving.remove(&cookie);
         Ok(())
+    }
+
+    /// Whether the pod is refused, as [`Kernel::refuse`] does it.
+    pub fn is_refused(&self, cookie: u64) -> bool {
+        self.refused.contains(&cookie)
     }
 
     /// Lets a pod go that lives on: its next connection is plain, and what is open goes on. Membership goes before the

@@ -37,33 +37,55 @@ impl ServiceTables {
 
     /// Makes the tables hold these Services and no others. A list that changes gets another name, so that a hook never
     /// sees half of two.
+    ///
+    /// # Errors
+    ///
+    /// The first one. A Service that cannot be written is removed, so that connections to it go by the worker, which knows its
+    /// endpoints; all other Services are as they should be.
     pub fn set(&mut self, wanted: &ServiceEndpoints) -> Result<(), KernelError> {
+        let mut failures = Vec::new();
         for (service, endpoints) in wanted {
             if self.known.get(service).is_some_and(|(_, known)| known == endpoints) {
                 continue;
             }
-            let list = self.next_list;
-            self.next_list = self.next_list.wrapping_add(1);
-            for (index, endpoint) in (0..).zip(endpoints) {
-                let key = EndpointKey { list, index };
-                let address = to_address(*endpoint);
-                self.endpoints.insert(key, address, 0).map_err(failed("ENDPOINTS", "written"))?;
+            if let Err(error) = self.set_one(*service, endpoints) {
+                failures.push(error);
+                // Its former endpoints may be another pod's by now.
+                failures.extend(self.remove(*service).err());
             }
-            let entry = Endpoints { list, count: endpoints.len() as u32 };
-            let key = to_address(*service);
-            self.services.insert(key, entry, 0).map_err(failed("SERVICES", "written"))?;
-            self.has_stale_lists |= self.known.insert(*service, (list, endpoints.clone())).is_some();
         }
         let keys: Result<Vec<Address>, _> = self.services.keys().collect();
         for key in keys.map_err(failed("SERVICES", "read"))? {
             let service = from_address(&key);
             if !wanted.contains_key(&service) {
-                found(self.services.remove(&key), "SERVICES")?;
-                self.known.remove(&service);
-                self.has_stale_lists = true;
+                failures.extend(self.remove(service).err());
             }
         }
-        self.remove_stale_lists()
+        failures.extend(self.remove_stale_lists().err());
+        failures.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn set_one(&mut self, service: SocketAddr, endpoints: &[SocketAddr]) -> Result<(), KernelError> {
+        let list = self.next_list;
+        self.next_list = self.next_list.wrapping_add(1);
+        // Should it fail, what is written of the list is nobody's.
+        self.has_stale_lists = true;
+        for (index, endpoint) in (0..).zip(endpoints) {
+            let key = EndpointKey { list, index };
+            let address = to_address(*endpoint);
+            self.endpoints.insert(key, address, 0).map_err(failed("ENDPOINTS", "written"))?;
+        }
+        let entry = Endpoints { list, count: endpoints.len() as u32 };
+        self.services.insert(to_address(service), entry, 0).map_err(failed("SERVICES", "written"))?;
+        self.known.insert(service, (list, endpoints.to_vec()));
+        Ok(())
+    }
+
+    fn remove(&mut self, service: SocketAddr) -> Result<(), KernelError> {
+        found(self.services.remove(&to_address(service)), "SERVICES")?;
+        self.known.remove(&service);
+        self.has_stale_lists = true;
+        Ok(())
     }
 
     /// Removes the endpoints of lists that no Service has any more, an earlier agent's too.

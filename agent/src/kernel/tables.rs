@@ -108,6 +108,10 @@ impl Tables {
         Ok(found(self.pods.get(&pod.netns, 0), "PODS")?.is_some_and(|entry| is_at(&entry, pod.addresses)))
     }
 
+    pub fn has_pod(&self, cookie: u64) -> Result<bool, KernelError> {
+        found(self.pods.get(&cookie, 0), "PODS").map(|entry| entry.is_some())
+    }
+
     pub fn remove_pod(&mut self, cookie: u64) -> Result<(), KernelError> {
         found(self.pods.remove(&cookie), "PODS").map(drop)
     }

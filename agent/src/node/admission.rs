@@ -1,7 +1,7 @@
 //! The node's part with the container runtime: pods are captured when it says that their network is there, and it hears
 //! whether their containers may start.
 
-use super::pod::State;
+use super::pod::{Pod, State};
 use super::runtime::{Link, Waiting};
 use super::standing::{self, Standing};
 use super::supervisor::Supervisor;
@@ -90,7 +90,8 @@ impl Supervisor {
             let opts_in = sandbox.opts_in(mesh.captured_namespaces.contains(&sandbox.pod.namespace));
             return if opts_in { Standing::Unknown } else { Standing::Plain };
         };
-        if !object.captured || sandbox.netns.is_none() {
+        // Its object has it on a network of its own, and only the runtime may know better.
+        if !object.captured || sandbox.on_host {
             return Standing::Plain;
         }
         if object.node != self.config.node {
@@ -99,7 +100,8 @@ impl Supervisor {
                 object.node, self.config.node
             ));
         }
-        let here = self.pods.get(&object.name).filter(|pod| pod.workload.netns == sandbox.netns);
+        let is_there = |pod: &&Pod| sandbox.netns.is_none() || pod.workload.netns == sandbox.netns;
+        let here = self.pods.get(&object.name).filter(is_there);
         match here.map(|pod| &pod.state) {
             Some(State::Serving) => Standing::Captured,
             Some(State::Failed { reason, .. }) => Standing::Refused(reason.clone()),

@@ -3,8 +3,10 @@
 //! What is missing is mended and counted. Until then the pod fails closed: without a listener its connections
 //! are refused, and the hooks refuse a member of the mesh that has lost its entry.
 
+use super::leave::Fate;
 use super::pod::State;
 use super::supervisor::Supervisor;
+use crate::kernel::Incomplete;
 use crate::mesh::PodName;
 use crate::worker::Inspection;
 use serde::Serialize;
@@ -20,6 +22,9 @@ pub struct Findings {
     pub repairs: Vec<Finding>,
     /// What could not be compared or mended; the next audit tries again.
     pub errors: Vec<String>,
+    /// Those of `errors` that concern the kernel's side.
+    #[serde(skip)]
+    pub in_kernel: Vec<String>,
     /// Pods that are in the mesh and have no worker now, with the reason.
     pub failed: Vec<String>,
 }
@@ -34,8 +39,12 @@ pub struct Finding {
 impl Supervisor {
     pub async fn audit(&mut self) -> Findings {
         let mut findings = Findings::default();
+        self.follow_namespaces(&mut findings);
         self.audit_kernel(&mut findings);
+        self.audit_strangers(&mut findings);
         self.audit_pods(&mut findings);
+        self.audit_effects();
+        self.audit_errors = findings.in_kernel.clone();
         self.audit_listeners(&mut findings).await;
         self.collect(&mut findings).await;
         for (name, pod) in &self.pods {
@@ -53,21 +62,40 @@ impl Supervisor {
         findings
     }
 
-    fn audit_kernel(&mut self, findings: &mut Findings) {
-        // While a pod is on its way up, its entries from an earlier agent look like nobody's.
-        let Some(wanted) = self.wanted() else { return };
-        match self.kernel.audit(&wanted) {
-            Ok(repairs) => findings.repairs.extend(
-                repairs.into_iter().map(|repair| Finding { what: repair.what, detail: repair.detail }),
-            ),
-            Err(e) => findings.errors.push(e.to_string()),
+    /// A network namespace that was made anew under the path of another one is another pod's, whatever the mesh says; and one
+    /// that has ended is nobody's.
+    fn follow_namespaces(&mut self, findings: &mut Findings) {
+        let unnoticed = self.unnoticed();
+        if unnoticed.is_empty() {
+            return self.visit_ledger();
         }
+        for (name, fate) in unnoticed {
+            if fate == Fate::Moved {
+                let detail = format!("pod {name}: its network namespace is another");
+                findings.repairs.push(Finding { what: "namespace", detail });
+            }
+        }
+        self.reconcile();
+    }
+
+    fn audit_kernel(&mut self, findings: &mut Findings) {
+        let repairs = match self.kernel.audit(&self.wanted()) {
+            Ok(repairs) => repairs,
+            Err(Incomplete { repairs, errors }) => {
+                errors.into_iter().for_each(|e| findings.kernel_error(e.to_string()));
+                repairs
+            }
+        };
+        let repairs = repairs.into_iter().map(|repair| Finding { what: repair.what, detail: repair.detail });
+        findings.repairs.extend(repairs);
     }
 
     /// Guards, paths, and the node's addresses.
     fn audit_pods(&mut self, findings: &mut Findings) {
         self.refresh_node_addresses();
-        findings.errors.extend(self.probes_failing.clone());
+        if let Some(error) = self.probes_failing.clone() {
+            findings.kernel_error(error);
+        }
         let names: Vec<PodName> = self.pods.keys().cloned().collect();
         for name in names {
             match self.mend(&name) {
@@ -76,11 +104,20 @@ impl Supervisor {
                         .into_iter()
                         .map(|wrong| Finding { what: "pod_link", detail: format!("pod {name}: {wrong}") }),
                 ),
-                Err(e) => findings.errors.push(format!("pod {name}: {e}")),
+                Err(e) => findings.kernel_error(format!("pod {name}: {e}")),
             }
         }
         // A pod's path may be another's now, and its open connections are judged by that.
         self.place();
+    }
+
+    /// What was tried in vain before is tried again, without waiting for its time.
+    fn audit_effects(&mut self) {
+        if self.enforcement.is_some() || self.services.is_some() {
+            self.enforce();
+        }
+        self.ledger.mend();
+        self.runtime.hand_over();
     }
 
     async fn audit_listeners(&self, findings: &mut Findings) {
@@ -97,6 +134,11 @@ impl Supervisor {
 }
 
 impl Findings {
+    pub(super) fn kernel_error(&mut self, error: String) {
+        self.in_kernel.push(error.clone());
+        self.errors.push(error);
+    }
+
     fn add(&mut self, pod: &PodName, inspection: Inspection) {
         for repair in inspection.listeners {
             let detail = format!("pod {pod}, listener {}", repair.address);

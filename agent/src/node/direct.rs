@@ -1,5 +1,6 @@
 //! The node's part in the direct path: which pods have one, which policies are in force, and who is told.
 
+use super::pending::Pending;
 use super::pod::{Pod, State, capture};
 use super::supervisor::Supervisor;
 use crate::decide::{self, DirectMode, NotDirect};
@@ -7,7 +8,6 @@ use crate::direct::{self, Directory};
 use crate::kernel::{self, Kernel, KernelError, NoPath, PathError, Unknown};
 use crate::mesh::{MtlsMode, PodName};
 use crate::worker::Terms;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
@@ -29,18 +29,25 @@ impl Supervisor {
     }
 
     /// Looks after a pod's guard and path, and says what of them was there and wrong. What the tables say of the pod is
-    /// the kernel side's to audit, unless it is direct now and was not, or the other way round.
+    /// the kernel side's to audit, unless it is direct now and was not, or the other way round, or a change is still to be
+    /// made.
     pub(super) fn mend(&mut self, name: &PodName) -> Result<Vec<String>, CaptureError> {
-        self.see_to(name, false)
+        let is_unsettled = self.pods.get(name).is_some_and(|pod| pod.unsettled.is_some());
+        let mended = self.see_to(name, is_unsettled);
+        if let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.state == State::Serving) {
+            let held = mended.as_ref().map(drop).map_err(ToString::to_string);
+            pod.unsettled = Pending::after(pod.unsettled.take(), held, &format!("pod {name}"));
+        }
+        mended
     }
 
     fn see_to(&mut self, name: &PodName, is_changed: bool) -> Result<Vec<String>, CaptureError> {
         let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.state == State::Serving) else {
             return Ok(vec![]);
         };
-        let (Some(cookie), Some(ready)) = (pod.cookie, &pod.ready) else { return Ok(vec![]) };
-        // By its thread: the path in the mesh may lead to another namespace by now.
-        let netns = File::open(format!("/proc/self/task/{}/ns/net", ready.thread_id))?;
+        let Some(cookie) = pod.cookie else { return Ok(vec![]) };
+        // As its worker has entered it: the path in the mesh may lead to another namespace by now.
+        let netns = pod.netns.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.0.clone();
         // Addresses that the mesh does not know have no rules of their own to be looked up.
         let unknown = match pod.workload.mtls.default {
             MtlsMode::Strict => Unknown::Refuse,
@@ -66,6 +73,7 @@ impl Supervisor {
         let wanted = capture(pod, pod.direct.is_ok());
         if is_changed {
             self.kernel.capture(cookie, &wanted)?;
+            (pod.is_established, pod.was_captured, pod.is_closed) = (true, true, false);
         }
         if pod.direct.is_err() {
             self.kernel.give_up_path(cookie, &wanted)?;
@@ -76,30 +84,35 @@ impl Supervisor {
     }
 
     /// Puts the policies of the mesh in force, in the kernel first: from then on no connection begins under others, so
-    /// that workers find all that have.
+    /// that workers find all that have. What fails is tried again until it holds; open connections are judged none the less,
+    /// and once more when it does.
     pub(super) fn enforce(&mut self) {
         let mesh = self.mesh.borrow().clone();
-        if let Err(e) = self.kernel.set_services(&decide::services_of_node(&mesh, &self.config.node)) {
-            tracing::error!("the hooks cannot be told of the Services; the next change tries again: {e}");
-        }
+        let told = self.kernel.set_services(&decide::services_of_node(&mesh, &self.config.node));
+        let told = told.map_err(|e| format!("the hooks cannot be told of all Services: {e}"));
+        self.services = Pending::after(self.services.take(), told, "Services");
         self.place();
     }
 
     /// Tells workers and kernel how the node's pods are captured now, and has what is open judged if any decision may be
-    /// another. To be called after every change of `pods`.
+    /// another. To be called after every change of `pods`. What fails is tried again until it holds; open connections are
+    /// judged none the less, and once more when it does.
     pub(super) fn place(&mut self) {
         let policy = self.mesh.borrow().policy;
         let pods = self.pods.values().filter_map(|pod| Some((pod.cookie?, pod.placed()))).collect();
         let placement = Arc::new(self.placement.borrow().next(policy, pods));
         let permit = |source, destination, port| decide::direct(&placement, source, destination, port).ok();
-        if let Err(e) = self.kernel.enforce(placement.generation(), permit) {
-            tracing::error!("new policies cannot be put in force; the next change tries again: {e}");
-        }
+        let enforced = self.kernel.enforce(placement.generation(), permit);
+        let enforced = enforced.map_err(|e| format!("new policies cannot be put in force: {e}"));
+        let is_in_force = enforced.is_ok();
+        self.enforcement = Pending::after(self.enforcement.take(), enforced, "policies");
         let generation = placement.generation();
         self.placement.send_replace(placement);
         if self.judged != generation {
-            self.judged = generation;
             self.judge();
+            if is_in_force {
+                self.judged = generation;
+            }
         }
     }
 

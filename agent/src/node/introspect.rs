@@ -2,6 +2,7 @@
 
 use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
+use super::troubles::REASONS;
 use crate::admin::{AuthzQuestion, BoxFuture, Introspect, Vitals};
 use crate::decide::{Placement, explain};
 use crate::kernel;
@@ -95,9 +96,9 @@ impl Supervisor {
         }
     }
 
-    /// What has to happen before the node is ready. A pod that cannot be captured is not among it: its own
-    /// connections are refused, and the others' go on. A certificate that will expire is, since that is a matter for
-    /// people long before it is one of connections.
+    /// What has to happen before the node is ready. A pod that cannot be captured is not among it, unless an earlier agent
+    /// could capture it and the pod itself is not in the way: its own connections are refused, and the others' go on. A
+    /// certificate that will expire is, since that is a matter for people long before it is one of connections.
     pub fn waits_for(&self) -> Vec<String> {
         let mut waits_for = vec![];
         if self.mesh.borrow().generation == 0 {
@@ -115,6 +116,8 @@ impl Supervisor {
         waits_for.extend(self.certificates_awaited());
         waits_for.extend(self.runtime.waits_for());
         waits_for.extend(self.probes_failing.clone());
+        let troubles = self.troubles().into_iter().filter(|trouble| trouble.is_unready);
+        waits_for.extend(troubles.map(|trouble| trouble.detail));
         waits_for.sort();
         waits_for
     }
@@ -144,6 +147,8 @@ impl Supervisor {
             "services": services,
             "authorization_policies": policies,
             "workers": workers,
+            "orphans": self.orphans(),
+            "degraded": self.troubles(),
             "authority": self.authority.report(),
             "runtime": self.runtime.report(),
             "kernel": { "links": self.kernel.links(), "pods": captured },
@@ -159,6 +164,9 @@ impl Supervisor {
             since: watch.since,
         }));
         self.count_trust();
+        let troubles = self.troubles();
+        let count = |reason| troubles.iter().filter(|trouble| trouble.reason == reason).count();
+        self.metrics.set_degraded(REASONS.map(|reason| (reason, count(reason))));
         let kind = |refusal: &Refusal| format!("{:?}", refusal.kind);
         let refused = manifests.refused.iter().map(|r| [kind(r), r.namespace.clone(), r.name.clone()]);
         self.metrics.set_policies_refused(refused);

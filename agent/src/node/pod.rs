@@ -1,12 +1,16 @@
 //! A pod that this node has in the mesh, or is bringing in or letting go.
 
+use super::netns::{Leads, NetnsId, leads};
+use super::pending::Pending;
 use crate::decide::{NotDirect, Placed, PodAddresses, Standing, plaintext};
 use crate::kernel::{Inbound, InboundMode, PlainRules, PodCapture};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
 use crate::worker::{CertificateState, Ready, Worker};
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub struct Pod {
@@ -22,12 +26,26 @@ pub struct Pod {
     pub certificate: Option<watch::Receiver<CertificateState>>,
     /// The netns cookie that the last worker which entered the pod has learned.
     pub cookie: Option<u64>,
+    /// The network namespace that it has entered, kept open.
+    pub netns: Option<(Arc<File>, NetnsId)>,
     /// What the last worker that served said of itself.
     pub ready: Option<Ready>,
     /// Whether its connections within the node may be direct, and if not why.
     pub direct: Result<(), NotDirect>,
     /// They outlive a worker.
     pub metrics: Arc<WorkerMetrics>,
+    /// The kernel captures the pod as it should, or did so before something failed. Then what is in force stays in force.
+    pub is_established: bool,
+    /// Why what the kernel has of the pod is not as it should be, while the pod is served or let go none the less.
+    pub unsettled: Option<Pending>,
+    /// Set while nobody speaks of the pod any more, and it is still there.
+    pub orphan: Option<Orphan>,
+    /// An agent has captured the pod before, this one or an earlier one.
+    pub was_captured: bool,
+    /// The hooks refuse the pod, since its worker has waited for a certificate for too long.
+    pub is_closed: bool,
+    /// Since when it has waited for its worker, where it does.
+    pub starting_since: Instant,
     /// Failures to start in a row.
     pub failures: u32,
     /// Why, the last time.
@@ -43,7 +61,35 @@ pub enum State {
     /// The pod left the mesh; what is open goes on.
     Retiring,
     /// There is no worker, and the hooks refuse. It is tried again then.
-    Failed { reason: String, retry_at: Instant },
+    Failed { reason: String, fault: Fault, retry_at: Instant },
+}
+
+/// Who has to mend what keeps a pod from being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The pod's own programs, or its object.
+    Pod,
+    /// The node, or the agent.
+    Node,
+}
+
+/// A pod that is still there and that nobody speaks of any more.
+#[derive(Debug)]
+pub struct Orphan {
+    pub why: &'static str,
+    pub since: Instant,
+    /// People have been told.
+    pub is_told: bool,
+}
+
+/// A sandbox and its object end within seconds of each other: until then an orphan is nothing to tell of.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Orphan {
+    /// When people are to be told, if they have not been.
+    pub fn tell_at(&self) -> Option<Instant> {
+        (!self.is_told).then(|| self.since + ORPHAN_PATIENCE)
+    }
 }
 
 impl Pod {
@@ -57,9 +103,16 @@ impl Pod {
             worker: None,
             certificate: None,
             cookie: None,
+            netns: None,
             ready: None,
             direct: Err(NotDirect::NotCaptured),
             metrics,
+            is_established: false,
+            unsettled: None,
+            orphan: None,
+            was_captured: false,
+            is_closed: false,
+            starting_since: Instant::now(),
             failures: 0,
             last_failure: None,
         }
@@ -80,11 +133,13 @@ impl Pod {
         self.rules != PlainRules::default()
     }
 
-    /// Whether `other` is this very pod, so that its worker may serve on: the same pod object, in the same
-    /// namespace, under the same identity.
-    pub fn is(&self, other: &Workload) -> bool {
-        let own = &self.workload;
-        own.uid == other.uid && own.identity == other.identity && own.netns == other.netns
+    /// Where a path leads, compared with the network namespace that the pod's worker has entered. While none has entered
+    /// any, there is nothing to compare with, and nothing to keep.
+    pub fn leads(&self, path: Option<&Path>) -> Leads {
+        match (path, &self.netns) {
+            (Some(path), Some((_, id))) => leads(path, *id),
+            _ => Leads::Nowhere,
+        }
     }
 
     /// The pod as the kernel has it.

@@ -24,6 +24,8 @@ pub struct Runtime {
     pub sandboxes: Sandboxes,
     /// None where the runtime is not asked.
     handover: Option<Handover>,
+    /// Why a successor would not know the sandboxes, if so.
+    unwritten: Option<String>,
     pub waiting: Vec<Waiting>,
     /// Where the runtime asks; a pass is of no use elsewhere.
     passes: Option<Passes>,
@@ -96,6 +98,7 @@ impl Runtime {
             },
             sandboxes,
             handover,
+            unwritten: None,
             waiting: Vec::new(),
             passes: nri.socket.is_some().then(|| Passes::at(&nri.pass_dir)),
             passed: BTreeMap::new(),
@@ -118,9 +121,19 @@ impl Runtime {
     /// Has a successor know the sandboxes as they are now.
     pub fn hand_over(&mut self) {
         let sandboxes = self.sandboxes.all();
-        if let Some(Err(e)) = self.handover.as_mut().map(|handover| handover.write(sandboxes)) {
-            tracing::error!("--state-dir: a restarted agent would not know these pods at once: {e}");
+        let written = self.handover.as_mut().map(|handover| handover.write(sandboxes));
+        let failed = written.and_then(Result::err);
+        let failed =
+            failed.map(|e| format!("--state-dir: a restarted agent would not know these pods at once: {e}"));
+        if let Some(reason) = failed.as_ref().filter(|reason| self.unwritten.as_ref() != Some(*reason)) {
+            tracing::error!("{reason}; each audit tries again");
         }
+        self.unwritten = failed;
+    }
+
+    /// Why a successor would not know the sandboxes, if so.
+    pub fn unwritten(&self) -> Option<&str> {
+        self.unwritten.as_deref()
     }
 
     /// For `/healthz/ready`.

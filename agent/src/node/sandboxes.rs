@@ -48,18 +48,20 @@ impl Sandboxes {
         }
     }
 
-    /// The one that is the pod's now, if it has a network of its own.
+    /// The one that is the pod's now, unless the runtime says that it is on the host network. One whose network is known counts
+    /// more than one whose network the runtime does not name.
     pub fn sandbox(&self, workload: &Workload) -> Option<&Sandbox> {
         let of_pod = self.by_pod.get(&workload.name)?;
-        of_pod.iter().rev().find(|sandbox| sandbox.is_of(workload) && sandbox.netns.is_some())
+        let own = || of_pod.iter().rev().filter(|sandbox| sandbox.is_of(workload) && !sandbox.on_host);
+        own().find(|sandbox| sandbox.netns.is_some()).or_else(|| own().next())
     }
 
-    /// The pod as it is on this node: in its sandbox's network namespace. What the object says of addresses counts as soon as
+    /// The pod as it is on this node: in its sandbox's network namespace. Where the runtime does not name one, the object may. What the object says of addresses counts as soon as
     /// it says any.
     pub fn place(&self, workload: &Arc<Workload>) -> Option<Arc<Workload>> {
         let sandbox = self.sandbox(workload)?;
         let mut placed = Workload::clone(workload);
-        placed.netns.clone_from(&sandbox.netns);
+        placed.netns = sandbox.netns.clone().or(placed.netns);
         if placed.addresses.is_empty() {
             placed.addresses.clone_from(&sandbox.addresses);
         }
@@ -96,6 +98,22 @@ mod tests {
         assert_eq!(placed.addresses, [std::net::IpAddr::from([10, 0, 0, 9])], "the object has none yet");
         let known = workload("uid: uid-web,", "podIPs: [{ip: 10.0.0.3}]");
         assert_eq!(sandboxes.place(&known).unwrap().addresses, known.addresses);
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn a_pod_whose_network_the_runtime_does_not_name_is_on_this_node_none_the_less() {
+        let mut sandboxes = Sandboxes::default();
+        let web = workload("uid: uid-web,", "");
+        let mut unknown = Sandbox::of_test("b", "web");
+        unknown.netns = None;
+        sandboxes.put(&unknown);
+        assert_eq!(sandboxes.place(&web).unwrap().netns, None);
+        sandboxes.replace(&[Sandbox::of_test("a", "web"), unknown.clone()]);
+        assert_eq!(sandboxes.place(&web).unwrap().netns, Some("/run/netns/a".into()));
+        unknown.on_host = true;
+        sandboxes.replace(&[unknown]);
+        assert!(sandboxes.place(&web).is_none());
     }
 
     #[test]

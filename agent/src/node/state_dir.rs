@@ -16,6 +16,8 @@ const RECORD: &str = "agent.json";
 pub const SANDBOXES: &str = "sandboxes.json";
 /// The policies of the mesh as they could be read last.
 pub const LAST_GOOD: &str = "policies.json";
+/// What it leaves of the pods that it has captured.
+pub const CAPTURED: &str = "captured.json";
 /// What a file is until it is whole.
 const DRAFT: &str = ".draft";
 
@@ -143,7 +145,7 @@ impl StateDir {
 
     /// Removes what an agent left here; the directory itself stays if something else is in it.
     pub fn remove(self) -> Result<(), StateDirError> {
-        for name in [RECORD, SANDBOXES, LAST_GOOD, DRAFT, LOCK] {
+        for name in [RECORD, SANDBOXES, CAPTURED, LAST_GOOD, DRAFT, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(source) if source.kind() != ErrorKind::NotFound => {
                     return Err(StateDirError::Io { path: self.path.clone(), source });

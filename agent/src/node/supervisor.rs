@@ -1,34 +1,30 @@
 //! Wants and has: which pods should have a worker, which do, and what to do about the difference.
 
 use super::authority::Authority;
-use super::pod::{Pod, State, capture};
+use super::leave::Revisit;
+use super::ledger::{Entry, Ledger};
+use super::netns::NetnsId;
+use super::pending::{self, Pending};
+use super::pod::{Fault, Orphan, Pod, State, capture};
 use super::runtime::Runtime;
 use crate::cli::Run;
 use crate::cluster::{Happening, PodEvent, PodEvents};
-use crate::decide::{NotDirect, Placement};
+use crate::decide::Placement;
 use crate::direct::{Directory, Samples};
 use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
-use crate::telemetry::{AccessLog, NodeMetrics, WorkerMetrics};
-use crate::worker::{
-    CertificateState, DirectPath, Lifecycle, Ready, Settings, SignCall, Signer, StartError, Worker,
-    WorkerSpec,
-};
-use std::cell::RefCell;
+use crate::telemetry::{AccessLog, NodeMetrics};
+use crate::worker::{Entered, Ready, Settings, SignCall, StartError, WorkerError};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// How long a pod that left the mesh still takes connections of peers that have not heard of it: the mesh
-/// applies changes within a second, and agents do so one after the other.
-pub(super) const RETIRE_GRACE: Duration = Duration::from_secs(3);
-
-/// A worker that cannot start is tried again after this long, doubling up to the bound.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LONGEST_RETRY: Duration = Duration::from_secs(15);
+/// How long a pod may wait for its certificate before the hooks refuse it. A certificate takes milliseconds; until it is there
+/// a pod that nobody has captured yet goes on as it was.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(1);
 
 pub struct Supervisor {
     pub(super) config: Arc<Run>,
@@ -37,21 +33,34 @@ pub struct Supervisor {
     pub(super) mesh: watch::Receiver<Arc<Mesh>>,
     pub(super) manifests: watch::Receiver<ManifestStatus>,
     pub(super) metrics: Arc<NodeMetrics>,
-    access_log: Option<AccessLog>,
-    settings: Arc<Settings>,
-    signer: mpsc::Sender<SignCall>,
+    pub(super) access_log: Option<AccessLog>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) signer: mpsc::Sender<SignCall>,
     pub(super) authority: Authority,
-    events: mpsc::UnboundedSender<Event>,
-    incarnations: u64,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) incarnations: u64,
     /// Who is who, for the recorder of direct connections.
     pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
-    samples: Samples,
+    pub(super) samples: Samples,
     /// Where to tell of pods, where there is anybody.
     pod_events: Option<PodEvents>,
     /// The pods as the kernel has them captured, for workers to decide by.
     pub(super) placement: watch::Sender<Arc<Placement>>,
     /// The generation of the placement by which open connections were judged last.
     pub(super) judged: u64,
+    /// Why policies of the mesh are not in force, while they are not.
+    pub(super) enforcement: Option<Pending>,
+    /// Why the hooks do not know all Services as they are, while they do not.
+    pub(super) services: Option<Pending>,
+    /// The pods whose network namespaces this agent or an earlier one has entered.
+    pub(super) ledger: Ledger,
+    /// Pods of the ledger of which the kernel cannot be asked, or be told.
+    pub(super) ledger_errors: Vec<String>,
+    /// Pods that the kernel knows, and nobody else: they are refused.
+    pub(super) strangers: BTreeSet<u64>,
+    pub(super) revisit: Revisit,
+    /// What the last audit could not mend in the kernel.
+    pub(super) audit_errors: Vec<String>,
     pub(super) node_addresses: BTreeSet<IpAddr>,
     /// Why probes that are known by the node's addresses may be refused.
     pub(super) probes_failing: Option<String>,
@@ -62,6 +71,12 @@ pub struct Supervisor {
 
 /// What a worker's thread has done.
 pub enum Event {
+    /// The worker is in the pod's network namespace, and has no certificate yet.
+    Entered {
+        pod: PodName,
+        incarnation: u64,
+        entered: Entered,
+    },
     Started {
         pod: PodName,
         incarnation: u64,
@@ -95,6 +110,7 @@ impl Supervisor {
         let (events, inbox) = mpsc::unbounded_channel();
         let config = parts.config;
         let runtime = Runtime::new(&config);
+        let ledger = Ledger::open(&config.state_dir);
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
@@ -120,6 +136,13 @@ impl Supervisor {
             pod_events: parts.pod_events,
             placement: watch::Sender::default(),
             judged: 0,
+            enforcement: None,
+            services: None,
+            ledger,
+            ledger_errors: vec![],
+            strangers: BTreeSet::new(),
+            revisit: Revisit::default(),
+            audit_errors: vec![],
             node_addresses: BTreeSet::new(),
             probes_failing: None,
             collected: None,
@@ -137,24 +160,11 @@ impl Supervisor {
         }
         let wanted: Vec<Arc<Workload>> =
             mesh.captured_on(&self.config.node).filter_map(|workload| self.runtime.place(workload)).collect();
-        let here: HashMap<&PodName, &Arc<Workload>> = wanted.iter().map(|now| (&now.name, now)).collect();
-        let changed: Vec<PodName> = self
-            .pods
-            .iter()
-            .filter(|(name, pod)| !here.get(name).is_some_and(|now| pod.is(now)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in changed {
-            let pod = &self.pods[&name];
-            match mesh.workloads.get(&name).and_then(|now| self.runtime.place(now)) {
-                Some(now) if pod.is(&now) => self.retire(&name),
-                Some(now) if now.captured && now.netns == pod.workload.netns => self.replace(&name, &now),
-                _ => self.remove(&name),
-            }
-        }
+        self.depart(&mesh, &wanted);
         for workload in &wanted {
             self.want(workload);
         }
+        self.visit_ledger();
         self.enforce();
         self.publish_directory();
         self.metrics.set_captured_pods(self.serving());
@@ -162,6 +172,11 @@ impl Supervisor {
 
     pub fn on_event(&mut self, event: Event) {
         match event {
+            Event::Entered { pod, incarnation, entered } => {
+                if self.is_current(&pod, incarnation) {
+                    self.on_entered(&pod, entered);
+                }
+            }
             Event::Started { pod, incarnation, result } => {
                 if self.is_current(&pod, incarnation) {
                     self.on_started(&pod, result);
@@ -172,7 +187,7 @@ impl Supervisor {
                     self.on_ended(&pod);
                 }
             }
-            Event::Certificate => {}
+            Event::Certificate => self.close_waiting(Instant::now()),
         }
         self.metrics.set_captured_pods(self.serving());
     }
@@ -186,14 +201,39 @@ impl Supervisor {
         for workload in due {
             self.start(&workload);
         }
-        let others = self.next_overdue().into_iter().chain(self.runtime.next_deadline());
-        self.pods.values().filter_map(Pod::retry_at).chain(others).min()
+        let is_unsettled = |pod: &&Pod| pod.unsettled.as_ref().is_some_and(|pending| pending.is_due(now));
+        let unsettled = self.pods.values().filter(is_unsettled).map(|pod| pod.workload.name.clone());
+        for name in unsettled.collect::<Vec<_>>() {
+            self.capture(&name);
+            self.release_in_kernel(&name);
+        }
+        if [&self.enforcement, &self.services].into_iter().flatten().any(|pending| pending.is_due(now)) {
+            self.enforce();
+        }
+        self.close_waiting(now);
+        self.tell_of_orphans(now);
+        self.revisit(now);
+        self.next_look()
+    }
+
+    /// When the node has to look again at anything by itself.
+    fn next_look(&self) -> Option<Instant> {
+        let pods = self.pods.values().flat_map(|pod| {
+            let waits = pod.state == State::Starting && !pod.is_established && !pod.is_closed;
+            let patience = waits.then(|| pod.starting_since + CERTIFICATE_PATIENCE);
+            let told = pod.orphan.as_ref().and_then(Orphan::tell_at);
+            [pod.retry_at(), pod.unsettled.as_ref().map(|pending| pending.at), patience, told]
+        });
+        let effects =
+            [&self.enforcement, &self.services].map(|pending| pending.as_ref().map(|pending| pending.at));
+        let others = [self.next_overdue(), self.runtime.next_deadline(), self.revisit.at];
+        pods.chain(effects).chain(others).flatten().min()
     }
 
     /// Has every pod leave the mesh.
     pub fn release(&mut self) {
         for name in self.pods.keys().cloned().collect::<Vec<_>>() {
-            self.retire(&name);
+            self.let_go(&name);
         }
     }
 
@@ -219,15 +259,19 @@ impl Supervisor {
         self.is_empty()
     }
 
-    /// What the hooks should capture, or `None` while that is not known: a pod whose worker is on its way up may
-    /// have entries of an earlier agent that nobody has claimed yet. Failed pods are refused, which the kernel
-    /// side remembers by itself.
-    pub(super) fn wanted(&self) -> Option<HashMap<u64, PodCapture>> {
-        if self.mesh.borrow().generation == 0 || !self.runtime.is_known {
-            return None;
-        }
-        let captured = self.pods.values().filter(|pod| matches!(pod.state, State::Starting | State::Serving));
-        captured.map(|pod| Some((pod.cookie?, capture(pod, pod.direct.is_ok())))).collect()
+    /// What the hooks capture, as it should be. A pod whose worker has not served yet is none of it: what the kernel has of
+    /// such a pod stays as it is, and failed pods are refused, which the kernel side remembers by itself.
+    pub(super) fn wanted(&self) -> HashMap<u64, PodCapture> {
+        let is_captured =
+            |pod: &&Pod| pod.is_established && matches!(pod.state, State::Starting | State::Serving);
+        let captured = self.pods.values().filter(is_captured);
+        captured.filter_map(|pod| Some((pod.cookie?, capture(pod, pod.direct.is_ok())))).collect()
+    }
+
+    /// Whether every pod is known that is to be captured, with its network namespace.
+    pub(super) fn knows_all(&self) -> bool {
+        let may_come = |pod: &Pod| pod.state == State::Starting && pod.cookie.is_none();
+        self.mesh.borrow().generation > 0 && self.runtime.is_known && !self.pods.values().any(may_come)
     }
 
     /// The pod should be captured: see to it, whatever it is now.
@@ -236,18 +280,25 @@ impl Supervisor {
             return self.start(workload);
         };
         let changed = pod.set_workload(workload);
+        if pod.orphan.take().is_some_and(|orphan| orphan.is_told) {
+            tracing::info!(pod = %workload.name, "somebody speaks of it again");
+        }
         match (&pod.state, &pod.worker) {
             (State::Retiring, Some(worker)) => {
                 worker.serve();
                 pod.state = State::Serving;
+                self.write_down(&workload.name);
                 self.capture(&workload.name);
             }
-            (State::Serving, _) if changed => self.capture(&workload.name),
+            (State::Serving, _) if changed => {
+                self.write_down(&workload.name);
+                self.capture(&workload.name);
+            }
             _ => {}
         }
     }
 
-    fn start(&mut self, workload: &Arc<Workload>) {
+    pub(super) fn start(&mut self, workload: &Arc<Workload>) {
         let before = self.pods.remove(&workload.name);
         self.incarnations += 1;
         let mut pod = match before {
@@ -256,6 +307,7 @@ impl Supervisor {
                 before.incarnation = self.incarnations;
                 before.state = State::Starting;
                 before.worker = None;
+                before.starting_since = Instant::now();
                 before
             }
             None => self.new_pod(workload),
@@ -264,84 +316,59 @@ impl Supervisor {
             Ok((worker, certificate)) => {
                 (pod.worker, pod.certificate) = (Some(worker), Some(certificate));
             }
-            Err(reason) => self.fail(&mut pod, reason),
+            Err(reason) => self.fail(&mut pod, reason, Fault::Node),
         }
         self.pods.insert(workload.name.clone(), pod);
     }
 
-    fn new_pod(&self, workload: &Arc<Workload>) -> Pod {
-        let metrics = Arc::new(WorkerMetrics::new(&workload.name));
-        self.metrics.register(&workload.name, metrics.registry());
-        Pod::new(workload, self.incarnations, metrics)
-    }
-
-    fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
-        let workload = &pod.workload;
-        let handler = self.runtime.sandboxes.sandbox(workload).map_or("", |sandbox| &sandbox.handler);
-        if let Some(reason) = self.config.foreign_runtimes.refuses(handler) {
-            return Err(reason);
-        }
-        let netns = workload.netns.clone().ok_or(match self.config.objects.kube {
-            true => {
-                "nobody says where its network namespace is: give the agent --nri-socket, or --cri-socket where the container \
-                 runtime has no NRI"
-            }
-            false => {
-                "it names no network namespace: add the annotation pillion.dev/netns with its path, \
-                 for example /run/netns/shop"
-            }
-        })?;
-        let spec = WorkerSpec {
-            name: workload.name.clone(),
-            netns,
-            addresses: workload.addresses.clone(),
-            settings: self.settings.clone(),
-            sockets: self.kernel.sockets().map_err(|e| e.to_string())?,
-            direct: DirectPath {
-                mode: self.config.direct,
-                placement: self.placement.subscribe(),
-                flows: self.kernel.flows(),
-                node_flows: self.kernel.node_flows(),
-                verdicts: RefCell::new(self.kernel.verdicts().map_err(|e| e.to_string())?),
-                samples: self.samples.clone(),
-            },
-            mesh: self.mesh.clone(),
-            signer: Signer {
-                identity: workload.identity.clone(),
-                calls: self.signer.clone(),
-                trust: self.authority.trust.clone(),
-            },
-            metrics: pod.metrics.clone(),
-            access_log: self.access_log.clone(),
-        };
-        let (worker, lifecycle) =
-            Worker::spawn(spec).map_err(|e| format!("its thread did not start: {e}"))?;
-        let certificate = lifecycle.certificate.clone();
-        self.watch(workload.name.clone(), pod.incarnation, lifecycle);
-        Ok((worker, certificate))
-    }
-
-    /// Turns what a worker's thread does into events.
-    fn watch(&self, pod: PodName, incarnation: u64, lifecycle: Lifecycle) {
-        let (events, told) = (self.events.clone(), self.events.clone());
-        let mut certificate = lifecycle.certificate;
-        tokio::spawn(async move {
-            while certificate.changed().await.is_ok() {
-                let _ = told.send(Event::Certificate);
-            }
-        });
-        tokio::spawn(async move {
-            // Both fail only once the supervisor itself is gone.
-            if let Ok(result) = lifecycle.started.await {
-                let _ = events.send(Event::Started { pod: pod.clone(), incarnation, result });
-            }
-            let _: Result<(), _> = lifecycle.ended.await;
-            let _ = events.send(Event::Ended { pod, incarnation });
-        });
-    }
-
     fn is_current(&self, pod: &PodName, incarnation: u64) -> bool {
         self.pods.get(pod).is_some_and(|pod| pod.incarnation == incarnation)
+    }
+
+    /// From now on the pod is known by its cookie, whatever becomes of its worker, and to a successor, too.
+    fn on_entered(&mut self, name: &PodName, entered: Entered) {
+        let Some(pod) = self.pods.get_mut(name) else { return };
+        let Entered { netns_cookie, netns } = entered;
+        if pod.cookie != Some(netns_cookie) {
+            (pod.is_established, pod.is_closed) = (false, false);
+        }
+        pod.cookie = Some(netns_cookie);
+        match NetnsId::of(&netns) {
+            Ok(id) => pod.netns = Some((Arc::new(netns), id)),
+            Err(e) => tracing::error!(pod = %name, "its network namespace cannot be told from others: {e}"),
+        }
+        self.write_down(name);
+        self.publish_directory();
+    }
+
+    /// Has a successor know the pod's network namespace.
+    fn write_down(&mut self, name: &PodName) {
+        let Some(pod) = self.pods.get(name) else { return };
+        if let (Some(cookie), Some((_, id)), Some(path)) = (pod.cookie, &pod.netns, &pod.workload.netns) {
+            let (uid, netns) = (pod.workload.uid.clone(), path.clone());
+            self.ledger.enter(Entry { cookie, pod: name.clone(), uid, netns, id: *id });
+        }
+    }
+
+    /// Has the hooks refuse pods that cannot get a certificate: they are to be in the mesh, and not served.
+    fn close_waiting(&mut self, now: Instant) {
+        for pod in self.pods.values_mut() {
+            let Some(cookie) = pod.cookie else { continue };
+            let is_failing = || pod.certificate().is_some_and(|certificate| certificate.failing.is_some());
+            let is_late = || pod.starting_since + CERTIFICATE_PATIENCE <= now;
+            let waits = pod.state == State::Starting && !pod.is_established && !pod.is_closed;
+            if !waits || !(is_failing() || is_late()) {
+                continue;
+            }
+            match self.kernel.refuse(cookie) {
+                Ok(()) => pod.is_closed = true,
+                // The next look tries again.
+                Err(e) => {
+                    pod.starting_since = now;
+                    tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
+                }
+            }
+        }
     }
 
     fn on_started(&mut self, name: &PodName, result: Result<Ready, StartError>) {
@@ -359,7 +386,11 @@ impl Supervisor {
             }
             Err(StartError { netns_cookie, error }) => {
                 pod.cookie = netns_cookie.or(pod.cookie);
-                self.fail(&mut pod, error.to_string());
+                let fault = match error {
+                    WorkerError::PortTaken { .. } => Fault::Pod,
+                    _ => Fault::Node,
+                };
+                self.fail(&mut pod, error.to_string(), fault);
             }
         }
         let is_serving = pod.state == State::Serving;
@@ -396,7 +427,7 @@ impl Supervisor {
             }
             State::Starting => {
                 if let Some(mut pod) = self.pods.remove(name) {
-                    self.fail(&mut pod, "its worker ended before it served".to_owned());
+                    self.fail(&mut pod, "its worker ended before it served".to_owned(), Fault::Node);
                     self.pods.insert(name.clone(), pod);
                 }
             }
@@ -404,8 +435,8 @@ impl Supervisor {
     }
 
     /// No worker: refuse the pod's connections, say why, and try again later.
-    fn fail(&mut self, pod: &mut Pod, reason: String) {
-        let delay = (FIRST_RETRY * (1 << pod.failures.min(10))).min(LONGEST_RETRY);
+    fn fail(&mut self, pod: &mut Pod, reason: String, fault: Fault) {
+        let delay = pending::delay(pod.failures);
         // What fails again and again is told once.
         match pod.last_failure.as_ref() == Some(&reason) {
             true => tracing::debug!(pod = %pod.workload.name, "still not captured: {reason}"),
@@ -419,7 +450,8 @@ impl Supervisor {
         if let Some(worker) = pod.worker.take() {
             worker.stop();
         }
-        pod.state = State::Failed { reason, retry_at: Instant::now() + delay };
+        (pod.is_established, pod.unsettled) = (false, None);
+        pod.state = State::Failed { reason, fault, retry_at: Instant::now() + delay };
         if let Some(cookie) = pod.cookie
             && let Err(e) = self.kernel.refuse(cookie)
         {
@@ -427,62 +459,19 @@ impl Supervisor {
         }
     }
 
-    /// A pod that cannot be guarded is not served.
-    fn capture(&mut self, name: &PodName) {
-        if let Err(e) = self.establish(name)
-            && let Some(mut pod) = self.pods.remove(name)
-        {
-            self.fail(&mut pod, format!("it cannot be guarded and captured: {e}"));
-            self.pods.insert(name.clone(), pod);
-        }
-    }
-
-    /// The pod left the mesh and lives on: its next connection is plain, those that are open go on.
-    fn retire(&mut self, name: &PodName) {
-        let Some(pod) = self.pods.get_mut(name) else { return };
-        match (&pod.state, &pod.worker) {
-            (State::Retiring, _) => {}
-            (State::Serving, Some(worker)) => {
-                tracing::info!(pod = %name, "released");
-                worker.retire(RETIRE_GRACE);
-                pod.state = State::Retiring;
-                pod.direct = Err(NotDirect::NotCaptured);
-                if let Some(cookie) = pod.cookie
-                    && let Err(e) = self.kernel.release(cookie)
-                {
-                    tracing::error!(pod = %name, "the hooks cannot be told to let it go; the audit tries again: {e}");
-                }
+    /// A pod that cannot be guarded and captured is not served. One that was before is served on under what is in force, and
+    /// the change is tried again.
+    pub(super) fn capture(&mut self, name: &PodName) {
+        let established = self.establish(name).map_err(|e| format!("it cannot be guarded and captured: {e}"));
+        let Some(mut pod) = self.pods.remove(name) else { return };
+        match established {
+            _ if pod.state != State::Serving => {}
+            Err(reason) if !pod.is_established => self.fail(&mut pod, reason, Fault::Node),
+            established => {
+                pod.unsettled = Pending::after(pod.unsettled.take(), established, &format!("pod {name}"));
             }
-            _ => self.remove(name),
         }
-    }
-
-    /// Another pod, or another identity, in the same namespace. The hooks go on capturing: until the new worker
-    /// serves, its connections are refused, not plain.
-    fn replace(&mut self, name: &PodName, now: &Arc<Workload>) {
-        tracing::info!(pod = %name, identity = %now.identity, "its identity is another: a new worker takes its place");
-        if let Some(worker) = self.pods.get_mut(name).and_then(|pod| pod.worker.take()) {
-            worker.stop();
-        }
-        self.start(now);
-    }
-
-    /// The pod is gone, or lives elsewhere now: cut everything.
-    fn remove(&mut self, name: &PodName) {
-        tracing::info!(pod = %name, "removed");
-        if let Some(cookie) = self.pods.get(name).and_then(|pod| pod.cookie)
-            && let Err(e) = self.kernel.forget(cookie)
-        {
-            tracing::error!(pod = %name, "the hooks cannot be told to forget it; the audit tries again: {e}");
-        }
-        self.forget(name);
-    }
-
-    fn forget(&mut self, name: &PodName) {
-        if let Some(worker) = self.pods.remove(name).and_then(|pod| pod.worker) {
-            worker.stop();
-        }
-        self.metrics.unregister(name);
+        self.pods.insert(name.clone(), pod);
     }
 
     fn serving(&self) -> usize {

@@ -5,8 +5,12 @@ use crate::sandbox::{Sandbox, Told};
 
 impl From<PodSandbox> for Sandbox {
     fn from(pod: PodSandbox) -> Self {
-        let namespaces = pod.linux.into_iter().flat_map(|linux| linux.namespaces);
+        // Whoever lists a pod's namespaces, and no network among them, says that the pod has none of its own. A runtime that
+        // keeps the list to itself (Kata, containerd's other sandboxers) says nothing.
+        let namespaces = pod.linux.map(|linux| linux.namespaces).unwrap_or_default();
+        let is_listed = !namespaces.is_empty();
         let network = namespaces.into_iter().find(|namespace| namespace.kind == "network");
+        let on_host = is_listed && network.is_none();
         Told {
             id: pod.id,
             namespace: pod.namespace,
@@ -16,6 +20,7 @@ impl From<PodSandbox> for Sandbox {
             annotations: pod.annotations,
             // A name without a path is a namespace that is to be made, which a sandbox that runs has not.
             netns: network.map(|network| network.path).filter(|path| path.starts_with('/')).map(Into::into),
+            on_host,
             ips: pod.ips,
             handler: pod.runtime_handler,
         }
@@ -35,10 +40,21 @@ mod tests {
             ("network", "", None),
             ("ipc", "/run/ipc/a", None),
         ] {
+            let is_host = kind == "ipc";
             let namespaces = vec![LinuxNamespace { kind: kind.into(), path: path.into() }];
             let linux = Some(LinuxPodSandbox { namespaces });
             let sandbox = Sandbox::from(PodSandbox { linux, ..PodSandbox::default() });
             assert_eq!(sandbox.netns, expected.map(Into::into), "{kind} {path:?}");
+            assert_eq!(sandbox.on_host, is_host, "{kind} {path:?}");
+        }
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn a_runtime_that_lists_no_namespaces_does_not_say_that_a_pod_is_on_the_host_network() {
+        for linux in [None, Some(LinuxPodSandbox { namespaces: vec![] })] {
+            let sandbox = Sandbox::from(PodSandbox { linux, ..PodSandbox::default() });
+            assert!(sandbox.netns.is_none() && !sandbox.on_host);
         }
     }
 }

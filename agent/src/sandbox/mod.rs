@@ -28,8 +28,11 @@ pub struct Sandbox {
     pub pod: PodName,
     uid: String,
     is_static: bool,
-    /// The path of the network namespace; none on the host network.
+    /// The path of the network namespace; none on the host network, and none where the runtime does not say it.
     pub netns: Option<PathBuf>,
+    /// The runtime says that the pod is on the host network.
+    #[serde(default)]
+    pub on_host: bool,
     /// The pod's addresses; older runtimes do not say them.
     pub addresses: Vec<IpAddr>,
     /// Which of the runtime's handlers has made it: a RuntimeClass's, or empty for the default.
@@ -48,15 +51,16 @@ pub struct Told {
     pub labels: HashMap<String, String>,
     pub annotations: HashMap<String, String>,
     pub netns: Option<PathBuf>,
+    pub on_host: bool,
     pub ips: Vec<String>,
     pub handler: String,
 }
 
 impl Sandbox {
     /// Whether the pod is to be in the mesh, as far as its own label and its namespace's say. A value that a label cannot
-    /// have is no reason to run plain.
+    /// have is no reason to run plain, and neither is a runtime that does not say where the pod's network is.
     pub fn opts_in(&self, namespace_is_captured: bool) -> bool {
-        self.netns.is_some() && self.label.unwrap_or(namespace_is_captured)
+        !self.on_host && self.label.unwrap_or(namespace_is_captured)
     }
 
     /// Whether this is that pod's, and not that of an earlier pod under the same name. Pods of manifests may have no uid;
@@ -75,6 +79,7 @@ impl From<Told> for Sandbox {
             uid: told.uid,
             is_static: told.annotations.contains_key(STATIC_POD),
             netns: told.netns,
+            on_host: told.on_host,
             addresses: told
                 .ips
                 .iter()
@@ -96,6 +101,7 @@ impl Sandbox {
             uid: format!("uid-{name}"),
             is_static: false,
             netns: Some(format!("/run/netns/{id}").into()),
+            on_host: false,
             addresses: vec![[10, 0, 0, 9].into()],
             handler: String::new(),
             label: Some(true),
@@ -114,8 +120,9 @@ mod tests {
 
     fn sandbox(label: Option<&str>, netns: Option<&str>) -> Sandbox {
         Told {
+            on_host: netns == Some("host"),
             labels: label.map(|value| (CAPTURE.to_owned(), value.to_owned())).into_iter().collect(),
-            netns: netns.map(Into::into),
+            netns: netns.filter(|netns| *netns != "host").map(Into::into),
             ips: vec!["10.0.0.7".into(), "::ffff:10.0.0.8".into(), "nonsense".into()],
             ..Told::default()
         }
@@ -138,7 +145,14 @@ mod tests {
 
     #[test]
     fn a_pod_on_the_host_network_never_opts_in() {
-        assert!(!sandbox(Some("enabled"), None).opts_in(true));
+        assert!(!sandbox(Some("enabled"), Some("host")).opts_in(true));
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn a_pod_whose_network_the_runtime_does_not_name_opts_in_as_any_other() {
+        assert!(sandbox(Some("enabled"), None).opts_in(false) && sandbox(None, None).opts_in(true));
+        assert!(!sandbox(None, None).opts_in(false));
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct NodeMetrics {
     worker_cpu: CounterVec,
     audit_repairs: IntCounterVec,
     captured_pods: IntGauge,
+    orphaned_pods: IntGauge,
+    degraded: IntGaugeVec,
     mesh_generation: IntGauge,
     manifest_errors: IntGauge,
     ca_requests: IntCounterVec,
@@ -51,6 +53,10 @@ impl NodeMetrics {
             "pillion_policies_refused",
             "Policies that cannot be read now; what is in force instead, /config_dump says.",
         );
+        let degraded = Opts::new(
+            "pillion_degraded",
+            "What is not as it should be now, by kind; /config_dump says what it is.",
+        );
         let cpu = Opts::new("pillion_worker_cpu_seconds_total", "CPU time that a pod's worker has used.");
         let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
         let requests =
@@ -70,6 +76,11 @@ impl NodeMetrics {
             ),
             audit_repairs: register(&registry, IntCounterVec::new(repairs, &["what"]).expect("a valid name")),
             captured_pods: gauge("pillion_captured_pods", "Pods of this node that are in the mesh."),
+            orphaned_pods: gauge(
+                "pillion_pods_orphaned",
+                "Pods that an agent has captured, that are still there, and that nobody speaks of.",
+            ),
+            degraded: register(&registry, IntGaugeVec::new(degraded, &["reason"]).expect("a valid name")),
             mesh_generation: gauge("pillion_mesh_generation", "The generation of the mesh in use."),
             manifest_errors: gauge("pillion_manifest_errors", "What is wrong with the manifests now."),
             ca_requests: register(
@@ -138,6 +149,17 @@ impl NodeMetrics {
 
     pub fn set_captured_pods(&self, pods: usize) {
         self.captured_pods.set(pods.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// How many things of each kind are not as they should be.
+    pub fn set_degraded(&self, counts: impl IntoIterator<Item = (&'static str, usize)>) {
+        for (reason, count) in counts {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.degraded.with_label_values(&[reason]).set(count);
+            if reason == "pod_orphaned" {
+                self.orphaned_pods.set(count);
+            }
+        }
     }
 
     pub fn set_manifests(&self, generation: u64, errors: usize) {

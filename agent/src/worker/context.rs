@@ -5,15 +5,18 @@ use super::certificate::Identity;
 use super::dial::Dialer;
 use super::direct::DirectPath;
 use super::pool::Pool;
-use crate::mesh::{Mesh, PodName};
+use crate::mesh::{Mesh, PodName, Workload};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 pub(super) struct Context {
     pub name: PodName,
+    /// The pod, as it was known last.
+    pub own: RefCell<Arc<Workload>>,
     pub netns_cookie: u64,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub direct: DirectPath,
@@ -34,6 +37,16 @@ impl Context {
     /// The mesh as it is now. What belongs to one decision is taken from one snapshot.
     pub fn mesh(&self) -> Arc<Mesh> {
         self.mesh.borrow().clone()
+    }
+
+    /// The pod, as this snapshot has it. A pod whose object is gone while it still runs is what it was before: under its
+    /// identity and its policies. Another pod under the same name is another.
+    pub fn own(&self, mesh: &Mesh) -> Arc<Workload> {
+        let mut own = self.own.borrow_mut();
+        if let Some(now) = mesh.workloads.get(&self.name).filter(|now| now.uid == own.uid) {
+            own.clone_from(now);
+        }
+        own.clone()
     }
 
     /// Sends GOAWAY on every HBONE connection to this pod: what is open goes on, what is new goes elsewhere.

@@ -101,10 +101,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let client = client_address(&request, &peer);
     let mut admission = context.admitted.enter(peer.address.ip(), peer.identity.clone(), target);
     let mesh = context.mesh();
-    let Some(destination) = mesh.workloads.get(&context.name) else {
-        // The pod is being deleted. Who may connect to it is no longer known.
-        return request.refuse(StatusCode::SERVICE_UNAVAILABLE);
-    };
+    let destination = &context.own(&mesh);
     let connection =
         Connection { source: peer.address.ip(), identity: Some(&peer.identity), destination: target };
     let judgement = judge(&destination.authorization, &connection);

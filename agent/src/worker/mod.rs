@@ -36,6 +36,7 @@ use crate::mesh::TrustDomains;
 use judge::Judging;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,11 +114,19 @@ pub(crate) struct Judged {
     pub failing: Option<String>,
 }
 
+/// What a worker says as soon as it is in the pod, before it has a certificate.
+#[derive(Debug)]
+pub struct Entered {
+    pub netns_cookie: u64,
+    /// The pod's network namespace, kept open: nothing has to be opened again where descriptors are short.
+    pub netns: File,
+}
+
 /// What a worker says of itself and its pod once it serves.
 #[derive(Clone, Debug)]
 pub struct Ready {
     pub netns_cookie: u64,
-    /// The thread's id, to read its CPU time by, and to find its network namespace.
+    /// The thread's id, to read its CPU time by.
     pub thread_id: i32,
     /// The pod's end of its veth, or why it has none.
     pub device: Result<PodDevice, NoPath>,
@@ -125,6 +134,8 @@ pub struct Ready {
 
 /// What happens to a worker, for whoever watches over it.
 pub struct Lifecycle {
+    /// Yields when the worker is in the pod's network namespace, or an error when it could not enter.
+    pub entered: oneshot::Receiver<Entered>,
     /// Yields when the worker serves or has failed to start.
     pub started: oneshot::Receiver<Result<Ready, StartError>>,
     /// Yields an error when the thread has ended, in order or by a panic.
@@ -211,12 +222,13 @@ impl Worker {
     /// Starts the thread.
     pub fn spawn(spec: WorkerSpec) -> std::io::Result<(Self, Lifecycle)> {
         let (commands, inbox) = mpsc::unbounded_channel();
+        let (inside, entered) = oneshot::channel();
         let (ready, started) = oneshot::channel();
         let (alive, ended) = oneshot::channel();
         let (state, certificate) = watch::channel(CertificateState::default());
         let (told, judged) = watch::channel(Judged::default());
-        let thread = thread::spawn(spec, state, Judging::new(told), inbox, ready, alive)?;
-        Ok((Self { commands, judged, thread }, Lifecycle { started, ended, certificate }))
+        let thread = thread::spawn(spec, state, Judging::new(told), inbox, inside, ready, alive)?;
+        Ok((Self { commands, judged, thread }, Lifecycle { entered, started, ended, certificate }))
     }
 
     pub fn serve(&self) {

@@ -25,10 +25,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         return reset_on_drop(&app);
     };
     let mesh = context.mesh();
-    let Some(source) = mesh.workloads.get(&context.name) else {
-        // The pod is being deleted. What it was allowed is no longer known.
-        return reset_on_drop(&app);
-    };
+    let source = &context.own(&mesh);
     let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut parties = Parties {
         direction: Direction::Outbound,

@@ -7,14 +7,15 @@ use super::direct::DirectPath;
 use super::judge::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
+use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
 use crate::kernel::{SocketTable, netns_cookie, pod_device};
-use crate::mesh::{Mesh, PodName};
+use crate::mesh::{Mesh, Workload};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::gettid;
 use socket2::{Domain, Socket, Type};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -35,10 +36,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// All that a worker is born with.
 pub struct WorkerSpec {
-    pub name: PodName,
+    /// The pod, as it is when the worker starts.
+    pub workload: Arc<Workload>,
     pub netns: PathBuf,
-    /// The pod's own, in the mesh.
-    pub addresses: Vec<IpAddr>,
     pub settings: Arc<Settings>,
     pub sockets: SocketTable,
     pub direct: DirectPath,
@@ -56,15 +56,20 @@ pub(super) fn spawn(
     state: watch::Sender<CertificateState>,
     judging: Judging,
     commands: mpsc::UnboundedReceiver<Command>,
+    entered: oneshot::Sender<Entered>,
     started: Started,
     alive: oneshot::Sender<()>,
 ) -> io::Result<JoinHandle<()>> {
     // The kernel cuts thread names at 15 bytes.
-    let name = format!("w:{}", spec.name.name);
+    let name = format!("w:{}", spec.workload.name.name);
     Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _alive = alive;
-        match enter(&spec.netns, &spec.addresses) {
-            Ok(ready) => run(spec, state, judging, ready, commands, started),
+        match enter(&spec.netns, &spec.workload.addresses) {
+            Ok((ready, netns)) => {
+                // Nobody listens any more when the node core has given up on this pod.
+                let _ = entered.send(Entered { netns_cookie: ready.netns_cookie, netns });
+                run(spec, state, judging, ready, commands, started);
+            }
             Err(error) => fail(started, None, error),
         }
     })
@@ -93,13 +98,14 @@ fn fail(started: Started, netns_cookie: Option<u64>, error: WorkerError) {
 }
 
 /// Moves this thread into the pod's network namespace, and learns its cookie and its device.
-fn enter(path: &Path, addresses: &[IpAddr]) -> Result<Ready, WorkerError> {
+fn enter(path: &Path, addresses: &[IpAddr]) -> Result<(Ready, File), WorkerError> {
     let error = |source: io::Error| WorkerError::Netns { path: path.to_owned(), source };
     let netns = File::open(path).map_err(error)?;
-    setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
+    setns(&netns, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(error)?;
     let netns_cookie = netns_cookie(&socket).map_err(error)?;
-    Ok(Ready { netns_cookie, thread_id: gettid().as_raw(), device: pod_device(addresses) })
+    let ready = Ready { netns_cookie, thread_id: gettid().as_raw(), device: pod_device(addresses) };
+    Ok((ready, netns))
 }
 
 async fn work(
@@ -112,7 +118,7 @@ async fn work(
 ) {
     let Settings { hbone_congestion, metrics_idle, .. } = (*spec.settings).clone();
     let applicant = Applicant {
-        pod: spec.name.clone(),
+        pod: spec.workload.name.clone(),
         signer: spec.signer,
         settings: spec.settings.clone(),
         metrics: spec.metrics.clone(),
@@ -125,7 +131,8 @@ async fn work(
     let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let metrics = spec.metrics;
     let context = Rc::new(Context {
-        name: spec.name,
+        name: spec.workload.name.clone(),
+        own: RefCell::new(spec.workload),
         netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
         direct: spec.direct,
@@ -161,7 +168,7 @@ async fn follow_mesh(context: Rc<Context>) {
     while mesh.changed().await.is_ok() {
         let now = mesh.borrow_and_update().clone();
         context.pool.update(&now);
-        let ends = now.workloads.get(&context.name).is_some_and(|w| w.terminating);
+        let ends = context.own(&now).terminating;
         if ends && !terminating {
             context.tell_peers_to_go_away();
         }

@@ -130,7 +130,11 @@ impl<'a> World<'a> {
             _ => None,
         });
         let wanted: HashMap<u64, PodCapture> = captured.collect();
-        self.kernel.audit(&wanted).unwrap().into_iter().map(|repair| repair.what).collect()
+        let repairs = self.kernel.audit(&wanted).unwrap();
+        // This agent knows of all that there are: what is left is of pods that are gone, or released.
+        let strangers = self.kernel.strangers(|cookie| wanted.contains_key(&cookie)).unwrap();
+        strangers.iter().for_each(|cookie| self.kernel.forget(*cookie).unwrap());
+        repairs.into_iter().map(|repair| repair.what).chain(strangers.iter().map(|_| "stale_entry")).collect()
     }
 
     /// Another agent takes over.

@@ -408,7 +408,7 @@ fn pods_that_go_take_their_rules_with_them() {
 
         scene.server.captured(&mut scene.kernel, &PodCapture { inbound, ..scene.server.capture() });
         drop(scene.kernel);
-        bed.open().audit(&HashMap::new()).unwrap();
+        bed.open().forget(scene.server.cookie).unwrap();
         assert!(is_empty());
         drop(tables);
         Kernel::uninstall(&bed.bpffs, NODE).unwrap();

@@ -1,0 +1,69 @@
+//! What the kernel itself says of a network namespace that an agent has captured: whether it is gone, and whose it is.
+//!
+//! A pod goes plain when somebody says that it is not to be captured, or when it is gone. That nobody speaks of a pod says
+//! neither.
+
+use super::{Kernel, KernelError, Unknown, guard, netns_cookie, sys};
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+use std::thread;
+
+/// What a pod's guard says of the pod's network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetnsLife {
+    Alive,
+    /// The kernel has taken the guard off. It does so when nothing is left in the namespace and nothing holds it. Somebody
+    /// with root may have done so, too: who knows a path that still leads into the namespace knows better.
+    Gone,
+    /// There is no guard: the pod was never served.
+    NotGuarded,
+}
+
+impl Kernel {
+    /// Whether the network namespace with this cookie is gone, by the guard in it.
+    pub fn netns_life(&self, cookie: u64) -> Result<NetnsLife, KernelError> {
+        let failed = |action| move |source| KernelError::Link { program: "guard", action, source };
+        let info = match self.guards.get(&cookie) {
+            Some((link, _)) => link.info(),
+            None => match sys::open_pin(&self.pins.path(&guard::pinned_as(cookie))) {
+                Ok(link) => sys::link_info(link.as_fd()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NetnsLife::NotGuarded),
+                Err(source) => return Err(failed("opened")(source)),
+            },
+        };
+        let info = info.map_err(failed("asked about"))?;
+        Ok(if info.target == 0 { NetnsLife::Gone } else { NetnsLife::Alive })
+    }
+
+    /// Closes a pod that has ended as far as anybody can tell: should anything still be in its network namespace, nothing gets
+    /// out of it or in. Its addresses and its veth are free for other pods. Sockets that nobody owns any more keep a namespace
+    /// for minutes.
+    pub fn close(&mut self, cookie: u64, netns: BorrowedFd) -> Result<(), KernelError> {
+        self.refuse(cookie)?;
+        // Before the guard finds none of the pod's addresses any more.
+        self.guard(cookie, netns, Unknown::Refuse)?;
+        self.disown_path(cookie)?;
+        self.local.remove_pod(cookie)
+    }
+
+    /// Whether the hooks capture or refuse the pod with this cookie. A pod that an agent has released is neither's, though
+    /// other tables may still speak of it.
+    pub fn is_in_the_mesh(&self, cookie: u64) -> Result<bool, KernelError> {
+        Ok(self.tables.has_member(cookie)? || self.tables.has_pod(cookie)?)
+    }
+}
+
+/// The cookie of the network namespace that a path leads to. Takes a thread for a moment.
+pub fn netns_cookie_at(path: &Path) -> io::Result<u64> {
+    let netns = File::open(path)?;
+    let visit = move || {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        netns_cookie(Socket::new(Domain::IPV4, Type::STREAM, None)?)
+    };
+    let visitor = thread::Builder::new().name("netns-cookie".to_owned()).spawn(visit)?;
+    visitor.join().map_err(|_| io::Error::other("the thread that looked panicked"))?
+}
