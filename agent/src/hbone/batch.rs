@@ -2,6 +2,9 @@
 //!
 //! The engine flushes after every frame that it does not copy, which makes a TLS record and a system call of each.
 //! Here its flushes are put off until it has nothing more to do; whoever polls the engine flushes then.
+//!
+//! A connection may also have a read budget: how many bytes the engine may read before its owner has taken what was
+//! read. Without one the engine reads as long as the peer sends, and piles up what its owner has not seen yet.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,11 +20,38 @@ struct Inner<T> {
     io: T,
     /// Why the last flush failed, for the engine's next step.
     failed: Option<io::Error>,
+    budget: Option<ReadBudget>,
 }
 
+/// How much the engine may still read. See [`Batched::renew_read_budget`].
+struct ReadBudget {
+    bytes_left: usize,
+    /// The engine wanted to read and was not allowed to: nobody else will wake its task.
+    is_read_put_off: bool,
+}
+
+/// Bytes that the engine may read between two renewals: the largest read of a TLS stream, twice.
+pub(super) const READ_BUDGET: usize = 256 * 1024;
+
 impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
+    /// A connection without a read budget.
     pub fn new(io: T) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, failed: None })))
+        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget: None })))
+    }
+
+    /// A connection on which the engine may read [`READ_BUDGET`] bytes, until its owner renews the budget.
+    pub fn with_read_budget(io: T) -> Self {
+        let budget = Some(ReadBudget { bytes_left: READ_BUDGET, is_read_put_off: false });
+        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget })))
+    }
+
+    /// The owner has taken all that was read: the engine may read on. Wakes the task if a read was put off.
+    pub fn renew_read_budget(&self, cx: &mut Context<'_>) {
+        let Some(budget) = &mut self.0.borrow_mut().budget else { return };
+        budget.bytes_left = READ_BUDGET;
+        if std::mem::take(&mut budget.is_read_put_off) {
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Polls the engine, and flushes what it wrote.
@@ -60,7 +90,18 @@ impl<T> Clone for Batched<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.with(|io| io.poll_read(cx, buf))
+        if let Some(budget) = &mut self.0.borrow_mut().budget
+            && budget.bytes_left == 0
+        {
+            budget.is_read_put_off = true;
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = self.with(|io| io.poll_read(cx, buf));
+        if let Some(budget) = &mut self.0.borrow_mut().budget {
+            budget.bytes_left = budget.bytes_left.saturating_sub(buf.filled().len() - before);
+        }
+        polled
     }
 }
 

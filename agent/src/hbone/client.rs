@@ -4,7 +4,8 @@ use super::batch::Batched;
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
-    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, SEND_BUFFER, STREAMS_PER_CONNECTION, format_forwarded,
+    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
+    STREAMS_PER_CONNECTION, format_forwarded,
 };
 use crate::tally::{Counted, Tally};
 use bytes::Bytes;
@@ -66,6 +67,8 @@ impl Client {
             .max_frame_size(FRAME_SIZE)
             .max_header_list_size(HEADER_LIST_SIZE)
             .max_send_buffer_size(SEND_BUFFER)
+            .max_concurrent_reset_streams(RESET_STREAMS_REMEMBERED)
+            .max_local_error_reset_streams(None)
             .handshake(io.clone())
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));

@@ -40,3 +40,18 @@ const SEND_BUFFER: usize = 2 * FRAME_SIZE as usize;
 
 /// Request headers are a few hundred bytes; a peer that sends more is not a mesh peer.
 const HEADER_LIST_SIZE: u32 = 16 * 1024;
+
+/// Requests that a peer may have withdrawn before this side has looked at them. An app that opens and resets connections
+/// in a burst makes as many, and one more ends every stream of the connection (the engine's defence against "rapid
+/// reset", CVE-2023-44487; its default is 20). So the limit is above what fits into the read budget
+/// (`batch::READ_BUDGET`, at 24 bytes for the shortest request and its reset): the budget bounds them, and the limit is never met.
+const WITHDRAWN_REQUESTS: usize = 16_384;
+
+/// Streams that the engine remembers for a second after it has reset them, so that frames which were on their way are
+/// dropped without an answer. For a stream that it has forgotten, it answers each frame with one more reset. The engine ends the
+/// connection after 1,024 such answers unless it is told otherwise: here it is told so, since the peer is proven, and one app's refused or aborted connections must
+/// not end the connections of others.
+const RESET_STREAMS_REMEMBERED: usize = 1024;
+
+// A request and its reset take 11 and 13 bytes at the least.
+const _: () = assert!(WITHDRAWN_REQUESTS > batch::READ_BUDGET / 24 + FRAME_SIZE as usize / 24);

@@ -3,7 +3,10 @@
 use super::batch::Batched;
 use super::stream::Stream;
 use super::window::{INITIAL_WINDOW, Tuner};
-use super::{CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, SEND_BUFFER, STREAMS_ACCEPTED};
+use super::{
+    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER, STREAMS_ACCEPTED,
+    WITHDRAWN_REQUESTS,
+};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
@@ -30,7 +33,7 @@ pub struct Request {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     pub async fn handshake(io: T) -> Result<Self, h2::Error> {
-        let io = Batched::new(io);
+        let io = Batched::with_read_budget(io);
         let mut handshake = h2::server::Builder::new()
             .initial_window_size(INITIAL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -38,6 +41,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .max_frame_size(FRAME_SIZE)
             .max_header_list_size(HEADER_LIST_SIZE)
             .max_send_buffer_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(WITHDRAWN_REQUESTS)
+            .max_concurrent_reset_streams(RESET_STREAMS_REMEMBERED)
+            .max_local_error_reset_streams(None)
             .handshake(io.clone());
         let mut connection = poll_fn(|cx| io.poll(cx, |cx| Pin::new(&mut handshake).poll(cx))).await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
@@ -51,7 +57,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
                 // Fails only while an earlier change is not acknowledged; the next measurement asks again.
                 let _ = self.connection.set_initial_window_size(window);
             }
-            self.io.poll(cx, |cx| self.connection.poll_accept(cx))
+            let accepted = self.io.poll(cx, |cx| self.connection.poll_accept(cx));
+            if accepted.is_pending() {
+                // Every request that was read has been taken.
+                self.io.renew_read_budget(cx);
+            }
+            accepted
         })
         .await
         .map(|accepted| {

@@ -222,3 +222,76 @@ async fn an_app_that_leaves_before_the_answer_takes_its_request_along() {
     })
     .await;
 }
+
+/// Opens a stream that stays, and gives both ends of it; `others` is what the server does with every later request.
+async fn with_neighbours(others: impl Fn(super::Request) + 'static) -> (Client, Stream, Stream) {
+    let (near, far) = wire(Duration::from_micros(50));
+    let (give, mut take) = mpsc::channel(1);
+    spawn_local(async move {
+        let mut server = Server::handshake(far).await.unwrap();
+        let first = server.next().await.unwrap().unwrap();
+        give.send(first.accept().unwrap()).await.unwrap();
+        while let Some(Ok(request)) = server.next().await {
+            others(request);
+        }
+    });
+    let (client, driver) = Client::handshake(near).await.unwrap();
+    spawn_local(driver);
+    let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+    let kept = client.open(target, source, pending(), client.reserve()).await.unwrap();
+    (client, kept, take.recv().await.unwrap())
+}
+
+async fn still_carries(from: &mut Outgoing, to: &mut Incoming) {
+    from.room(5).await.expect("the stream goes on");
+    from.send(Bytes::from_static(b"hello")).unwrap();
+    assert_eq!(to.next().await.expect("the stream goes on").unwrap(), "hello");
+}
+
+/// As an app does that opens connections and resets them at once: the requests and their resets arrive together.
+// proves: ISO-1
+#[tokio::test(start_paused = true)]
+async fn an_app_that_leaves_again_and_again_ends_no_other_stream() {
+    local(async {
+        let (client, mut kept, mut far_end) = with_neighbours(drop).await;
+        let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+        for _ in 0..50 {
+            let burst = (0..100).map(|_| {
+                let left = async { Err(std::io::ErrorKind::ConnectionReset.into()) };
+                client.open(target, source, left, client.reserve())
+            });
+            for opened in futures::future::join_all(burst).await {
+                assert!(matches!(opened, Err(super::OpenError::Withdrawn(_))));
+            }
+        }
+        still_carries(&mut kept.outgoing, &mut far_end.incoming).await;
+        still_carries(&mut far_end.outgoing, &mut kept.incoming).await;
+    })
+    .await;
+}
+
+/// As an app does whose connections are denied: what it has said meanwhile arrives at streams that are no more.
+// proves: ISO-1
+#[tokio::test(start_paused = true)]
+async fn connections_that_are_refused_again_and_again_end_no_other_stream() {
+    local(async {
+        let (client, mut kept, mut far_end) =
+            with_neighbours(|request| request.refuse(http::StatusCode::UNAUTHORIZED)).await;
+        let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+        for _ in 0..100 {
+            let burst = (0..100).map(|_| {
+                let early = async {
+                    tokio::time::sleep(Duration::from_micros(40)).await;
+                    Ok(Bytes::from_static(b"hello"))
+                };
+                client.open(target, source, early, client.reserve())
+            });
+            for opened in futures::future::join_all(burst).await {
+                assert!(matches!(opened, Err(super::OpenError::Status(_))), "{:?}", opened.err());
+            }
+        }
+        still_carries(&mut kept.outgoing, &mut far_end.incoming).await;
+        still_carries(&mut far_end.outgoing, &mut kept.incoming).await;
+    })
+    .await;
+}

@@ -55,6 +55,13 @@ impl Supervisor {
                 let detail = format!("pod {name}, whose connections are refused: it has no certificate yet");
                 add("pod_refused", false, detail);
             }
+            if let (State::Serving, Some(worker)) = (&pod.state, &pod.worker)
+                && let Err(why) = worker.judged()
+            {
+                let detail =
+                    format!("open connections of pod {name}, which the policies of now may deny: {why}");
+                add("judgement", true, detail);
+            }
             if let Some(pending) = &pod.unsettled {
                 add("pod_unsettled", true, format!("pod {name}: {}", pending.reason));
             }
