@@ -45,6 +45,7 @@ fn mesh(objects: &[Sourced]) -> Mesh {
         node: "n1".into(),
         trust_domains: TrustDomains::default(),
         root_namespace: "istio-system".into(),
+        last_good: None,
     };
     snapshot::build(objects, &settings, &Mesh::default()).expect("the bench's own objects")
 }

@@ -46,6 +46,7 @@ fn simulate(pods: usize) {
         node: "node-0".into(),
         trust_domains: TrustDomains::new("cluster.local".parse().expect("a trust domain"), []),
         root_namespace: "istio-system".into(),
+        last_good: None,
     };
     let base = resident();
     let mut store = Store::default();

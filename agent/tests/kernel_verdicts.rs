@@ -68,7 +68,8 @@ fn a_permit_for_other_addresses_than_the_kernel_has_makes_no_verdict() {
         let other: IpAddr = [10, 79, 0, 77].into();
         let elsewhere = |pod: &Pod| Party { netns: pod.cookie, addresses: vec![other, pod.ipv6.into()] };
         let stranger = |pod: &Pod| Party { netns: u64::MAX, ..Party::from(pod) };
-        let asked: [(&str, &dyn Fn(&Pod) -> Party); 3] = [
+        type Asked<'a> = &'a dyn Fn(&Pod) -> Party;
+        let asked: [(&str, Asked); 3] = [
             ("policies were not asked about one of its addresses", &without_ipv6),
             ("policies were asked about another address", &elsewhere),
             ("policies were asked about another pod", &stranger),

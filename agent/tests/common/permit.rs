@@ -46,6 +46,7 @@ fn placed(name: &str, party: Party) -> (u64, Placed) {
             node: "test-node".to_owned(),
             trust_domains: TrustDomains::new("cluster.local".parse().unwrap(), []),
             root_namespace: ROOT_NAMESPACE.to_owned(),
+            last_good: None,
         };
         let mesh = snapshot::build(&objects, &settings, &Mesh::default()).unwrap();
         mesh.workloads.into_values().next().unwrap()

@@ -3,6 +3,7 @@
 use crate::common::Bed;
 use crate::common::Worker;
 use crate::common::node::{Listener, PATIENCE, Pod, on_node};
+use crate::common::permit::permit;
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use pillion_agent::kernel::{Inbound, Kernel, KernelConfig, PodCapture, Usage, from_address};
 use pillion_ebpf_common::{Flow, FlowKey, NodeFlow};
@@ -41,8 +42,8 @@ pub fn pair_with(bed: &Bed, sizes: &[(&'static str, u32)], test: impl FnOnce(&mu
         for pod in [&client, &server] {
             pod.captured(&mut kernel, &pod.capture());
         }
-        kernel.enforce(0, |_, _, _| false).unwrap();
-        kernel.verdicts().unwrap().allow(client.cookie, SocketAddr::new(server.ipv4.into(), PORT), 0);
+        kernel.enforce(0, |_, _, _| None).unwrap();
+        kernel.verdicts().unwrap().allow(&permit(0, &client, &server, PORT));
         let app = server.listen(PORT);
         let (client_worker, server_worker) = (Some(client.worker(&kernel)), server.worker(&kernel));
         test(&mut Pair { bed, kernel, client, server, third, app, client_worker, server_worker });

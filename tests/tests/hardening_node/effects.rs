@@ -23,10 +23,10 @@ fn policies_that_cannot_be_put_in_force_are_told_and_the_node_is_not_ready() {
     };
     agent.wait_config("direct paths", direct).unwrap();
     assert!(answers(&scene.mesh.client, server), "there is a verdict to carry over");
-    agent.freeze_map("VERDICTS").unwrap();
+    agent.freeze_map("GENERATION").unwrap();
     scene.mesh.bed.write_manifest("deny.yaml", DENY).unwrap();
     let said = agent.wait_not_ready("the policies", |said| said.contains("policies")).unwrap();
-    assert!(said.contains("VERDICTS"), "{said}");
+    assert!(said.contains("GENERATION"), "{said}");
     assert_eq!(degraded(agent, "policies"), 1.0);
     // It is not forgotten with the next look either.
     agent.audit().unwrap();
