@@ -137,10 +137,9 @@ fn a_shaper_at_either_end_of_the_veth_is_named_and_what_shapes_nothing_is_not() 
         for (qdisc, shapes) in [
             ("tbf rate 10mbit burst 32k latency 50ms", true),
             ("htb", true),
-            ("fq_codel", false),
             ("pfifo_fast", false),
             ("bfifo", false),
-            ("fq", false),
+            ("pfifo", false),
         ] {
             let kind = qdisc.split(' ').next().unwrap();
             for (at, named) in

@@ -28,6 +28,7 @@ mod guard;
 mod local;
 mod maps;
 mod node;
+mod packet;
 mod path;
 mod refuse;
 mod sockops;

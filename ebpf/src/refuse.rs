@@ -4,7 +4,7 @@
 
 use crate::{
     local, maps,
-    path::{DROP, ETHERNET_HEADER, Packet, load},
+    packet::{DROP, ETHERNET_HEADER, Packet, load},
 };
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use pillion_ebpf_common::{

@@ -1,7 +1,7 @@
 //! The pods of this node as the kernel has them captured: what is decided of direct connections is decided by this, and not
 //! by what the pods' objects say. An object may have no addresses yet, or others, while its pod has connections.
 
-use super::NotDirect;
+use super::not_direct::NotDirect;
 use crate::mesh::{PodName, Workload};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

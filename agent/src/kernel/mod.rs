@@ -21,6 +21,7 @@ mod links;
 mod local;
 mod netlink;
 mod node;
+mod own_inserts;
 mod path;
 mod pins;
 mod preflight;

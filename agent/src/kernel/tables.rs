@@ -4,7 +4,7 @@ use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
 use super::capture::PodCapture;
 use super::device::{PodDevice, peer_index};
-use super::inserts;
+use super::own_inserts;
 use crate::decide::{PermittedPod, PodAddresses};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -287,7 +287,7 @@ pub fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option
 pub fn failed(map: &'static str, action: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| {
         if action == "written" {
-            inserts::count(map);
+            own_inserts::count(map);
         }
         KernelError::Map { map, action, source }
     }

@@ -19,10 +19,6 @@ use std::time::{Duration, Instant};
 /// applies changes within a second, and agents do so one after the other.
 pub(super) const RETIRE_GRACE: Duration = Duration::from_secs(3);
 
-/// How soon a pod that is about to be gone is looked at again, doubling up to the bound; then the audit does it.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LAST_LOOK: Duration = Duration::from_secs(1);
-
 /// What is to become of a pod that this node has.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -45,26 +41,6 @@ enum Evidence {
     Released,
     Gone,
     None,
-}
-
-/// When to look again at pods that are about to be gone.
-#[derive(Default)]
-pub(super) struct Revisit {
-    pub at: Option<Instant>,
-    wait: Duration,
-}
-
-impl Revisit {
-    fn soon(&mut self) {
-        self.wait = FIRST_LOOK;
-        self.at = Some(Instant::now() + self.wait);
-    }
-
-    /// The next look after this one, if it is still worth it.
-    fn next(&mut self) {
-        self.wait *= 2;
-        self.at = (self.wait <= LAST_LOOK).then(|| Instant::now() + self.wait);
-    }
 }
 
 /// `here` is the pod of that name as the mesh wants it on this node, `object` whatever the mesh has under that name, and

@@ -1,11 +1,11 @@
 //! Wants and has: which pods should have a worker, which do, and what to do about the difference.
 
 use super::authority::Authority;
-use super::leave::Revisit;
 use super::ledger::{Entry, Ledger};
 use super::netns::NetnsId;
 use super::pending::{self, Pending};
 use super::pod::{Fault, Orphan, Pod, State, capture};
+use super::revisit::Revisit;
 use super::runtime::Runtime;
 use crate::cli::Run;
 use crate::cluster::{Happening, PodEvent, PodEvents};

@@ -147,6 +147,10 @@ impl<'a> World<'a> {
 
     /// A worker decides under a generation of its agent's.
     pub fn allow(&mut self, generation: Generation, client: usize, server: usize, port: u16) {
+        // What a pod says to itself needs no permit, and there is none.
+        if client == server {
+            return;
+        }
         let [client, server] = [client, server].map(|place| &self.places[place].pod);
         self.tables[generation.agent].allow(&permit(generation.policy, client, server, port));
     }
