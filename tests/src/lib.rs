@@ -58,7 +58,6 @@ mod pod;
 mod process;
 mod record;
 pub mod requirements;
-pub mod runtime;
 mod sabotage;
 mod same_node;
 mod shared;

@@ -1,7 +1,7 @@
 //! What allows a direct connection is evidence: pods whose objects say nothing yet of their addresses are judged by those
 //! that the kernel has.
 
-use pillion_tests::runtime::Runtime;
+use pillion_tests::cri::FakeRuntime;
 use pillion_tests::security::{DIRECT, MUTUAL_TLS};
 use pillion_tests::wait::now;
 use pillion_tests::{AgentOptions, Bed, SameNode, apps};
@@ -10,12 +10,13 @@ use crate::policy::cut_within_a_second;
 use crate::{ask, ask_from, introduce, wait_direct};
 
 /// A pair whose client has no address in its object yet: its runtime alone has said where it is.
-fn early(name: &str) -> (SameNode, Runtime) {
+fn early(name: &str) -> (SameNode, FakeRuntime) {
     let bed = Bed::new(name).unwrap();
     let node = bed.node("n1").unwrap();
     let client = node.pod("client").captured().unposted().create().unwrap();
     let server = node.pod("server").captured().create().unwrap();
-    let runtime = Runtime::start(&bed, &[&client, &server]).unwrap();
+    let runtime = FakeRuntime::start(&bed.dir().join("cri.sock")).unwrap();
+    [&client, &server].into_iter().for_each(|pod| runtime.add(pod).unwrap());
     let socket = runtime.socket().display().to_string();
     let options = AgentOptions::default().access_log().arg(format!("--cri-socket={socket}"));
     let agent = node.start_agent(&options).unwrap();
