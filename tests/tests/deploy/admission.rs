@@ -22,12 +22,12 @@ fn apply(api: &ApiServer, object: &str) -> Result<String> {
     api.kubectl(&["apply", "--validate=ignore", "--dry-run=server", "--filename=-"], object)
 }
 
-/// The admission policies are in force a moment after they are made.
+/// The admission policies are in force a moment after they are made. Asked by fields that the chart's own kinds let through:
+/// what those refuse never comes to an admission policy.
 fn wait_in_force(api: &ApiServer) {
-    for (kind, spec) in [
-        ("AuthorizationPolicy", json!({"action": "CUSTOM", "rules": [{}], "rulez": []})),
-        ("PeerAuthentication", json!({"mlts": {}})),
-    ] {
+    for (kind, spec) in
+        [("AuthorizationPolicy", json!({"rulez": []})), ("PeerAuthentication", json!({"mlts": {}}))]
+    {
         let wrong = object(kind, "wrong", &spec);
         wait::until("the admission policies to be in force", Duration::from_secs(60), || {
             Ok(apply(api, &wrong)
