@@ -67,6 +67,10 @@ impl LocalTables {
     /// port's entry says all there is to say of it, and the pod's says it of all other ports; each is replaced as one,
     /// and what list of sources it names is written before. A port that differs gets its entry before the pod's changes,
     /// and one that differs no more loses it after (a hook that does not find it looks at the pod's once more).
+    ///
+    /// # Errors
+    /// Those of the maps. Where ports find no room, the pod takes no plaintext at all until they do: which of its ports may be
+    /// open is not known to the kernel.
     pub fn set_pod(
         &mut self,
         cookie: u64,
@@ -78,7 +82,13 @@ impl LocalTables {
             differing.map(|(port, rules)| (port, self.inbound_port(rules))).collect();
         let others = self.inbound_port(pod.inbound.of_others());
         let mut changed = self.start_usage(cookie)?;
-        changed |= self.set_ports(cookie, &ports)?;
+        match self.set_ports(cookie, &ports) {
+            Ok(is_changed) => changed |= is_changed,
+            Err(error) => {
+                self.close_to_plaintext(cookie, pod, device)?;
+                return Err(error);
+            }
+        }
         for what in 0..count::ALL {
             self.start_count(CountKey { netns: cookie, what, zero: 0 })?;
         }
@@ -94,6 +104,22 @@ impl LocalTables {
         }
         self.has_stale_lists |= changed;
         Ok(changed)
+    }
+
+    /// Has the pod refuse all plaintext, on every port, whatever entries its ports have.
+    fn close_to_plaintext(
+        &mut self,
+        cookie: u64,
+        pod: &PodCapture,
+        device: Option<PodDevice>,
+    ) -> Result<(), KernelError> {
+        let nobody = InboundPort { mode: inbound::REFUSE, sources: list::NOBODY, probed: 0 };
+        let entry = local_pod(cookie, pod, device, nobody, false);
+        for ip in addresses(pod).map(to_ip) {
+            self.pods.insert(ip, entry, 0).map_err(failed("LOCAL_PODS", "written"))?;
+        }
+        self.has_stale_lists = true;
+        Ok(())
     }
 
     /// Removes the addresses and ports that these pods have no more, in one look at the tables, and then the lists of

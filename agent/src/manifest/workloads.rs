@@ -18,6 +18,9 @@ const EXCLUDE_OUTBOUND_CIDRS: &str = "pillion.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "pillion.dev/exclude-inbound-ports";
 const DIRECT: &str = "pillion.dev/direct";
 const ON_AGENT_LOSS: &str = "pillion.dev/on-agent-loss";
+/// Items of one annotation: what a pod excludes goes into tables that the whole node shares. No pod that was met excludes a
+/// tenth of it.
+const MOST_ITEMS: usize = 1024;
 /// What CNI's bandwidth plugin goes by.
 const BANDWIDTH: [&str; 2] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
 
@@ -185,6 +188,12 @@ impl<'a> Reader<'a> {
     {
         let Some(value) = self.annotation(annotation) else { return C::default() };
         let items: Vec<&str> = value.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+        if items.len() > MOST_ITEMS {
+            let wrong = format!("it has {} items, and {MOST_ITEMS} are the most", items.len());
+            let shown: String = value.chars().take(40).collect();
+            self.annotation_wrong(annotation, &shown, &wrong);
+            return C::default();
+        }
         if let Some(bad) = items.iter().find(|item| read(item).is_none()) {
             self.annotation_wrong(annotation, value, &format!("{bad:?} does not fit: {rule}"));
             return C::default();

@@ -160,6 +160,24 @@ fn a_syn_that_no_hook_has_attested_does_not_leave_for_a_direct_pod() {
     });
 }
 
+// proves: SEC-3, ID-3
+#[test]
+fn a_pod_whose_ports_find_no_room_takes_no_plaintext() {
+    let bed = Bed::new();
+    pair_with(&bed, &[("INBOUND_PORTS", 1)], |pair| {
+        assert!(pair.third.connect(pair.address4()).is_ok(), "PERMISSIVE takes plaintext");
+        pair.app.accept().unwrap();
+        let exceptions = [(PORT + 1, InboundMode::Count), (PORT + 2, InboundMode::Count)];
+        let inbound =
+            Inbound { default: InboundMode::Refuse, ports: exceptions.into(), ..Inbound::default() };
+        let strict = PodCapture { inbound, ..pair.server.capture() };
+        assert!(pair.kernel.capture(pair.server.cookie, &strict).is_err(), "there is room for one port");
+        assert!(is_refused(&pair.third.connect(pair.address4())), "STRICT holds all the same");
+        assert!(pair.client.connect(pair.address4()).is_ok(), "what the kernel vouches for goes on");
+        assert!(pair.kernel.failed_inserts().unwrap()["INBOUND_PORTS"] >= 1);
+    });
+}
+
 // proves: SEC-3
 #[test]
 fn a_pod_that_uses_its_share_of_a_table_stops_itself_and_no_neighbour() {
