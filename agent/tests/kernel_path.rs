@@ -247,6 +247,29 @@ fn only_a_pods_own_addresses_leave_it() {
     }
 }
 
+/// IPv6 lets a packet in that bears the receiver's own address; worker and apps speak to each other under it.
+// proves: ID-1, SEC-3
+#[test]
+fn what_bears_a_pods_own_address_does_not_come_to_it_from_outside() {
+    for traffic_control in BOTH {
+        let bed = Bed::new();
+        on_node(|node| {
+            let mut kernel = open(&bed, traffic_control);
+            let [receiver, outsider] = [2, 3].map(|host| node.pod(host));
+            receiver.captured(&mut kernel, &receiver.capture());
+            let (wire, inbox) = (Wire::of(&outsider), Inbox::at(&receiver));
+            for family in [0, 1] {
+                let to = inbox.address(family);
+                wire.send(&receiver, &[], &frame::datagram(to.ip(), to, b"forged"));
+                // What was sent before has passed when this arrives, or never will.
+                wire.send(&receiver, &[], &frame::datagram(addresses(&outsider)[family], to, b"true"));
+                assert_eq!(inbox.receive(1), ["true"]);
+            }
+            wait_for(|| kernel.counts(receiver.cookie).unwrap().forged == 2);
+        });
+    }
+}
+
 // proves: ID-1
 #[test]
 fn what_may_hide_a_segment_does_not_reach_a_pod_from_a_neighbour() {

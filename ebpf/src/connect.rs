@@ -265,12 +265,13 @@ unsafe fn pass(socket: *mut bpf_sock) -> Decision {
 /// The context is the kernel's.
 #[inline(always)]
 unsafe fn is_worker_there(ctx: &SockAddrContext, ip: &Ip) -> bool {
-    // Source and destination address, source and destination port: a listener takes any source.
-    const TUPLE4: [u32; 3] = [LOCALHOST4, LOCALHOST4, port_pair(1, OUTBOUND_PORT)];
+    // Source and destination address, source and destination port: a listener takes any source. No connection comes from address
+    // and port 0, so that what is found is a listener and no connection that it has accepted.
+    const TUPLE4: [u32; 3] = [0, LOCALHOST4, port_pair(0, OUTBOUND_PORT)];
     // The listener for IPv6 is at every address: nobody else can listen at one of them.
     const TUPLE6: [u32; 9] = {
         let [a, b, c, d] = LOCALHOST6;
-        [a, b, c, d, a, b, c, d, port_pair(1, OUTBOUND_PORT)]
+        [0, 0, 0, 0, a, b, c, d, port_pair(0, OUTBOUND_PORT)]
     };
     // The namespace that the socket is in.
     const OWN_NETNS: u64 = u64::MAX;

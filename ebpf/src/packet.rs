@@ -142,6 +142,11 @@ impl Packet {
         })
     }
 
+    #[inline(always)]
+    pub fn is_icmp6(&self) -> bool {
+        self.is_ipv6 && self.protocol == IPPROTO_ICMPV6
+    }
+
     /// Whether there may be TCP in it that cannot be told apart: fragments, and IPv6 with further headers. A pod's own
     /// kernel sends neither.
     #[inline(always)]

@@ -67,7 +67,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
         Read::Other => return NEXT,
         Read::Hidden => return forged(&device),
     };
-    if is_loopback(&packet.source) {
+    if is_loopback(&packet.source) || bears_receivers_address(&packet, &device) {
         return forged(&device);
     }
     let is_of_local_pod = local::local_pod(&packet.source).is_some_and(|pod| pod.device != 0);
@@ -80,6 +80,17 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     match packet.ends(&ctx) {
         Some((source, destination)) if flows::is_member(source, destination) => forged(&device),
         _ => NEXT,
+    }
+}
+
+/// Whether a packet that comes to a pod bears the pod's own address as its source. What a pod sends to itself stays in it, so
+/// that somebody else has written the address: IPv6 lets such packets in, and they would be taken for those of the worker and
+/// its apps. Neighbour discovery says so on purpose where two have one address.
+#[inline(always)]
+fn bears_receivers_address(packet: &Packet, device: &Device) -> bool {
+    match pillion_ebpf_common::unmapped(&packet.source) {
+        Some(ip4) => ip4 != 0 && ip4 == device.ip4,
+        None => packet.source != [0; 4] && packet.source == device.ip6 && !packet.is_icmp6(),
     }
 }
 

@@ -16,7 +16,13 @@ pub struct PlaintextRules {
     pub default: SourceRules,
     /// Ports whose rules differ.
     pub ports: BTreeMap<u16, SourceRules>,
+    /// Policies name more networks and ports than [`MOST_STEPS`] allows to work out: nobody may connect in plain.
+    pub is_too_large: bool,
 }
+
+/// How much work the rules of one pod may be: the square of the networks that its policies name, times the ports. A step takes
+/// some 50 ns, and the node's core takes them: 2,000 networks without ports are 0.2 s.
+const MOST_STEPS: usize = 5_000_000;
 
 /// `None` where policies let all plaintext in.
 ///
@@ -24,6 +30,10 @@ pub struct PlaintextRules {
 /// that they name, and between the ports, the answer is the same throughout: one address of each is asked for.
 pub fn plaintext(pod: &Workload) -> Option<PlaintextRules> {
     let named = Named::by(&pod.authorization)?;
+    if named.steps() > MOST_STEPS {
+        let nobody = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())].map(|all| (all, false));
+        return Some(PlaintextRules { default: nobody.into(), ports: BTreeMap::new(), is_too_large: true });
+    }
     let samples = samples(&named.networks);
     let rules = |port: u16| {
         let may_connect = |source: IpAddr| {
@@ -39,7 +49,7 @@ pub fn plaintext(pod: &Workload) -> Option<PlaintextRules> {
     let of_ports = named.ports.iter().map(|port| (*port, rules(*port)));
     let ports: BTreeMap<u16, SourceRules> = of_ports.filter(|(_, of_port)| *of_port != default).collect();
     let is_closed = ports.values().chain([&default]).any(|rules| rules.values().any(|allowed| !allowed));
-    is_closed.then_some(PlaintextRules { default, ports })
+    is_closed.then_some(PlaintextRules { default, ports, is_too_large: false })
 }
 
 /// What the policies in force name.
@@ -56,6 +66,10 @@ impl Named {
         let mut named = Self { networks: everything.into(), ports: BTreeSet::new() };
         in_force.flat_map(|policy| conditions(policy)).for_each(|condition| named.add(condition));
         Some(named)
+    }
+
+    fn steps(&self) -> usize {
+        self.networks.len().saturating_pow(2).saturating_mul(self.ports.len() + 1)
     }
 
     fn add(&mut self, condition: &Condition) {
@@ -138,6 +152,21 @@ mod tests {
     fn rules(spec: &str) -> Option<PlaintextRules> {
         let (mesh, name) = cart(&[spec.to_owned()]);
         plaintext(&mesh.workloads[&name])
+    }
+
+    // proves: ISO-3
+    #[test]
+    fn policies_that_name_too_much_let_nobody_in_and_cost_no_more() {
+        let blocks = |count: usize| {
+            let blocks: Vec<String> =
+                (0..count).map(|i| format!("10.{}.{}.0/25", i / 256, i % 256)).collect();
+            format!("{{rules: [{{from: [{{source: {{ipBlocks: [{}]}}}}]}}]}}", blocks.join(", "))
+        };
+        let few = rules(&blocks(200)).unwrap();
+        assert!(!few.is_too_large && few.default.values().any(|allowed| *allowed));
+        let many = rules(&blocks(3_000)).unwrap();
+        assert!(many.is_too_large && many.ports.is_empty());
+        assert_eq!(written(&many.default), ["0.0.0.0/0 false", "::/0 false"]);
     }
 
     fn written(rules: &SourceRules) -> Vec<String> {

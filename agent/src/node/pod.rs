@@ -211,6 +211,13 @@ fn inbound(workload: &Workload, rules: PlainRules) -> Inbound {
 /// What policies say of plaintext to a pod, as the kernel looks it up.
 fn rules(workload: &Workload) -> PlainRules {
     let rules = plaintext(workload);
+    if rules.as_ref().is_some_and(|rules| rules.is_too_large) {
+        tracing::warn!(
+            pod = %workload.name,
+            "its AuthorizationPolicies name more networks and ports than the node works out, so that nobody may connect to it in \
+             plain: write fewer or larger networks"
+        );
+    }
     rules.map_or_else(PlainRules::default, |rules| PlainRules {
         default: Some(rules.default),
         ports: rules.ports,

@@ -178,6 +178,28 @@ fn a_pod_whose_ports_find_no_room_takes_no_plaintext() {
     });
 }
 
+/// The hook asks for the worker's listener, and not for a connection that the listener has accepted.
+// proves: SEC-3
+#[test]
+fn a_connection_from_any_port_leaves_the_worker_found() {
+    let bed = Bed::new();
+    pair(&bed, |pair| {
+        let outside: SocketAddr = ([192, 0, 2, 1], 80).into();
+        let from = |port: u16| {
+            pair.client.visit(|| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+                socket.connect_timeout(&outside.into(), PATIENCE).map(|()| socket)
+            })
+        };
+        let mut accepted = Vec::new();
+        for port in [1, 2] {
+            accepted.push((from(port).expect("it is captured"), pair.client_worker().accept()));
+        }
+        assert!(pair.client.connect(outside).is_ok(), "and so is the next one");
+    });
+}
+
 // proves: SEC-3
 #[test]
 fn a_pod_that_uses_its_share_of_a_table_stops_itself_and_no_neighbour() {
