@@ -87,12 +87,7 @@ impl Supervisor {
 
     fn standing(&self, mesh: &Mesh, sandbox: &Sandbox) -> Standing {
         let Some(object) = mesh.workloads.get(&sandbox.pod).filter(|object| sandbox.is_of(object)) else {
-            // While no mesh is known, nobody has said which namespaces' pods are captured: the pod's own label alone can say
-            // that it is not.
-            let is_captured_by_namespace =
-                mesh.generation == 0 || mesh.captured_namespaces.contains(&sandbox.pod.namespace);
-            let opts_in = sandbox.opts_in(is_captured_by_namespace);
-            return if opts_in { Standing::Unknown } else { Standing::Plain };
+            return standing::without_object(mesh, sandbox);
         };
         // Its object has it on a network of its own, and only the runtime may know better.
         if !object.captured || sandbox.on_host {

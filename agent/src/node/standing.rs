@@ -1,6 +1,7 @@
 //! How a pod stands, and what the container runtime is told of it: a pure function.
 
-use crate::sandbox::Question;
+use crate::mesh::Mesh;
+use crate::sandbox::{Question, Sandbox};
 
 /// How a sandbox's pod stands.
 pub enum Standing {
@@ -13,6 +14,16 @@ pub enum Standing {
     Coming,
     /// It is to be in the mesh and cannot be. Why.
     Refused(String),
+}
+
+/// How a pod stands whose object is not known.
+///
+/// While no mesh is known, nobody has said which namespaces' pods are captured: then the pod's own label alone can say that
+/// it is not.
+pub fn without_object(mesh: &Mesh, sandbox: &Sandbox) -> Standing {
+    let is_captured_by_namespace =
+        mesh.generation == 0 || mesh.captured_namespaces.contains(&sandbox.pod.namespace);
+    if sandbox.opts_in(is_captured_by_namespace) { Standing::Unknown } else { Standing::Plain }
 }
 
 /// What to answer; none while it is worth waiting.
@@ -40,7 +51,6 @@ pub fn answer(question: &Question, standing: Standing, is_late: bool) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::Sandbox;
 
     fn run() -> Question {
         Question::Run(Sandbox::of_test("a", "web"))
@@ -48,6 +58,20 @@ mod tests {
 
     fn create() -> Question {
         Question::Create { sandbox: Sandbox::of_test("a", "web"), container: "app".into() }
+    }
+
+    // proves: CAP-2, SEC-3
+    #[test]
+    fn a_pod_without_a_label_waits_while_nobody_has_said_which_namespaces_are_captured() {
+        let unlabelled = Sandbox::of_test("a", "web").without_label();
+        let waits =
+            |mesh: &Mesh, sandbox: &Sandbox| matches!(without_object(mesh, sandbox), Standing::Unknown);
+        let unknown = Mesh::default();
+        let of_others = Mesh { generation: 1, ..Mesh::default() };
+        let captured = Mesh { generation: 1, captured_namespaces: ["shop".into()].into(), ..Mesh::default() };
+        assert!(waits(&unknown, &unlabelled), "no mesh is known");
+        assert!(!waits(&of_others, &unlabelled) && waits(&captured, &unlabelled));
+        assert!(waits(&of_others, &Sandbox::of_test("a", "web")), "it has a label of its own");
     }
 
     #[test]

@@ -57,10 +57,14 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
         self.slots.clear();
     }
 
-    /// Opens anew what should listen and does not.
+    /// Opens anew what should listen and does not. IPv6 may have come to the namespace since the listeners were opened: a worker
+    /// may enter before the network is laid out.
     pub fn repair(&mut self) -> Vec<ListenerRepair> {
-        // A dead socket still holds its port: let go of it first.
-        self.slots.retain(|slot| is_listening(&slot.listener));
+        if self.wanted == wanted(false) && ipv6_is_on() {
+            self.wanted = wanted(true);
+        }
+        // A dead socket still holds its port, and so does one for IPv4 alone where one for both families is wanted.
+        self.slots.retain(|slot| is_listening(&slot.listener) && self.wanted.contains(&slot.address));
         let missing = self.missing();
         let mend = |address| {
             let error = self.add(address).err().map(|e| e.to_string());
