@@ -309,11 +309,13 @@ impl Run<'_> {
         }
     }
 
-    /// Whether the pod has direct connections, or those of one that was at its addresses before lead to it.
+    /// Whether the pod has direct connections. One to a pod that was at its addresses before is none of its.
     fn is_busy(&self, place: usize) -> bool {
         let mut attested = self.world.connections.iter().filter(|connection| connection.is_attested);
         let pod = Party::Pod(place);
-        attested.any(|connection| connection.client == pod || connection.server == pod)
+        attested.any(|connection| {
+            connection.client == pod || connection.server == pod && !connection.is_lost()
+        })
     }
 
     fn standings(&self) -> Vec<Standing> {

@@ -179,9 +179,10 @@ impl Reference {
         outcome
     }
 
-    /// A segment of a connection that the server knows nothing of: plaintext that nobody vouches for, too.
+    /// The reset of a connection that the server knows nothing of: plaintext that nobody vouches for, too. Nor is it a probe
+    /// when it comes from the node: the socket that has opened the connection is gone.
     pub fn stray(&mut self, client: Party, server: Party, port: u16) {
-        self.count(server, self.plain(client, server, port));
+        self.count(server, self.plain(client, server, port, false));
     }
 
     fn count(&mut self, server: Party, outcome: Outcome) {
@@ -195,30 +196,31 @@ impl Reference {
     }
 
     fn outcome(&self, client: Party, server: Party, port: u16) -> Outcome {
-        let Party::Pod(place) = client else { return self.plain(client, server, port) };
+        let Party::Pod(place) = client else { return self.plain(client, server, port, true) };
         let pod = &self.pods[place];
         match &pod.standing {
             Standing::Captured(_) if server == client => Outcome::Attested,
             // At its own addresses, too: without an entry the hook does not know them.
             Standing::Refused(_) => Outcome::Forbidden,
-            Standing::Captured(how) if how.excluded.contains(&port) => self.plain(client, server, port),
+            Standing::Captured(how) if how.excluded.contains(&port) => self.plain(client, server, port, true),
             Standing::Captured(how) if !pod.has_worker && !how.fails_open => Outcome::Forbidden,
             Standing::Captured(_) if self.has_verdict(pod, server, port) => Outcome::Attested,
             Standing::Captured(_) if pod.has_worker => Outcome::Worker,
             Standing::Captured(_) | Standing::Stranger | Standing::Leaving => {
-                self.plain(client, server, port)
+                self.plain(client, server, port, true)
             }
         }
     }
 
-    fn plain(&self, client: Party, server: Party, port: u16) -> Outcome {
+    /// `is_open` is whether the client's socket still vouches for what it sends.
+    fn plain(&self, client: Party, server: Party, port: u16, is_open: bool) -> Outcome {
         let Party::Pod(place) = server else { return Outcome::Plain { counted: false } };
         let Some(how) = self.pods[place].guarded() else { return Outcome::Plain { counted: false } };
         if how.open.contains(&port) {
             return Outcome::Plain { counted: false };
         }
         let mode = *how.ports.get(&port).unwrap_or(&how.default);
-        let is_probe = client == Party::Node && how.probed.contains(&port);
+        let is_probe = is_open && client == Party::Node && how.probed.contains(&port);
         let is_allowed =
             how.port_rules.get(&port).or(how.rules.as_ref()).is_none_or(|rules| rules.has(client));
         match mode {
