@@ -52,10 +52,12 @@ impl FlowTable {
         Ok(Self { flows: Arc::new(typed(ebpf, "FLOWS")?), end: Arc::new(end) })
     }
 
-    /// The connection between these two, whichever of them is the client.
-    pub fn get(&self, one: SocketAddr, other: SocketAddr) -> Result<Option<AttestedFlow>, KernelError> {
-        let (key, _) = FlowKey::new(to_address(one), to_address(other));
-        Ok(found(self.flows.get(&key, 0), "FLOWS")?.map(|flow| attested(&key, &flow)))
+    /// The connection that an open socket at `local` is an end of, client's or server's. `None` where the entry is of an earlier
+    /// connection between the same addresses: one that only waits for the other end.
+    pub fn get(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<AttestedFlow>, KernelError> {
+        let (key, local_is_low) = FlowKey::new(to_address(local), to_address(remote));
+        let flow = found(self.flows.get(&key, 0), "FLOWS")?.filter(|flow| has_end(flow, local_is_low));
+        Ok(flow.map(|flow| attested(&key, &flow)))
     }
 
     /// All whose client is still there; those that open or close meanwhile may be among them or not.
@@ -97,6 +99,12 @@ impl FlowTable {
 /// What ends an end of an entry: a program, for only programs can do so while others change the entry.
 pub const END_PROGRAM: &str = "end_flow";
 const ENDED: u32 = 1;
+
+/// Whether that end of the connection is open, or the server's is still to be accepted.
+fn has_end(flow: &Flow, is_low: bool) -> bool {
+    let is_server = flow.client_is_low != u32::from(is_low);
+    flow.client_closed == 0 || is_server && flow.server_open != 0
+}
 
 fn attested(key: &FlowKey, flow: &Flow) -> AttestedFlow {
     let (client, server) = if flow.client_is_low == 1 { (key.low, key.high) } else { (key.high, key.low) };

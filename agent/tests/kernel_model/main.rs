@@ -313,9 +313,8 @@ impl Run<'_> {
     fn is_busy(&self, place: usize) -> bool {
         let mut attested = self.world.connections.iter().filter(|connection| connection.is_attested);
         let pod = Party::Pod(place);
-        attested.any(|connection| {
-            connection.client == pod || connection.server == pod && !connection.is_lost()
-        })
+        attested
+            .any(|connection| connection.client == pod || connection.server == pod && !connection.is_lost())
     }
 
     fn standings(&self) -> Vec<Standing> {

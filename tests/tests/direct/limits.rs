@@ -74,7 +74,11 @@ fn a_second_network_ends_the_direct_path_and_the_open_connections_that_it_could_
     agent.audit().unwrap();
     cut_within_a_second("a direct connection beside a second network", begun, &talk.wait_end().unwrap());
     let cut = [("reason", "further_device")];
-    assert!(agent.metrics().unwrap().sum("pillion_connections_cut_total", &cut) >= 1.0);
+    agent
+        .wait_metrics("the cut at one end at least", |metrics| {
+            metrics.sum("pillion_connections_cut_total", &cut) >= 1.0
+        })
+        .unwrap();
     is_not_direct(&same_node, "further_device");
 
     at_node(&same_node, "ip", "link del second");

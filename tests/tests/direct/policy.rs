@@ -65,8 +65,9 @@ fn cuts(name: &str, change: impl Fn(&SameNode), undo: impl Fn(&SameNode)) {
     wait_direct(&same_node, 2).unwrap();
     spared.say("still here").unwrap();
     spared.close().unwrap();
-    let metrics = agent.metrics().unwrap();
-    assert!(metrics.sum("pillion_connections_cut_total", &[]) >= 2.0);
+    agent
+        .wait_metrics("the cuts", |metrics| metrics.sum("pillion_connections_cut_total", &[]) >= 2.0)
+        .unwrap();
 
     undo(&same_node);
     agent
