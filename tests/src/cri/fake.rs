@@ -86,11 +86,16 @@ impl FakeRuntime {
 
     /// Has the pod as a sandbox from now on.
     pub fn add(&self, pod: &Pod) -> Result<()> {
+        self.add_as(pod, &pod.uid()?)
+    }
+
+    /// The same where an API server gave the pod's object this uid.
+    pub fn add_as(&self, pod: &Pod, uid: &str) -> Result<()> {
         let sandbox = Sandbox {
-            id: format!("{:0>64}", pod.uid()?.replace('-', "")),
+            id: format!("{:0>64}", uid.replace('-', "")),
             namespace: pod.namespace().to_owned(),
             name: pod.name().to_owned(),
-            uid: pod.uid()?,
+            uid: uid.to_owned(),
             netns: pod.netns(),
             ips: pod.addresses().iter().map(ToString::to_string).collect(),
         };

@@ -2,4 +2,5 @@
 //! kubelet: tests make pods and say on which node they are.
 
 mod callers;
+mod captured;
 mod stage;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use pillion_tests::peers::istio_ca::{Issued, Question, ask};
 use pillion_tests::peers::{Istiod, istiod};
-use pillion_tests::{ApiServer, Bed, Node, wait};
+use pillion_tests::{ApiServer, Bed, Node, Pod, wait};
 use serde_json::{Value, json};
 
 /// istiod hears of pods and namespaces by its watches.
@@ -20,10 +20,10 @@ pub const ZTUNNEL: (&str, &str) = (Istiod::NAMESPACE, "ztunnel");
 pub const BOTH: &str = "istio-system/ztunnel,pillion-system/pillion";
 
 pub struct Stage {
-    api: ApiServer,
+    pub api: ApiServer,
     pub n1: Node,
     pub n2: Node,
-    bed: Bed,
+    pub bed: Bed,
 }
 
 impl Stage {
@@ -64,6 +64,29 @@ impl Stage {
         let metadata = json!({"name": format!("{}-{}", account.1, node.name())});
         let spec = json!({"nodeName": node.name(), "hostNetwork": host_network});
         self.put_pod(account, &metadata, spec, &json!({"phase": phase}))
+    }
+
+    /// Says of a pod that it runs on the first node, where it does, and that it is captured; gives its uid.
+    pub fn post(&self, pod: &Pod) -> Result<String> {
+        let metadata = json!({"name": pod.name(), "labels": {"pillion.dev/capture": "enabled"}});
+        let ips: Vec<Value> = pod.addresses().iter().map(|ip| json!({"ip": ip})).collect();
+        let status = json!({"phase": "Running", "podIP": pod.ip4(), "podIPs": ips});
+        self.put_pod((pod.namespace(), pod.name()), &metadata, json!({"nodeName": self.n1.name()}), &status)
+    }
+
+    /// istiod's Service, by which agents find it.
+    pub fn publish(&self) -> Result<()> {
+        let (namespace, port) = (Istiod::NAMESPACE, Istiod::PORT);
+        let spec = json!({"ports": [{"name": "https-dns", "port": port}]});
+        let service =
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod"}, "spec": spec});
+        self.api.apply(&format!("/api/v1/namespaces/{namespace}/services/istiod"), &service)?;
+        let metadata = json!({"name": "istiod-1", "labels": {"kubernetes.io/service-name": "istiod"}});
+        let endpoint = json!({"addresses": [self.n1.ip4()], "conditions": {"ready": true}});
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+            "addressType": "IPv4", "endpoints": [endpoint], "ports": [{"name": "https-dns", "port": port}]});
+        let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/istiod-1");
+        self.api.apply(&path, &slice)
     }
 
     /// Makes a pod with all that it needs besides, and its service account.
