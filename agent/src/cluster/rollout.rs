@@ -1,8 +1,8 @@
 //! The other nodes' agents, while a DaemonSet replaces all of them one after the other.
 //!
-//! With `maxSurge` the DaemonSet's controller deletes an old pod once the new one on its node has been ready for
-//! `minReadySeconds`, and goes on to the next node at once: a node without an old pod counts as done, whatever becomes of the new
-//! one (`rollingUpdate` in Kubernetes' pkg/controller/daemon/update.go). A new agent takes over only when the old one has ended,
+//! With `maxSurge` the DaemonSet's controller deletes an old pod once the new one on its node is ready, and goes on to the next
+//! node at once: a node without an old pod counts as done, whatever becomes of the new one (`rollingUpdate` in Kubernetes'
+//! pkg/controller/daemon/update.go). A new agent takes over only when the old one has ended,
 //! so that the controller would be on its way through the cluster before it could know of a failure. So the agents look
 //! themselves: one that stands by is not ready before the hand-overs elsewhere have come out well, and the controller waits
 //! for that.

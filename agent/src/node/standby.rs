@@ -12,7 +12,7 @@ use crate::mesh::Mesh;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -24,6 +24,12 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a check may take that asks somebody.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long the other nodes' agents have to have been well: one that took over may fail some seconds later.
+///
+/// A DaemonSet's own `minReadySeconds` is not for this. Its controller (Kubernetes 1.36) looks again that much after a new pod has
+/// become ready, and forgets the second of two that became so within that time: its old pod then stays for ever.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What one agent of a node has at a time: its state directory, and the node's pins.
 pub struct Held {
@@ -75,6 +81,21 @@ struct Lacks {
     ever: Vec<String>,
 }
 
+/// Since when the other nodes' agents have been well, as far as was seen.
+#[derive(Default)]
+struct Settling(Option<Instant>);
+
+impl Settling {
+    /// Whether they have been so for long enough.
+    fn is_over(&mut self, is_well: bool, now: Instant) -> bool {
+        if !is_well {
+            self.0 = None;
+            return false;
+        }
+        now.duration_since(*self.0.get_or_insert(now)) >= SETTLED
+    }
+}
+
 impl Standby<'_> {
     /// Waits until nobody else has the node's place. None when told to end first.
     ///
@@ -123,8 +144,9 @@ impl Standby<'_> {
     async fn check(&self) {
         let mut was_ready = false;
         let mut told = vec![];
+        let mut settling = Settling::default();
         loop {
-            let Lacks { mut at_first, ever } = self.lacks().await;
+            let Lacks { mut at_first, ever } = self.lacks(&mut settling).await;
             if was_ready {
                 at_first.clear();
             }
@@ -145,7 +167,7 @@ impl Standby<'_> {
         }
     }
 
-    async fn lacks(&self) -> Lacks {
+    async fn lacks(&self, settling: &mut Settling) -> Lacks {
         let mut lacks = Lacks::default();
         if self.mesh.borrow().generation == 0 {
             let what = "objects that are whole: the log says what is wrong with them, or with the API server";
@@ -159,7 +181,13 @@ impl Standby<'_> {
                 lacks.at_first.push(format!("the certificate authority: no answer within {PATIENCE:?}"))
             }
         }
+        let is_well = others.as_ref().is_ok_and(|others| *others == Others::default());
+        let is_settled = self.rollout.is_none() || settling.is_over(is_well, Instant::now());
         match others {
+            Ok(Others { failed: None, moving: None }) if !is_settled => {
+                let what = format!("the other nodes' agents to have been well for {SETTLED:?}");
+                lacks.at_first.push(what);
+            }
             Ok(Others { failed, moving }) => {
                 lacks.at_first.extend(moving);
                 lacks.ever.extend(failed);
@@ -175,5 +203,24 @@ impl Standby<'_> {
             Ok(others) => others,
             Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves: OPS-3
+    #[test]
+    fn the_other_nodes_agents_have_been_well_for_a_while_without_a_break() {
+        let (mut settling, begun) = (Settling::default(), Instant::now());
+        let mut is_over = |is_well, seconds| settling.is_over(is_well, begun + Duration::from_secs(seconds));
+        assert!(!is_over(true, 0));
+        assert!(!is_over(true, 9));
+        assert!(!is_over(false, 9), "one took over just now, or has failed");
+        assert!(!is_over(true, 11));
+        assert!(!is_over(true, 20));
+        assert!(is_over(true, 21));
+        assert!(!is_over(false, 22));
     }
 }

@@ -21,7 +21,7 @@ fn a_value_that_is_mistyped_or_cannot_be_is_refused_by_its_name() {
         ("agent.certLifetime=24", &["/agent/certLifetime"]),
         ("agent.capabilities={CAP_BPF}", &["/agent/capabilities/0"]),
         ("nri.passDir=/var/lib/pillion/passes", &["/nri/passDir"]),
-        ("agent.updateStrategy.minReadySeconds=-1", &["/agent/updateStrategy/minReadySeconds"]),
+        ("agent.updateStrategy.minReadySeconds=10", &["/agent/updateStrategy", "minReadySeconds"]),
         ("ca.replicas=0", &["/ca/replicas"]),
         ("mesh.clusterId=", &["/mesh/clusterId"]),
     ] {
