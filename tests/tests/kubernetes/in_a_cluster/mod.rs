@@ -6,6 +6,7 @@ mod leave;
 mod power;
 mod restarts;
 mod rolling;
+mod upgrade;
 mod wire;
 mod workloads;
 
@@ -24,6 +25,8 @@ fn a_mesh_is_installed_carries_what_clusters_run_through_restarts_and_leaves_not
     first_act::is_in_the_mesh_every_time(&deployed)?;
     rolling::loses_no_request(&deployed)?;
     restarts::of_the_agent_are_not_noticed_by_direct_connections(&deployed)?;
+    upgrade::that_cannot_start_stops_with_every_old_agent_serving(&deployed)?;
+    upgrade::that_fails_to_take_over_stops_at_the_first_node(&deployed)?;
     restarts::of_the_cluster_are_not_noticed_by_the_mesh(&deployed)?;
     power::comes_back_without_a_plain_connection(&deployed)?;
     leave::leaves_nothing_on_the_nodes(&deployed)?;
