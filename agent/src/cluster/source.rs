@@ -3,6 +3,7 @@
 use super::connect::{ConnectError, connect};
 use super::events::{self, PodEvents};
 use super::options::ClusterOptions;
+use super::progress::Progress;
 use super::resources::RESOURCES;
 use super::status::Statuses;
 use super::store::{Item, Store};
@@ -138,6 +139,8 @@ async fn follow(client: kube::Client, publisher: Publisher, settings: Settings, 
 struct Cluster {
     store: Store,
     watches: Vec<WatchStatus>,
+    /// How each watch gets on.
+    progress: [Progress; RESOURCES.len()],
     publisher: Publisher,
     /// When the next mesh is to be made; `None` while nothing has changed.
     due: Option<Instant>,
@@ -152,11 +155,13 @@ impl Cluster {
             resource: resource.name,
             state: WatchState::Disconnected,
             since,
+            failing_since: None,
             error: None,
         });
         let cluster = Self {
             store: Store::default(),
             watches: watches.collect(),
+            progress: [Progress::default(); RESOURCES.len()],
             publisher,
             due: None,
             rests_until: Instant::now(),
@@ -166,10 +171,16 @@ impl Cluster {
     }
 
     fn take(&mut self, News { resource, what }: News<Item>) {
+        self.progress[resource].take(&what, OffsetDateTime::now_utc());
+        if self.watches[resource].failing_since != self.progress[resource].failing_since() {
+            self.watches[resource].failing_since = self.progress[resource].failing_since();
+            self.publisher.watches(self.watches.clone());
+        }
         let has_changed = match what {
             What::All(items) => self.store.replace(resource, items),
             What::Put(item) => self.store.put(resource, item),
             What::Deleted(item) => self.store.delete(resource, &item),
+            What::Current => false,
             What::Connected => {
                 self.watch_is(resource, WatchState::Connected, None);
                 false

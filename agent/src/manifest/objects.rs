@@ -230,10 +230,22 @@ impl Object {
             _ => return Ok(None),
         }))
     }
+
+    /// What an object is that has a field which cannot be read: a policy is refused, as one with a wrong field is.
+    ///
+    /// # Errors
+    /// `wrong`, for an object of another kind, and for a policy without a name.
+    pub fn unreadable(value: &Value, wrong: Mistake) -> Result<Self, Mistake> {
+        match value.get("kind").and_then(Value::as_str) {
+            Some("PeerAuthentication") => refused(PolicyKind::PeerAuthentication, value, wrong),
+            Some("AuthorizationPolicy") => refused(PolicyKind::AuthorizationPolicy, value, wrong),
+            _ => Err(wrong),
+        }
+    }
 }
 
 /// What is wrong with an object: the path of the field, and the message.
-type Mistake = (String, String);
+pub type Mistake = (String, String);
 
 /// A policy's text as it is kept for the time when the policy cannot be read: what of it means anything here.
 fn written(value: &Value, kind: PolicyKind) -> Box<str> {

@@ -47,6 +47,9 @@ pub struct WatchStatus {
     /// Since when it is in this state.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
+    /// Since when it has failed without a word in between, whether it is connected now or not; absent while it does not.
+    #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub failing_since: Option<OffsetDateTime>,
     /// What went wrong last, while it is disconnected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
