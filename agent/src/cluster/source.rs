@@ -9,7 +9,7 @@ use super::status::Statuses;
 use super::store::{Item, Store};
 use super::taint;
 use super::watch::{self, News, What};
-use crate::manifest::{Published, Publisher, Settings, WatchState, WatchStatus};
+use crate::manifest::{PolicyKind, Published, Publisher, Settings, WatchState, WatchStatus};
 use prometheus::IntCounter;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
@@ -113,7 +113,9 @@ impl Drop for ClusterSource {
 async fn follow(client: kube::Client, publisher: Publisher, settings: Settings, status_delay: Duration) {
     let (sender, mut news) = mpsc::channel(QUEUE);
     for (index, resource) in RESOURCES.iter().enumerate() {
-        tokio::spawn(watch::follow(client.clone(), index, resource, sender.clone()));
+        // What an earlier agent knew of was there: its kind is not taken for gone at once.
+        let was_there = PolicyKind::of(resource.kind).is_some_and(|kind| publisher.knows(kind));
+        tokio::spawn(watch::follow(client.clone(), index, resource, was_there, sender.clone()));
     }
     drop(sender);
     let mut cluster = Cluster::new(publisher);
@@ -201,7 +203,13 @@ impl Cluster {
 
     fn publish(&mut self) {
         let begun = Instant::now();
-        self.publisher.apart(self.store.objects(), self.store.errors());
+        let absent: Vec<PolicyKind> = RESOURCES
+            .iter()
+            .zip(&self.watches)
+            .filter(|(_, watch)| watch.state == WatchState::Absent)
+            .filter_map(|(resource, _)| PolicyKind::of(resource.kind))
+            .collect();
+        self.publisher.apart(self.store.objects(), self.store.errors(), &absent);
         let now = Instant::now();
         self.due = None;
         self.rests_until = now + (now - begun) * REST;

@@ -79,11 +79,13 @@ enum Failure {
     Ended,
 }
 
-/// Follows a resource until nobody listens any more.
+/// Follows a resource until nobody listens any more. `was_there` says whether objects of it were known before: then a cluster that
+/// does not have the resource is not believed at once.
 pub async fn follow<T: Heard>(
     client: Client,
     index: usize,
     resource: &'static Resource,
+    was_there: bool,
     news: mpsc::Sender<News<T>>,
 ) {
     let mut watch = Watch {
@@ -93,7 +95,7 @@ pub async fn follow<T: Heard>(
         news,
         version: None,
         streams: true,
-        was_heard: false,
+        was_heard: was_there,
         missing_since: None,
         says_something: false,
     };

@@ -52,6 +52,10 @@ async fn begin(stream: &mut TcpStream, body: &str) {
 }
 
 async fn watched() -> (TcpListener, mpsc::Receiver<News<Item>>) {
+    watched_after(false).await
+}
+
+async fn watched_after(was_there: bool) -> (TcpListener, mpsc::Receiver<News<Item>>) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();
     let config = kube::Config::new(format!("http://{address}").parse().unwrap());
@@ -60,6 +64,7 @@ async fn watched() -> (TcpListener, mpsc::Receiver<News<Item>>) {
         Client::try_from(config).unwrap(),
         PEER_AUTHENTICATIONS,
         &RESOURCES[PEER_AUTHENTICATIONS],
+        was_there,
         sender,
     ));
     (server, news)
@@ -149,6 +154,23 @@ async fn a_watch_that_says_nothing_that_can_be_read_is_told_every_time() {
                 What::Connected => {}
                 _ => panic!("there is no news"),
             }
+        }
+    }
+}
+
+// proves: SEC-3
+#[tokio::test]
+async fn a_kind_that_is_missing_is_gone_at_once_only_where_none_of_it_was_known() {
+    for was_there in [false, true] {
+        let (server, mut news) = watched_after(was_there).await;
+        let (mut stream, _) = asked(&server).await;
+        let status = r#"{"kind":"Status","status":"Failure","message":"no","reason":"NotFound","code":404}"#;
+        answer(&mut stream, "404 Not Found", status).await;
+        let received = timeout(WITHIN, news.recv()).await.expect("nothing is told").unwrap();
+        match received.what {
+            What::Absent => assert!(!was_there),
+            What::Disconnected(_) => assert!(was_there),
+            _ => panic!("there is no news"),
         }
     }
 }

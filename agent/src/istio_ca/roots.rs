@@ -67,7 +67,7 @@ impl Follower {
     pub async fn run(mut self, client: kube::Client) {
         let resource = Resource::object("configmaps", "ConfigMap", &self.config_map);
         let (sender, mut news) = mpsc::channel(1);
-        let watch = follow(client, 0, resource, sender);
+        let watch = follow(client, 0, resource, false, sender);
         let take = async {
             while let Some(News { what, .. }) = news.recv().await {
                 self.take(what);

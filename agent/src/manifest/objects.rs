@@ -236,10 +236,9 @@ impl Object {
     /// # Errors
     /// `wrong`, for an object of another kind, and for a policy without a name.
     pub fn unreadable(value: &Value, wrong: Mistake) -> Result<Self, Mistake> {
-        match value.get("kind").and_then(Value::as_str) {
-            Some("PeerAuthentication") => refused(PolicyKind::PeerAuthentication, value, wrong),
-            Some("AuthorizationPolicy") => refused(PolicyKind::AuthorizationPolicy, value, wrong),
-            _ => Err(wrong),
+        match value.get("kind").and_then(Value::as_str).and_then(PolicyKind::of) {
+            Some(kind) => refused(kind, value, wrong),
+            None => Err(wrong),
         }
     }
 }
@@ -250,7 +249,7 @@ pub type Mistake = (String, String);
 /// A policy's text as it is kept for the time when the policy cannot be read: what of it means anything here.
 fn written(value: &Value, kind: PolicyKind) -> Box<str> {
     let mut metadata = serde_json::Map::new();
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+    for field in ["name", "namespace", "uid", "generation", "creationTimestamp"] {
         if let Some(known) = value["metadata"].get(field) {
             metadata.insert(field.to_owned(), known.clone());
         }

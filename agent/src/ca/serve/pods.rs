@@ -186,7 +186,7 @@ pub async fn follow(client: kube::Client, pods: Arc<Pods>) {
             pods.take(what);
         }
     };
-    tokio::join!(crate::cluster::follow(client, 0, &PODS, sender), take);
+    tokio::join!(crate::cluster::follow(client, 0, &PODS, false, sender), take);
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub async fn run(client: kube::Client, name: ObjectName, ca: Arc<EmbeddedCa>) {
     let resource = Resource::object("configmaps", "ConfigMap", &name);
     let (sender, news) = mpsc::channel(1);
     let api = Api::namespaced(client.clone(), &name.namespace);
-    tokio::join!(follow(client, 0, resource, sender), keep(api, name, ca, news));
+    tokio::join!(follow(client, 0, resource, false, sender), keep(api, name, ca, news));
 }
 
 async fn keep(

@@ -104,7 +104,7 @@ pub async fn follow(client: kube::Client, name: ObjectName, dir: Arc<PrivateDir>
             health.secret_is(error);
         }
     };
-    tokio::join!(crate::cluster::follow(client, 0, resource, sender), take);
+    tokio::join!(crate::cluster::follow(client, 0, resource, false, sender), take);
 }
 
 fn write(files: Result<Files, String>, dir: &PrivateDir) -> Result<(), String> {
