@@ -33,7 +33,11 @@ impl Resource {
 const NOT_FINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 pub const RESOURCES: [Resource; 7] = [
-    Resource { fields: Some(NOT_FINISHED), reads_status: true, ..built_in("pods", "Pod", "v1", "/api/v1/pods") },
+    Resource {
+        fields: Some(NOT_FINISHED),
+        reads_status: true,
+        ..built_in("pods", "Pod", "v1", "/api/v1/pods")
+    },
     built_in("namespaces", "Namespace", "v1", "/api/v1/namespaces"),
     built_in("services", "Service", "v1", "/api/v1/services"),
     built_in(
@@ -87,5 +91,14 @@ pub const fn built_in(
     api_version: &'static str,
     path: &'static str,
 ) -> Resource {
-    Resource { name, path, api_version, kind, fields: None, may_be_absent: false, is_policy: false, reads_status: false }
+    Resource {
+        name,
+        path,
+        api_version,
+        kind,
+        fields: None,
+        may_be_absent: false,
+        is_policy: false,
+        reads_status: false,
+    }
 }

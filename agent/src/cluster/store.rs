@@ -53,9 +53,12 @@ impl Heard for Item {
             object.insert("kind".to_owned(), resource.kind.into());
         }
         let told = resource.is_policy.then(|| Told::read(&value));
-        let mut wrong = unreadable.iter().filter(|unreadable| resource.reads_status || !unreadable.is_in("status"));
+        let mut wrong =
+            unreadable.iter().filter(|unreadable| resource.reads_status || !unreadable.is_in("status"));
         let read = match wrong.next() {
-            Some(Unreadable { field, message }) => Object::unreadable(&value, (field.clone(), message.clone())),
+            Some(Unreadable { field, message }) => {
+                Object::unreadable(&value, (field.clone(), message.clone()))
+            }
             None => match Object::read(&value) {
                 Ok(Some(object)) => Ok(object),
                 Ok(None) => return None,

@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn an_object_that_can_be_read_is_what_it_says() {
-        let text = r#"{"metadata": {"name": "a", "labels": null}, "spec": [1, "\u00e9", -1.5e3], "kind": "Pod"}"#;
+        let text =
+            r#"{"metadata": {"name": "a", "labels": null}, "spec": [1, "\u00e9", -1.5e3], "kind": "Pod"}"#;
         assert_eq!(read(text), (serde_json::from_str(text).unwrap(), vec![]));
     }
 

@@ -172,7 +172,9 @@ impl<T: Heard> Watch<T> {
         }
         let mut request = self.get(&self.watch_query())?;
         // The client reads the first event alone of a stream that is compressed event by event.
-        request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+        request
+            .headers_mut()
+            .insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
         self.says_something = false;
         let stream = in_time(self.client.request_stream(request)).await?;
         let mut lines = Lines::new(stream.map_err(|error| self.failure(&error))?);

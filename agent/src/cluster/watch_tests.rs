@@ -40,7 +40,8 @@ async fn asked(server: &TcpListener) -> (TcpStream, String) {
 
 async fn answer(stream: &mut TcpStream, status: &str, body: &str) {
     let length = body.len();
-    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(body.as_bytes()).await.unwrap();
 }
@@ -87,7 +88,11 @@ async fn heard(news: &mut mpsc::Receiver<News<Item>>, more: usize) -> Store {
 }
 
 fn names(store: &Store) -> Vec<String> {
-    store.objects().iter().map(|sourced| format!("{} {}", sourced.place, is_refused(&sourced.object))).collect()
+    store
+        .objects()
+        .iter()
+        .map(|sourced| format!("{} {}", sourced.place, is_refused(&sourced.object)))
+        .collect()
 }
 
 fn is_refused(object: &crate::manifest::Object) -> &'static str {
@@ -129,7 +134,8 @@ async fn an_object_that_is_nested_deep_stops_no_watch_and_is_refused_alone() {
 async fn in_a_list_no_object_is_left_out_for_how_it_is_nested() {
     let (server, mut news) = watched().await;
     let (mut stream, _) = asked(&server).await;
-    let status = r#"{"kind":"Status","status":"Failure","message":"no streams","reason":"Invalid","code":422}"#;
+    let status =
+        r#"{"kind":"Status","status":"Failure","message":"no streams","reason":"Invalid","code":422}"#;
     answer(&mut stream, "422 Unprocessable Entity", status).await;
     drop(stream);
     let (mut stream, _) = asked(&server).await;

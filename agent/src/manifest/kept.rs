@@ -95,9 +95,10 @@ fn read(path: &Path) -> Vec<(Object, Option<i64>)> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         text => text.map_err(|error| error.to_string()),
     };
-    let contents = text.as_ref().map_err(String::clone).and_then(|text| {
-        serde_json::from_slice::<Contents<'_>>(text).map_err(|error| error.to_string())
-    });
+    let contents = text
+        .as_ref()
+        .map_err(String::clone)
+        .and_then(|text| serde_json::from_slice::<Contents<'_>>(text).map_err(|error| error.to_string()));
     let policies = contents.and_then(|Contents { version, policies }| match version {
         VERSION => Ok(policies),
         other => Err(format!("its version is {other}, this agent writes version {VERSION}")),

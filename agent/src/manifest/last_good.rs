@@ -78,7 +78,8 @@ impl LastGood {
                 continue;
             };
             let known = before.remove(&key(refused));
-            if known.as_ref().is_some_and(|good| good.seen != refused.generation || !good.is_last_of(refused)) {
+            if known.as_ref().is_some_and(|good| good.seen != refused.generation || !good.is_last_of(refused))
+            {
                 self.kept.is_old();
             }
             let seen = refused.generation;

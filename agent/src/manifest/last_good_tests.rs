@@ -176,7 +176,11 @@ fn a_form_is_the_last_good_one_only_where_no_generation_after_it_was_missed() {
     }
     // The fourth may have been good, and have closed more.
     assert_eq!(restarted(&file, &of_generation(5, BAD))[0].1, InForce::StandIn);
-    assert_eq!(restarted(&file, &of_generation(6, BAD))[0].1, InForce::StandIn, "it stays closed until it is mended");
+    assert_eq!(
+        restarted(&file, &of_generation(6, BAD))[0].1,
+        InForce::StandIn,
+        "it stays closed until it is mended"
+    );
     restarted(&file, &of_generation(7, GOOD));
     assert_eq!(restarted(&file, &of_generation(8, BAD)), last_good);
     // A cluster that is back in time: of the form that it has nothing is known.
@@ -199,7 +203,11 @@ fn a_kind_that_the_cluster_does_not_have_at_the_moment_loses_none_of_its_policie
     assert_eq!(instead, []);
     assert_eq!(restarted(&file, &of_generation(2, BAD))[0].1, InForce::LastGood);
     let (_, _) = LastGood::open(Some(file.clone())).resolve(&[], &[PolicyKind::PeerAuthentication]);
-    assert_eq!(restarted(&file, &of_generation(2, BAD))[0].1, InForce::StandIn, "its kind is there, and it is gone");
+    assert_eq!(
+        restarted(&file, &of_generation(2, BAD))[0].1,
+        InForce::StandIn,
+        "its kind is there, and it is gone"
+    );
 }
 
 // proves: SEC-3
@@ -207,7 +215,7 @@ fn a_kind_that_the_cluster_does_not_have_at_the_moment_loses_none_of_its_policie
 fn a_policy_that_is_nested_deep_is_kept_with_the_others() {
     let dir = TempDir::new("last-good-deep");
     let file = dir.0.join("policies.json");
-    let deep = (0..122).fold("1".to_owned(), |inner, _| format!("{{\"a\":{inner}}}"));
+    let deep = (0..125).fold("1".to_owned(), |inner, _| format!("{{\"a\":{inner}}}"));
     let target = format!("{{\"targetRef\": {deep}, \"rules\": [{{}}, {{}}]}}");
     let text = format!(
         r#"{{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {{"name": "deep"}}, "spec": {target}}}"#

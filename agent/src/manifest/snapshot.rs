@@ -150,7 +150,9 @@ impl Namespaces {
             let those = if is_captured { &mut all.captured } else { &mut all.plain };
             those.insert(namespace.metadata.name.clone());
         }
-        for (namespace, _) in objects.pods.keys().filter(|(name, _)| !objects.namespaces.contains_key(&("", *name))) {
+        for (namespace, _) in
+            objects.pods.keys().filter(|(name, _)| !objects.namespaces.contains_key(&("", *name)))
+        {
             if previous.captured_namespaces.contains(*namespace) {
                 all.captured.insert((*namespace).to_owned());
             } else if authors == Authors::Many

@@ -307,7 +307,8 @@ fn a_directorys_namespace_whose_file_is_gone_releases_no_pod() {
 fn no_other_pods_status_takes_a_captured_pods_address() {
     let address: IpAddr = "10.0.0.1".parse().unwrap();
     let of = |name: &str, capture: &str, more: &str| {
-        let labels = format!("namespace: shop, uid: {name}, labels: {{pillion.dev/capture: {capture}}}{more}");
+        let labels =
+            format!("namespace: shop, uid: {name}, labels: {{pillion.dev/capture: {capture}}}{more}");
         pod(name, "10.0.0.1", "").replace("namespace: shop", &labels)
     };
     let at = |day: u8| format!(", creationTimestamp: '2026-01-0{day}T00:00:00Z'");

@@ -21,7 +21,11 @@ pub enum Standing {
 /// While no mesh is known, or not the pod's namespace, nobody has said whether its pods are captured: then the pod's own label
 /// alone can say that it is not.
 pub fn without_object(mesh: &Mesh, sandbox: &Sandbox) -> Standing {
-    if sandbox.opts_in(mesh.may_capture(&sandbox.pod.namespace)) { Standing::Unknown } else { Standing::Plain }
+    if sandbox.opts_in(mesh.may_capture(&sandbox.pod.namespace)) {
+        Standing::Unknown
+    } else {
+        Standing::Plain
+    }
 }
 
 /// What to answer; none while it is worth waiting.

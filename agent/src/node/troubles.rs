@@ -79,7 +79,11 @@ impl Supervisor {
         }
         for (resource, since, why) in self.unheard(OffsetDateTime::now_utc()) {
             let why = why.unwrap_or_else(|| "it is made anew again and again and brings nothing".to_owned());
-            add("watch", true, format!("news of {resource}, of which none has come since {}: {why}", date(since)));
+            add(
+                "watch",
+                true,
+                format!("news of {resource}, of which none has come since {}: {why}", date(since)),
+            );
         }
         for (reason, pending) in [("policies", &self.enforcement), ("services", &self.services)] {
             if let Some(pending) = pending {

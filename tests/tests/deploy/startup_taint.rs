@@ -58,7 +58,11 @@ fn an_agent_may_take_its_own_nodes_startup_taint_off_and_nothing_else() {
         ("n1", json!({"spec": {"unschedulable": true}}), "nothing of its node but"),
         ("n1", json!({"metadata": {"ownerReferences": [owner]}}), "nothing of its node but"),
         ("n1", json!({"spec": {"providerID": "cloud://another-machine"}}), "nothing of its node but"),
-        ("n1", json!({"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}}), "nothing of its node but"),
+        (
+            "n1",
+            json!({"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}}),
+            "nothing of its node but",
+        ),
     ] {
         let said = format!("{:#}", patch(node, &change).unwrap_err());
         assert!(said.contains(named), "{node} {change}: {said}");

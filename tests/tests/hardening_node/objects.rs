@@ -95,7 +95,9 @@ fn an_object_that_names_another_pods_namespace_neither_closes_nor_releases_that_
         Some(worker["state"].as_str().unwrap_or_default().to_owned())
     };
     thief("enabled");
-    agent.wait_config("that there is no room for it", |dump| state(dump).as_deref() == Some("failed")).unwrap();
+    agent
+        .wait_config("that there is no room for it", |dump| state(dump).as_deref() == Some("failed"))
+        .unwrap();
     assert!(answers(&scene.mesh.client, server), "the server is served as before");
     thief("disabled");
     agent.wait_config("that it is let go", |dump| state(dump).is_none()).unwrap();
