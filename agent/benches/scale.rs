@@ -60,7 +60,7 @@ fn simulate(pods: usize) {
             others += usize::from(resource.kind != "Pod");
             let begun = cpu();
             let value = serde_json::from_str(&text).expect("it was written as JSON");
-            items.push(Item::read(resource, value).expect("every object has a name"));
+            items.push(Item::read(resource, value, &[]).expect("every object has a name"));
             reading += cpu() - begun;
         }
         store.replace(index, items);
@@ -73,7 +73,7 @@ fn simulate(pods: usize) {
     let mut change = |index: usize, object: &dyn Fn(usize) -> Value| {
         let mut took = Duration::ZERO;
         for number in 1..=CHANGES {
-            let item = Item::read(&RESOURCES[index], object(number)).expect("it has a name");
+            let item = Item::read(&RESOURCES[index], object(number), &[]).expect("it has a name");
             assert!(store.put(index, item));
             let (next, one) = build(&store, &settings, &mesh);
             (mesh, took) = (next, took + one);

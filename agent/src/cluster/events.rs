@@ -79,7 +79,7 @@ pub async fn send(client: Client, node: String, mut events: mpsc::Receiver<PodEv
             .header("content-type", "application/json")
             .body(object(&node, &event).to_string().into_bytes());
         let Ok(request) = request else { continue };
-        let why = match timeout(PATIENCE, client.request::<Value>(request)).await {
+        let why = match timeout(PATIENCE, client.request_text(request)).await {
             Ok(Ok(_)) => continue,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the API server does not answer".to_owned(),

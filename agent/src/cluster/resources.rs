@@ -17,6 +17,8 @@ pub struct Resource {
     pub may_be_absent: bool,
     /// Policies say on themselves what is wrong with them.
     pub is_policy: bool,
+    /// The mesh reads what its objects say in `status`.
+    pub reads_status: bool,
 }
 
 impl Resource {
@@ -31,7 +33,11 @@ impl Resource {
 const NOT_FINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 pub const RESOURCES: [Resource; 7] = [
-    Resource { fields: Some(NOT_FINISHED), ..built_in("pods", "Pod", "v1", "/api/v1/pods") },
+    Resource {
+        fields: Some(NOT_FINISHED),
+        reads_status: true,
+        ..built_in("pods", "Pod", "v1", "/api/v1/pods")
+    },
     built_in("namespaces", "Namespace", "v1", "/api/v1/namespaces"),
     built_in("services", "Service", "v1", "/api/v1/services"),
     built_in(
@@ -85,5 +91,14 @@ pub const fn built_in(
     api_version: &'static str,
     path: &'static str,
 ) -> Resource {
-    Resource { name, path, api_version, kind, fields: None, may_be_absent: false, is_policy: false }
+    Resource {
+        name,
+        path,
+        api_version,
+        kind,
+        fields: None,
+        may_be_absent: false,
+        is_policy: false,
+        reads_status: false,
+    }
 }

@@ -9,8 +9,11 @@
 
 use super::connect::chain;
 use super::name::ObjectName;
+use super::value;
 use kube::Client;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// The label by which a DaemonSet's controller tells its versions apart.
@@ -42,14 +45,22 @@ impl Rollout {
         // What its cache has is good enough, and is asked for again.
         let path = format!("/api/v1/namespaces/{}/pods?resourceVersion=0", self.daemon_set.namespace);
         let get = http::Request::get(path).body(vec![]).map_err(|error| error.to_string())?;
-        let pods: Value = self.client.request(get).await.map_err(|error| chain(&error))?;
+        let text = self.client.request_text(get).await.map_err(|error| chain(&error))?;
+        let list: List<'_> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let pods: Vec<Value> = list.items.iter().map(|item| value::read(item.get()).0).collect();
         Ok(self::others(&pods, &self.daemon_set.name, &self.revision, &self.node))
     }
 }
 
-fn others(pods: &Value, daemon_set: &str, revision: &str, own_node: &str) -> Others {
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
+}
+
+fn others(pods: &[Value], daemon_set: &str, revision: &str, own_node: &str) -> Others {
     let mut nodes: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-    for pod in pods["items"].as_array().into_iter().flatten() {
+    for pod in pods {
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         let has_ended = matches!(pod["status"]["phase"].as_str(), Some("Failed" | "Succeeded"));
         if !has_ended && node != own_node && is_of(pod, daemon_set) {
@@ -125,7 +136,7 @@ mod tests {
     }
 
     fn seen(pods: &[Value]) -> Others {
-        others(&json!({"items": pods}), "pillion", "new", "own")
+        others(pods, "pillion", "new", "own")
     }
 
     fn ready() -> Value {

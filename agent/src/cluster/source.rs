@@ -3,12 +3,13 @@
 use super::connect::{ConnectError, connect};
 use super::events::{self, PodEvents};
 use super::options::ClusterOptions;
+use super::progress::Progress;
 use super::resources::RESOURCES;
 use super::status::Statuses;
 use super::store::{Item, Store};
 use super::taint;
 use super::watch::{self, News, What};
-use crate::manifest::{Published, Publisher, Settings, WatchState, WatchStatus};
+use crate::manifest::{PolicyKind, Published, Publisher, Settings, WatchState, WatchStatus};
 use prometheus::IntCounter;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
@@ -112,7 +113,9 @@ impl Drop for ClusterSource {
 async fn follow(client: kube::Client, publisher: Publisher, settings: Settings, status_delay: Duration) {
     let (sender, mut news) = mpsc::channel(QUEUE);
     for (index, resource) in RESOURCES.iter().enumerate() {
-        tokio::spawn(watch::follow(client.clone(), index, resource, sender.clone()));
+        // What an earlier agent knew of was there: its kind is not taken for gone at once.
+        let was_there = PolicyKind::of(resource.kind).is_some_and(|kind| publisher.knows(kind));
+        tokio::spawn(watch::follow(client.clone(), index, resource, was_there, sender.clone()));
     }
     drop(sender);
     let mut cluster = Cluster::new(publisher);
@@ -138,6 +141,8 @@ async fn follow(client: kube::Client, publisher: Publisher, settings: Settings, 
 struct Cluster {
     store: Store,
     watches: Vec<WatchStatus>,
+    /// How each watch gets on.
+    progress: [Progress; RESOURCES.len()],
     publisher: Publisher,
     /// When the next mesh is to be made; `None` while nothing has changed.
     due: Option<Instant>,
@@ -152,11 +157,13 @@ impl Cluster {
             resource: resource.name,
             state: WatchState::Disconnected,
             since,
+            failing_since: None,
             error: None,
         });
         let cluster = Self {
             store: Store::default(),
             watches: watches.collect(),
+            progress: [Progress::default(); RESOURCES.len()],
             publisher,
             due: None,
             rests_until: Instant::now(),
@@ -166,10 +173,16 @@ impl Cluster {
     }
 
     fn take(&mut self, News { resource, what }: News<Item>) {
+        self.progress[resource].take(&what, OffsetDateTime::now_utc());
+        if self.watches[resource].failing_since != self.progress[resource].failing_since() {
+            self.watches[resource].failing_since = self.progress[resource].failing_since();
+            self.publisher.watches(self.watches.clone());
+        }
         let has_changed = match what {
             What::All(items) => self.store.replace(resource, items),
             What::Put(item) => self.store.put(resource, item),
             What::Deleted(item) => self.store.delete(resource, &item),
+            What::Current => false,
             What::Connected => {
                 self.watch_is(resource, WatchState::Connected, None);
                 false
@@ -190,7 +203,13 @@ impl Cluster {
 
     fn publish(&mut self) {
         let begun = Instant::now();
-        self.publisher.apart(self.store.objects(), self.store.errors());
+        let absent: Vec<PolicyKind> = RESOURCES
+            .iter()
+            .zip(&self.watches)
+            .filter(|(_, watch)| watch.state == WatchState::Absent)
+            .filter_map(|(resource, _)| PolicyKind::of(resource.kind))
+            .collect();
+        self.publisher.apart(self.store.objects(), self.store.errors(), &absent);
         let now = Instant::now();
         self.due = None;
         self.rests_until = now + (now - begun) * REST;

@@ -127,7 +127,7 @@ async fn apply(client: Client, policy: Arc<str>, path: String, object: String) -
         .header("content-type", "application/apply-patch+yaml")
         .body(object.into_bytes());
     let Ok(request) = request else { return Written::Done };
-    match timeout(PATIENCE, client.request::<serde_json::Value>(request)).await {
+    match timeout(PATIENCE, client.request_text(request)).await {
         Ok(Ok(_)) => {
             tracing::info!(%policy, "its status is written");
             Written::Done

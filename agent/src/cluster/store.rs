@@ -2,6 +2,7 @@
 
 use super::condition::{Told, Verdict};
 use super::resources::{RESOURCES, Resource};
+use super::value::Unreadable;
 use super::watch::Heard;
 use crate::manifest::{ManifestError, Object, Place, Settings, Sourced};
 use serde_json::Value;
@@ -37,24 +38,32 @@ impl PolicyObject<'_> {
 }
 
 impl Heard for Item {
-    /// Reads an object of a resource; `None` for one without a name, which the API server does not have. Nothing is kept of
-    /// its text but the fields of [`Object`].
-    fn read(resource: &Resource, mut value: Value) -> Option<Self> {
-        let metadata = value.get("metadata")?;
-        let name = metadata.get("name")?.as_str()?;
-        let name = match metadata.get("namespace").and_then(Value::as_str) {
-            Some(namespace) => format!("{} {namespace}/{name}", resource.kind),
-            None => format!("{} {name}", resource.kind),
+    /// Reads an object of a resource. Nothing is kept of its text but the fields of [`Object`]. A field that cannot be read is an
+    /// error of the object if the mesh reads it. An object without a name that can be read is one, too: it is told under its kind.
+    fn read(resource: &Resource, mut value: Value, unreadable: &[Unreadable]) -> Option<Self> {
+        let text = |field: &str| value.get("metadata")?.get(field)?.as_str();
+        let name = match (text("namespace"), text("name")) {
+            (Some(namespace), Some(name)) => format!("{} {namespace}/{name}", resource.kind),
+            (None, Some(name)) => format!("{} {name}", resource.kind),
+            (_, None) => resource.kind.to_owned(),
         };
         // The items of a list leave out what the list's own kind says.
-        let object = value.as_object_mut()?;
-        object.insert("apiVersion".to_owned(), resource.api_version.into());
-        object.insert("kind".to_owned(), resource.kind.into());
+        if let Some(object) = value.as_object_mut() {
+            object.insert("apiVersion".to_owned(), resource.api_version.into());
+            object.insert("kind".to_owned(), resource.kind.into());
+        }
         let told = resource.is_policy.then(|| Told::read(&value));
-        let read = match Object::read(&value) {
-            Ok(Some(object)) => Ok(object),
-            Ok(None) => return None,
-            Err(wrong) => Err(wrong),
+        let mut wrong =
+            unreadable.iter().filter(|unreadable| resource.reads_status || !unreadable.is_in("status"));
+        let read = match wrong.next() {
+            Some(Unreadable { field, message }) => {
+                Object::unreadable(&value, (field.clone(), message.clone()))
+            }
+            None => match Object::read(&value) {
+                Ok(Some(object)) => Ok(object),
+                Ok(None) => return None,
+                Err(wrong) => Err(wrong),
+            },
         };
         Some(Self { name: name.into(), read, told })
     }
@@ -187,7 +196,7 @@ mod tests {
     fn service(name: &str, port: Value) -> Item {
         let object = json!({"metadata": {"name": name, "namespace": "shop", "resourceVersion": "7"},
             "spec": {"ports": [{"port": port}]}});
-        Item::read(&RESOURCES[SERVICES], object).unwrap()
+        Item::read(&RESOURCES[SERVICES], object, &[]).unwrap()
     }
 
     fn names(store: &Store) -> Vec<String> {
@@ -200,9 +209,9 @@ mod tests {
         assert!(store.put(SERVICES, service("cart", json!(80))));
         let mut object = json!({"metadata": {"name": "cart", "namespace": "shop", "resourceVersion": "8",
             "annotations": {"example.com/note": "new"}}, "spec": {"ports": [{"port": 80}]}});
-        assert!(!store.put(SERVICES, Item::read(&RESOURCES[SERVICES], object.clone()).unwrap()));
+        assert!(!store.put(SERVICES, Item::read(&RESOURCES[SERVICES], object.clone(), &[]).unwrap()));
         object["spec"]["ports"][0]["port"] = json!(81);
-        assert!(store.put(SERVICES, Item::read(&RESOURCES[SERVICES], object).unwrap()));
+        assert!(store.put(SERVICES, Item::read(&RESOURCES[SERVICES], object, &[]).unwrap()));
         assert_eq!(names(&store), ["Service shop/cart"]);
     }
 

@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use super::connect::chain;
+use super::value;
 use kube::Client;
 use rand::Rng;
 use serde_json::{Value, json};
@@ -55,12 +56,12 @@ pub async fn lift(client: Client, node: String, key: String, mut waits_for: watc
 async fn look(client: &Client, node: &str, key: &str) -> Result<bool, kube::Error> {
     let path = format!("/api/v1/nodes/{node}");
     let get = http::Request::get(&path).body(vec![]).map_err(kube::Error::HttpError)?;
-    let object: Value = client.request(get).await?;
+    let (object, _) = value::read(&client.request_text(get).await?);
     let Some(patch) = patch(&object, key) else { return Ok(false) };
     let patch = http::Request::patch(&path)
         .header("content-type", "application/json-patch+json")
         .body(patch.to_string().into_bytes());
-    client.request::<Value>(patch.map_err(kube::Error::HttpError)?).await?;
+    client.request_text(patch.map_err(kube::Error::HttpError)?).await?;
     Ok(true)
 }
 

@@ -6,15 +6,14 @@
 
 use super::backoff::Backoff;
 use super::connect::chain;
+use super::lines::{Event, Lines};
 use super::resources::Resource;
-use futures::TryStreamExt;
+use super::value::{self, Unreadable};
 use kube::Client;
-use kube::core::WatchEvent;
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -42,8 +41,9 @@ const PAGE: usize = 500;
 
 /// An object as whoever follows it wants it.
 pub trait Heard: Send + Sized + 'static {
-    /// `None` for what cannot be read at all.
-    fn read(resource: &Resource, value: Value) -> Option<Self>;
+    /// Reads an object. `unreadable` are the fields that cannot be read; in `value` they are `true`. `None` for what says nothing
+    /// to whoever follows it.
+    fn read(resource: &Resource, value: Value, unreadable: &[Unreadable]) -> Option<Self>;
 }
 
 /// News of one resource, by its index.
@@ -58,6 +58,8 @@ pub enum What<T> {
     Put(T),
     Deleted(T),
     Connected,
+    /// Everything up to now has been heard, and there was nothing of it.
+    Current,
     /// The connection failed, which says nothing about the objects.
     Disconnected(String),
     /// The cluster does not have this resource: there are no objects of it.
@@ -77,11 +79,13 @@ enum Failure {
     Ended,
 }
 
-/// Follows a resource until nobody listens any more.
+/// Follows a resource until nobody listens any more. `was_there` says whether objects of it were known before: then a cluster that
+/// does not have the resource is not believed at once.
 pub async fn follow<T: Heard>(
     client: Client,
     index: usize,
     resource: &'static Resource,
+    was_there: bool,
     news: mpsc::Sender<News<T>>,
 ) {
     let mut watch = Watch {
@@ -91,8 +95,9 @@ pub async fn follow<T: Heard>(
         news,
         version: None,
         streams: true,
-        was_heard: false,
+        was_heard: was_there,
         missing_since: None,
+        says_something: false,
     };
     let (mut failures, mut absences) = (Backoff::up_to(LONGEST_WAIT), Backoff::up_to(LONGEST_ABSENCE));
     loop {
@@ -104,7 +109,15 @@ pub async fn follow<T: Heard>(
         }
         let (told, wait) = match result {
             Ok(()) if begun.elapsed() >= GOOD => continue,
-            Ok(()) => (Ok(()), failures.wait()),
+            Ok(()) if watch.says_something => (Ok(()), failures.wait()),
+            Ok(()) => {
+                let nothing = "the API server has ended the watch at once".to_owned();
+                (watch.tell(What::Disconnected(nothing)).await, failures.wait())
+            }
+            Err(Failure::Gone) if watch.version.is_none() => {
+                let nothing = "410: the API server does not say what there is".to_owned();
+                (watch.tell(What::Disconnected(nothing)).await, failures.wait())
+            }
             Err(Failure::Gone) => {
                 tracing::info!(
                     resource = resource.name,
@@ -147,6 +160,8 @@ struct Watch<T> {
     was_heard: bool,
     /// Since when the API server has not known the resource.
     missing_since: Option<Instant>,
+    /// Whether the last connection has brought an event.
+    says_something: bool,
 }
 
 impl<T: Heard> Watch<T> {
@@ -155,42 +170,55 @@ impl<T: Heard> Watch<T> {
         if self.version.is_none() && !self.streams {
             self.list().await?;
         }
-        let request = self.get(&self.watch_query())?;
-        let events = in_time(self.client.request_events::<Value>(request)).await?;
-        let mut events = pin!(events.map_err(|error| self.failure(&error))?);
+        let mut request = self.get(&self.watch_query())?;
+        // The client reads the first event alone of a stream that is compressed event by event.
+        request
+            .headers_mut()
+            .insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+        self.says_something = false;
+        let stream = in_time(self.client.request_stream(request)).await?;
+        let mut lines = Lines::new(stream.map_err(|error| self.failure(&error))?);
         (self.was_heard, self.missing_since) = (true, None);
         self.tell(What::Connected).await?;
         // What comes before the bookmark that ends it is all there is.
         let mut all = self.version.is_none().then(Vec::new);
         loop {
-            let next = in_time(events.try_next()).await?;
-            let Some(event) = next.map_err(|error| self.failure(&error))? else { return Ok(()) };
-            let (value, is_deleted) = match event {
-                WatchEvent::Added(value) | WatchEvent::Modified(value) => (value, false),
-                WatchEvent::Deleted(value) => (value, true),
-                WatchEvent::Bookmark(bookmark) => {
-                    let metadata = bookmark.metadata;
-                    if metadata.annotations.contains_key("k8s.io/initial-events-end")
-                        && let Some(all) = all.take()
-                    {
-                        self.tell(What::All(all)).await?;
+            let line = in_time(lines.next()).await?.map_err(|error| Failure::Other(chain(&error)))?;
+            let Some(line) = line else { return Ok(()) };
+            let event = Event::read(&line).map_err(|error| {
+                Failure::Other(format!("the API server says what is no event of a watch: {error}"))
+            })?;
+            let (object, is_deleted) = match event {
+                Event::Put(object) => (object, false),
+                Event::Deleted(object) => (object, true),
+                Event::Bookmark(bookmark) => {
+                    self.says_something = true;
+                    match all.take() {
+                        Some(all) if bookmark.ends_list => self.tell(What::All(all)).await?,
+                        Some(unended) => {
+                            all = Some(unended);
+                            continue;
+                        }
+                        None => self.tell(What::Current).await?,
                     }
-                    if all.is_none() {
-                        self.version = Some(metadata.resource_version);
-                    }
+                    self.version = Some(bookmark.version);
                     continue;
                 }
-                WatchEvent::Error(status) => return Err(self.failure(&kube::Error::Api(status))),
+                Event::Error(status) => return Err(self.failure(&kube::Error::Api(status))),
             };
+            self.says_something = true;
+            let (value, unreadable) = value::read(object);
             let version =
                 value.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
-            let Some(item) = T::read(self.resource, value) else { continue };
-            match &mut all {
-                Some(all) => all.push(item),
-                None => {
-                    self.tell(if is_deleted { What::Deleted(item) } else { What::Put(item) }).await?;
-                    self.version = version.or(self.version.take());
-                }
+            let item = T::read(self.resource, value, &unreadable);
+            match (&mut all, item) {
+                (Some(all), item) => all.extend(item),
+                (None, Some(item)) if is_deleted => self.tell(What::Deleted(item)).await?,
+                (None, Some(item)) => self.tell(What::Put(item)).await?,
+                (None, None) => self.tell(What::Current).await?,
+            }
+            if all.is_none() {
+                self.version = version.or(self.version.take());
             }
         }
     }
@@ -205,12 +233,14 @@ impl<T: Heard> Watch<T> {
             if !rest.is_empty() {
                 query.push(("continue", rest));
             }
-            let page = in_time(self.client.request::<Page>(self.get(&query)?)).await?;
-            let page = page.map_err(|error| self.failure(&error))?;
+            let text = in_time(self.client.request_text(self.get(&query)?)).await?;
+            let text = text.map_err(|error| self.failure(&error))?;
+            let page: Page<'_> = serde_json::from_str(&text).map_err(|error| {
+                Failure::Other(format!("the API server says what is no list of objects: {error}"))
+            })?;
             for item in page.items {
-                let item =
-                    serde_json::from_str(item.get()).ok().and_then(|value| T::read(self.resource, value));
-                all.extend(item);
+                let (value, unreadable) = value::read(item.get());
+                all.extend(T::read(self.resource, value, &unreadable));
             }
             rest = page.metadata.rest;
             if rest.is_empty() {
@@ -278,9 +308,10 @@ async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Failure> {
 
 /// One page of a list. Its items are read one by one: of their text as values there is never more than one.
 #[derive(Deserialize)]
-struct Page {
+struct Page<'a> {
     metadata: PageMetadata,
-    items: Vec<Box<RawValue>>,
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -297,3 +328,7 @@ fn escaped(text: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -48,10 +48,10 @@ pub fn outbound<'a>(
         return Outbound::Refuse(Refusal::ReservedPort { pod: captured.name.to_string(), target });
     }
     // A pod that reaches itself by its Service (hairpin) stays within its own netns: nothing to protect there.
-    let plain = captured.name == source.name
-        || captured.exclusions.inbound_ports.contains(&target.port())
+    let is_out = captured.exclusions.inbound_ports.contains(&target.port())
         || captured.mtls.mode(target.port()) == MtlsMode::Disable;
-    if plain {
+    // Of an address that several claim, nobody knows whose exceptions count.
+    if captured.name == source.name || (is_out && !mesh.disputed.contains(&target.ip())) {
         return Outbound::Passthrough { target, peer, service };
     }
     Outbound::Mesh { peer: captured, target, service }
@@ -186,5 +186,23 @@ mod tests {
         }
         assert_eq!(decide("10.96.0.1:84", 0), "NR port 15008 of pod default/server is the mesh's own");
         assert_eq!(decide("10.0.0.1:15001", 0), "NR port 15001 of pod default/client is the mesh's own");
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn nothing_goes_plain_to_an_address_that_is_disputed() {
+        let objects = parse("x.yaml", MANIFESTS.as_bytes()).unwrap();
+        let mut mesh = snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap();
+        let client = mesh.workloads[&PodName { namespace: "default".into(), name: "client".into() }].clone();
+        for port in [9090, 7070] {
+            let target = SocketAddr::new("10.0.0.2".parse().unwrap(), port);
+            let is_plain = |mesh: &Mesh| {
+                matches!(outbound(mesh, &client, target, None, |_| 0), Outbound::Passthrough { .. })
+            };
+            mesh.disputed.clear();
+            assert!(is_plain(&mesh));
+            mesh.disputed.insert(target.ip());
+            assert!(!is_plain(&mesh));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What certificates are verified against, as the authority publishes it: a ConfigMap, followed at the API server.
 
-use crate::cluster::{Heard, News, ObjectName, Resource, What, follow};
+use crate::cluster::{Heard, News, ObjectName, Resource, Unreadable, What, follow};
 use crate::identity::Trust;
 use serde_json::Value;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Published {
 }
 
 impl Heard for Published {
-    fn read(_: &Resource, value: Value) -> Option<Self> {
+    fn read(_: &Resource, value: Value, _: &[Unreadable]) -> Option<Self> {
         let text = |key: &str| value["data"][key].as_str().unwrap_or_default();
         Some(Self::of(text(ROOTS), text(CRLS)))
     }
@@ -67,7 +67,7 @@ impl Follower {
     pub async fn run(mut self, client: kube::Client) {
         let resource = Resource::object("configmaps", "ConfigMap", &self.config_map);
         let (sender, mut news) = mpsc::channel(1);
-        let watch = follow(client, 0, resource, sender);
+        let watch = follow(client, 0, resource, false, sender);
         let take = async {
             while let Some(News { what, .. }) = news.recv().await {
                 self.take(what);
@@ -79,6 +79,7 @@ impl Follower {
     pub fn take(&mut self, what: What<Published>) {
         let map = &self.config_map;
         match what {
+            What::Current => {}
             What::Connected => self.unheard = None,
             What::Disconnected(error) => {
                 self.unheard = Some(format!("the ConfigMap {map} is not heard of: {error}"));

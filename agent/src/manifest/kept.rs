@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The file, if there is one, and whether it says what is in force.
 #[derive(Default)]
@@ -23,21 +23,25 @@ pub struct Kept {
     error: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Contents {
+/// What is written. Each policy is read by itself: one that is nested deep is no reason to know nothing of the others.
+#[derive(Serialize, Deserialize)]
+struct Contents<'a> {
     version: u32,
-    policies: Vec<Value>,
+    #[serde(borrow)]
+    policies: Vec<Policy<'a>>,
 }
 
-#[derive(Serialize)]
-struct Writing<'a> {
-    version: u32,
-    policies: Vec<&'a RawValue>,
+#[derive(Serialize, Deserialize)]
+struct Policy<'a> {
+    /// The last generation of the policy up to which this form was its last good one.
+    seen: Option<i64>,
+    #[serde(borrow)]
+    good: &'a RawValue,
 }
 
 impl Kept {
-    /// The policies that the last agent kept. What cannot be read is as if it had not been kept, and the log says so.
-    pub fn open(path: Option<PathBuf>) -> (Self, Vec<Object>) {
+    /// The policies that the last agent kept, each with the last generation that it had seen. What cannot be read is as if it had not been kept, and the log says so.
+    pub fn open(path: Option<PathBuf>) -> (Self, Vec<(Object, Option<i64>)>) {
         let policies = path.as_deref().map(read).unwrap_or_default();
         (Self { path, is_current: false, error: None }, policies)
     }
@@ -52,8 +56,8 @@ impl Kept {
         self.is_current = false;
     }
 
-    /// Writes the policies' texts.
-    pub fn write<'a>(&mut self, texts: impl Iterator<Item = &'a str>) {
+    /// Writes the policies' texts, each with the last generation that was seen.
+    pub fn write<'a>(&mut self, texts: impl Iterator<Item = (&'a str, Option<i64>)>) {
         let Some(path) = self.path.as_deref() else { return };
         match replace(path, texts) {
             Ok(()) => {
@@ -86,19 +90,22 @@ impl Kept {
     }
 }
 
-fn read(path: &Path) -> Vec<Object> {
-    let contents = match fs::read(path) {
-        Ok(text) => serde_json::from_slice::<Contents>(&text).map_err(|error| error.to_string()),
+fn read(path: &Path) -> Vec<(Object, Option<i64>)> {
+    let text = match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
-        Err(error) => Err(error.to_string()),
+        text => text.map_err(|error| error.to_string()),
     };
+    let contents = text
+        .as_ref()
+        .map_err(String::clone)
+        .and_then(|text| serde_json::from_slice::<Contents<'_>>(text).map_err(|error| error.to_string()));
     let policies = contents.and_then(|Contents { version, policies }| match version {
         VERSION => Ok(policies),
         other => Err(format!("its version is {other}, this agent writes version {VERSION}")),
     });
     match policies {
         // What this version of the agent refuses was good for another version. It is not put in force.
-        Ok(policies) => policies.iter().filter_map(|value| Object::read(value).ok().flatten()).collect(),
+        Ok(policies) => policies.iter().filter_map(object).collect(),
         Err(error) => {
             tracing::error!(
                 "{}: the last good forms of policies cannot be read: {error}; policies that are wrong now are closed",
@@ -109,11 +116,17 @@ fn read(path: &Path) -> Vec<Object> {
     }
 }
 
+fn object(Policy { seen, good }: &Policy<'_>) -> Option<(Object, Option<i64>)> {
+    let value: Value = serde_json::from_str(good.get()).ok()?;
+    Some((Object::read(&value).ok().flatten()?, *seen))
+}
+
 /// Writes the file, whole or not at all.
-fn replace<'a>(path: &Path, texts: impl Iterator<Item = &'a str>) -> io::Result<()> {
-    let policies = texts.map(serde_json::from_str).collect::<Result<_, _>>()?;
+fn replace<'a>(path: &Path, texts: impl Iterator<Item = (&'a str, Option<i64>)>) -> io::Result<()> {
+    let policies = texts.map(|(text, seen)| Ok(Policy { seen, good: serde_json::from_str(text)? }));
+    let policies = policies.collect::<Result<_, serde_json::Error>>()?;
     let draft = path.with_extension("draft");
-    fs::write(&draft, serde_json::to_vec(&Writing { version: VERSION, policies })?)?;
+    fs::write(&draft, serde_json::to_vec(&Contents { version: VERSION, policies })?)?;
     fs::rename(draft, path)
 }
 

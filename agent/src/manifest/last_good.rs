@@ -28,20 +28,42 @@ type Key = (PolicyKind, String, String);
 struct Good {
     object: Object,
     in_force: InForce,
+    /// The last generation of the policy that this node has seen, good or not; none of a manifest.
+    seen: Option<i64>,
+}
+
+impl Good {
+    /// Whether this is the form that the policy had before the refused one. Where a generation between was not seen, it may have
+    /// been good, and have closed what this form leaves open.
+    fn is_last_of(&self, refused: &RefusedPolicy) -> bool {
+        let was_seen = match (self.seen, refused.generation) {
+            (Some(seen), Some(now)) => now == seen || now == seen + 1,
+            (None, _) | (_, None) => true,
+        };
+        was_seen && is_same(&self.object, refused)
+    }
 }
 
 impl LastGood {
     /// Knows what the last agent of this node has kept in the file; `None` where nothing is kept.
     pub fn open(path: Option<PathBuf>) -> Self {
         let (kept, policies) = Kept::open(path);
-        let known = policies.iter().filter_map(policy);
-        let known = known.map(|(key, object)| (key, Good { object, in_force: InForce::LastGood }));
+        let known = policies.iter().filter_map(|(object, seen)| {
+            let (key, object) = policy(object)?;
+            Some((key, Good { object, in_force: InForce::LastGood, seen: *seen }))
+        });
         Self { known: known.collect(), kept }
     }
 
+    /// Whether it knows a good form of any policy of this kind.
+    pub fn knows(&self, kind: PolicyKind) -> bool {
+        self.known.iter().any(|(key, good)| key.0 == kind && good.in_force == InForce::LastGood)
+    }
+
     /// Remembers the policies that can be read, and answers what is to be put in the place of those that cannot. These are all
-    /// policies there are: what is not among them is forgotten.
-    pub fn resolve(&mut self, objects: &[&Sourced]) -> (Vec<Sourced>, Vec<Refusal>) {
+    /// policies there are: what is not among them is forgotten, unless its kind is one of `absent`. The cluster does not have those
+    /// at the moment, which says nothing of their policies.
+    pub fn resolve(&mut self, objects: &[&Sourced], absent: &[PolicyKind]) -> (Vec<Sourced>, Vec<Refusal>) {
         let mut before = std::mem::take(&mut self.known);
         let (mut instead, mut refusals) = (Vec::new(), Vec::new());
         for Sourced { place, object } in objects {
@@ -50,12 +72,21 @@ impl LastGood {
                     if before.remove(&key).is_none_or(|before| before.object != object) {
                         self.kept.is_old();
                     }
-                    self.known.insert(key, Good { object, in_force: InForce::LastGood });
+                    let seen = generation(&object);
+                    self.known.insert(key, Good { object, in_force: InForce::LastGood, seen });
                 }
                 continue;
             };
-            let good = before.remove(&key(refused)).filter(|good| is_same(&good.object, refused));
-            let good = good.unwrap_or_else(|| Good { object: stand_in(refused), in_force: InForce::StandIn });
+            let known = before.remove(&key(refused));
+            if known.as_ref().is_some_and(|good| good.seen != refused.generation || !good.is_last_of(refused))
+            {
+                self.kept.is_old();
+            }
+            let seen = refused.generation;
+            let good = match known.filter(|good| good.is_last_of(refused)) {
+                Some(good) => Good { seen, ..good },
+                None => Good { object: stand_in(refused), in_force: InForce::StandIn, seen },
+            };
             refusals.push(Refusal {
                 kind: refused.kind,
                 namespace: refused.namespace.clone(),
@@ -73,13 +104,16 @@ impl LastGood {
             }
             self.known.insert(key(refused), good);
         }
+        let (absent, before): (HashMap<_, _>, HashMap<_, _>) =
+            before.into_iter().partition(|((kind, ..), _)| absent.contains(kind));
+        self.known.extend(absent);
         if before.values().any(|gone| gone.in_force == InForce::LastGood) {
             self.kept.is_old();
         }
         if !self.kept.is_current() {
             let is_good = |(_, good): &(&Key, &Good)| good.in_force == InForce::LastGood;
             let good: BTreeMap<_, _> = self.known.iter().filter(is_good).collect();
-            self.kept.write(good.values().filter_map(|good| kept::text(&good.object)));
+            self.kept.write(good.values().filter_map(|good| Some((kept::text(&good.object)?, good.seen))));
         }
         (instead, refusals)
     }
@@ -102,6 +136,14 @@ fn is_same(good: &Object, refused: &RefusedPolicy) -> bool {
         _ => return false,
     };
     uid.is_none() || refused.uid.is_none() || *uid == refused.uid
+}
+
+fn generation(object: &Object) -> Option<i64> {
+    match object {
+        Object::PeerAuthentication(policy) => policy.metadata.generation,
+        Object::AuthorizationPolicy(policy) => policy.metadata.generation,
+        _ => None,
+    }
 }
 
 /// What keeps closed whatever the policy may have meant to close. A policy that decides nothing in its right form has a

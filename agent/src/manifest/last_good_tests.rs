@@ -8,7 +8,7 @@ fn in_force(states: &[&str]) -> Vec<(Vec<String>, Vec<InForce>)> {
     let mut last_good = LastGood::default();
     let states = states.iter().map(|text| {
         let objects = parse("x.yaml", text.as_bytes()).unwrap();
-        let (instead, refusals) = last_good.resolve(&objects.iter().collect::<Vec<_>>());
+        let (instead, refusals) = last_good.resolve(&objects.iter().collect::<Vec<_>>(), &[]);
         let said = |sourced: &Sourced| match &sourced.object {
             Object::AuthorizationPolicy(policy) => {
                 let selected: Vec<_> = policy.selector.match_labels.values().cloned().collect();
@@ -76,7 +76,7 @@ fn a_policy_that_never_was_right_closes_what_it_may_be_for_from_the_beginning() 
 /// What stands in for this policy, which is wrong.
 fn standing_in(text: &str) -> Arc<AuthorizationPolicy> {
     let objects = parse("x.yaml", text.as_bytes()).unwrap();
-    let (instead, _) = LastGood::default().resolve(&[&objects[0]]);
+    let (instead, _) = LastGood::default().resolve(&[&objects[0]], &[]);
     match &instead[0].object {
         Object::AuthorizationPolicy(policy) => policy.clone(),
         other => panic!("{text}: {other:?}"),
@@ -115,7 +115,7 @@ fn what_would_not_decide_has_a_stand_in_that_does_not_decide() {
 fn restarted(file: &std::path::Path, text: &str) -> Vec<(String, InForce)> {
     let objects = parse("x.yaml", text.as_bytes()).unwrap();
     let mut last_good = LastGood::open(Some(file.to_owned()));
-    let (instead, refusals) = last_good.resolve(&objects.iter().collect::<Vec<_>>());
+    let (instead, refusals) = last_good.resolve(&objects.iter().collect::<Vec<_>>(), &[]);
     let action = |sourced: &Sourced| match &sourced.object {
         Object::AuthorizationPolicy(policy) => {
             format!("{:?} {} {}", policy.policy.action, policy.policy.rules.len(), policy.policy.dry_run)
@@ -159,12 +159,79 @@ fn the_last_good_form_outlives_the_agent_as_long_as_the_policy_is_the_same() {
     assert_eq!(restarted(&file, &bad)[0].1, InForce::StandIn);
 }
 
+/// A policy of this generation.
+fn of_generation(generation: i64, spec: &str) -> String {
+    policy(spec).replace("{name: p}", &format!("{{name: p, uid: a, generation: {generation}}}"))
+}
+
+// proves: SEC-3
+#[test]
+fn a_form_is_the_last_good_one_only_where_no_generation_after_it_was_missed() {
+    let dir = TempDir::new("last-good-generation");
+    let file = dir.0.join("policies.json");
+    let last_good = [("Allow 2 false".to_owned(), InForce::LastGood)];
+    restarted(&file, &of_generation(1, GOOD));
+    for generation in [2, 2, 3] {
+        assert_eq!(restarted(&file, &of_generation(generation, BAD)), last_good, "all of them were seen");
+    }
+    // The fourth may have been good, and have closed more.
+    assert_eq!(restarted(&file, &of_generation(5, BAD))[0].1, InForce::StandIn);
+    assert_eq!(
+        restarted(&file, &of_generation(6, BAD))[0].1,
+        InForce::StandIn,
+        "it stays closed until it is mended"
+    );
+    restarted(&file, &of_generation(7, GOOD));
+    assert_eq!(restarted(&file, &of_generation(8, BAD)), last_good);
+    // A cluster that is back in time: of the form that it has nothing is known.
+    assert_eq!(restarted(&file, &of_generation(4, BAD))[0].1, InForce::StandIn);
+
+    let states = in_force(&[&of_generation(1, GOOD), &of_generation(3, BAD)]);
+    assert_eq!(states[1].1, [InForce::StandIn], "also of an agent that goes on");
+}
+
+// proves: SEC-3
+#[test]
+fn a_kind_that_the_cluster_does_not_have_at_the_moment_loses_none_of_its_policies() {
+    let dir = TempDir::new("last-good-absent");
+    let file = dir.0.join("policies.json");
+    restarted(&file, &of_generation(1, GOOD));
+    let mut without_kind = LastGood::open(Some(file.clone()));
+    assert!(without_kind.knows(PolicyKind::AuthorizationPolicy));
+    assert!(!without_kind.knows(PolicyKind::PeerAuthentication));
+    let (instead, _) = without_kind.resolve(&[], &[PolicyKind::AuthorizationPolicy]);
+    assert_eq!(instead, []);
+    assert_eq!(restarted(&file, &of_generation(2, BAD))[0].1, InForce::LastGood);
+    let (_, _) = LastGood::open(Some(file.clone())).resolve(&[], &[PolicyKind::PeerAuthentication]);
+    assert_eq!(
+        restarted(&file, &of_generation(2, BAD))[0].1,
+        InForce::StandIn,
+        "its kind is there, and it is gone"
+    );
+}
+
+// proves: SEC-3
+#[test]
+fn a_policy_that_is_nested_deep_is_kept_with_the_others() {
+    let dir = TempDir::new("last-good-deep");
+    let file = dir.0.join("policies.json");
+    let deep = (0..125).fold("1".to_owned(), |inner, _| format!("{{\"a\":{inner}}}"));
+    let target = format!("{{\"targetRef\": {deep}, \"rules\": [{{}}, {{}}]}}");
+    let text = format!(
+        r#"{{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {{"name": "deep"}}, "spec": {target}}}"#
+    );
+    let mut objects = parse("x.json", text.as_bytes()).unwrap();
+    objects.extend(parse("x.yaml", policy(GOOD).as_bytes()).unwrap());
+    LastGood::open(Some(file.clone())).resolve(&objects.iter().collect::<Vec<_>>(), &[]);
+    assert_eq!(restarted(&file, &policy(BAD))[0].1, InForce::LastGood);
+}
+
 // proves: SEC-3
 #[test]
 fn a_file_that_is_broken_or_cannot_be_written_never_brings_an_older_form_back() {
     let dir = TempDir::new("last-good-broken");
     let file = dir.0.join("policies.json");
-    for broken in ["", "{", "[]", "{\"version\": 2, \"policies\": []}"] {
+    for broken in ["", "{", "[]", "{\"version\": 3, \"policies\": []}"] {
         restarted(&file, &policy(GOOD));
         std::fs::write(&file, broken).unwrap();
         assert_eq!(restarted(&file, &policy(BAD))[0].1, InForce::StandIn, "{broken:?}");
@@ -174,14 +241,14 @@ fn a_file_that_is_broken_or_cannot_be_written_never_brings_an_older_form_back() 
     std::fs::create_dir(file.with_extension("draft")).unwrap();
     let objects = parse("x.yaml", policy("{}").as_bytes()).unwrap();
     let mut last_good = LastGood::open(Some(file.clone()));
-    last_good.resolve(&[&objects[0]]);
+    last_good.resolve(&[&objects[0]], &[]);
     let error = last_good.error().unwrap();
     assert!(error.contains("policies.json") && error.contains("--state-dir"), "{error}");
     assert!(!file.exists());
     assert_eq!(restarted(&file, &policy(BAD))[0].1, InForce::StandIn);
     // It is written as soon as it can be.
     std::fs::remove_dir(file.with_extension("draft")).unwrap();
-    last_good.resolve(&[&objects[0]]);
+    last_good.resolve(&[&objects[0]], &[]);
     assert_eq!(last_good.error(), None);
     assert_eq!(restarted(&file, &policy(BAD))[0].1, InForce::LastGood);
 }
@@ -197,7 +264,7 @@ fn a_policy_without_a_name_is_a_broken_manifest() {
 #[test]
 fn a_refusal_is_a_sentence() {
     let objects = parse("x.yaml", policy(BAD).as_bytes()).unwrap();
-    let (_, refusals) = LastGood::default().resolve(&[&objects[0]]);
+    let (_, refusals) = LastGood::default().resolve(&[&objects[0]], &[]);
     let said = refusals[0].to_string();
     assert!(
         said.starts_with("AuthorizationPolicy default/p is refused: x.yaml, document 1, spec.rulez: "),

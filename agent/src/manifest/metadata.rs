@@ -14,6 +14,8 @@ pub struct Metadata {
     #[serde(default, deserialize_with = "null_as_default")]
     pub namespace: Option<String>,
     pub uid: Option<String>,
+    /// Counts the forms that the object's spec has had, from 1; no manifest has it.
+    pub generation: Option<i64>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub labels: Labels,
     /// Those that may mean anything here: others are many, and can be as large as the object.

@@ -41,10 +41,10 @@ mod test_dir;
 
 pub use complaint::Complaint;
 pub use error::{ManifestError, Origin, Place};
-pub use objects::{Object, Sourced};
+pub use objects::{Mistake, Object, Sourced};
 pub use policies::ROOT_NAMESPACE;
 pub use publish::{ManifestStatus, Published, Publisher, WatchState, WatchStatus};
-pub use refused::{InForce, Refusal};
+pub use refused::{InForce, PolicyKind, Refusal};
 pub use snapshot::Settings;
 pub use text::parse;
 pub use warnings::PolicyWarnings;

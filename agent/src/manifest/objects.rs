@@ -230,15 +230,26 @@ impl Object {
             _ => return Ok(None),
         }))
     }
+
+    /// What an object is that has a field which cannot be read: a policy is refused, as one with a wrong field is.
+    ///
+    /// # Errors
+    /// `wrong`, for an object of another kind, and for a policy without a name.
+    pub fn unreadable(value: &Value, wrong: Mistake) -> Result<Self, Mistake> {
+        match value.get("kind").and_then(Value::as_str).and_then(PolicyKind::of) {
+            Some(kind) => refused(kind, value, wrong),
+            None => Err(wrong),
+        }
+    }
 }
 
 /// What is wrong with an object: the path of the field, and the message.
-type Mistake = (String, String);
+pub type Mistake = (String, String);
 
 /// A policy's text as it is kept for the time when the policy cannot be read: what of it means anything here.
 fn written(value: &Value, kind: PolicyKind) -> Box<str> {
     let mut metadata = serde_json::Map::new();
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+    for field in ["name", "namespace", "uid", "generation", "creationTimestamp"] {
         if let Some(known) = value["metadata"].get(field) {
             metadata.insert(field.to_owned(), known.clone());
         }

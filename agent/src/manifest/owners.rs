@@ -1,8 +1,8 @@
 //! Who has which address: one address has one owner.
 
 use super::{ManifestError, Place};
-use crate::mesh::{Service, Workload};
-use std::collections::HashMap;
+use crate::mesh::{Mesh, Service, Workload};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -36,12 +36,32 @@ struct Owner<'a> {
 }
 
 impl<'a> Owners<'a> {
-    /// Leaves each address to one pod: to one that goes on before one that ends, then to the newest.
-    pub fn settle(pods: &mut [Claimant<'a>], authors: Authors, errors: &mut Vec<ManifestError>) -> Self {
+    /// Leaves each address to one pod, and none of `services` to any. Gives also which addresses are disputed though one of those
+    /// who claim them is captured.
+    ///
+    /// Whoever may write a pod's status may have it claim any address. So an address that a captured pod claims is no plain pod's,
+    /// and who had it before and still claims it keeps it. Else it is left to one that goes on before one that ends, then to the
+    /// newest.
+    pub fn settle(
+        pods: &mut [Claimant<'a>],
+        authors: Authors,
+        services: &HashSet<IpAddr>,
+        previous: &Mesh,
+        errors: &mut Vec<ManifestError>,
+    ) -> (Self, BTreeSet<IpAddr>) {
         let mut owners: HashMap<IpAddr, Owner<'a>> = HashMap::with_capacity(pods.len());
+        let mut disputed = BTreeSet::new();
         for next in 0..pods.len() {
             let mut kept = Vec::with_capacity(pods[next].workload.addresses.len());
             for address in std::mem::take(&mut pods[next].workload.addresses) {
+                if services.contains(&address) {
+                    let message = format!(
+                        "pod {} claims the address {address}, which is a Service's and stays so",
+                        pods[next].workload.name
+                    );
+                    errors.push(pods[next].place.error("status.podIPs", message));
+                    continue;
+                }
                 let owner = Owner { place: pods[next].place, pod: Some(next), service: String::new() };
                 let Some(before) = owners.get(&address).and_then(|owner| owner.pod) else {
                     kept.push(address);
@@ -51,8 +71,12 @@ impl<'a> Owners<'a> {
                 let (a, b) = (&pods[before], &pods[next]);
                 // A pod whose sandbox is gone says that it has its address until the kubelet has said otherwise, and another
                 // pod may have it by then.
-                let is_on_its_way =
-                    authors == Authors::Many && a.workload.terminating != b.workload.terminating;
+                let is_on_its_way = authors == Authors::Many
+                    && a.workload.terminating != b.workload.terminating
+                    && a.workload.captured == b.workload.captured;
+                if a.workload.captured || b.workload.captured {
+                    disputed.insert(address);
+                }
                 if !is_on_its_way {
                     let message = format!(
                         "pod {} and pod {} ({}) both have the address {address}",
@@ -60,7 +84,12 @@ impl<'a> Owners<'a> {
                     );
                     errors.push(b.place.error("status.podIPs", message));
                 }
-                if (!b.workload.terminating, b.made) > (!a.workload.terminating, a.made) {
+                let had = previous.by_address.get(&address).map(|owner| &owner.uid);
+                let rank = |claimant: &Claimant<'_>| {
+                    let Workload { captured, terminating, uid, .. } = &claimant.workload;
+                    (*captured, !terminating, had == Some(uid), claimant.made)
+                };
+                if rank(b) > rank(a) {
                     pods[before].workload.addresses.retain(|other| *other != address);
                     kept.push(address);
                     owners.insert(address, owner);
@@ -68,7 +97,7 @@ impl<'a> Owners<'a> {
             }
             pods[next].workload.addresses = kept;
         }
-        Self(owners)
+        (Self(owners), disputed)
     }
 
     /// Gives a cluster IP to a service. False when somebody else has it.

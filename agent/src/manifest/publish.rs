@@ -1,7 +1,7 @@
 //! Publishes a mesh for every state of the objects, wherever they come from, and says what is wrong with them.
 
 use super::last_good::LastGood;
-use super::refused::Refusal;
+use super::refused::{PolicyKind, Refusal};
 use super::{ManifestError, Object, PolicyWarnings, Settings, Sourced, snapshot};
 use crate::mesh::{Mesh, Policy};
 use serde::Serialize;
@@ -47,6 +47,9 @@ pub struct WatchStatus {
     /// Since when it is in this state.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
+    /// Since when it has failed without a word in between, whether it is connected now or not; absent while it does not.
+    #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub failing_since: Option<OffsetDateTime>,
     /// What went wrong last, while it is disconnected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -77,6 +80,11 @@ impl Publisher {
         (Self { last_good: LastGood::open(settings.last_good.clone()), settings, mesh, status }, published)
     }
 
+    /// Whether this node knows policies of this kind, of itself or of an earlier agent.
+    pub fn knows(&self, kind: PolicyKind) -> bool {
+        self.last_good.knows(kind)
+    }
+
     pub fn has_errors(&self) -> bool {
         !self.status.borrow().errors.is_empty()
     }
@@ -85,7 +93,7 @@ impl Publisher {
     /// who writes manifests mends them.
     pub fn whole(&mut self, objects: Vec<&Sourced>) {
         let current = self.mesh.borrow().clone();
-        let (objects, instead, refused) = self.resolve(objects);
+        let (objects, instead, refused) = self.resolve(objects, &[]);
         let warnings = self.warnings(&objects);
         match snapshot::build(objects.into_iter().chain(&instead), &self.settings, &current) {
             Ok(mesh) => {
@@ -98,10 +106,10 @@ impl Publisher {
 
     /// Publishes a new generation, unless the objects say what they said before. What is wrong with one object is that
     /// object's alone: many people write a cluster's, and none of them may stop the others' changes. `errors` is what
-    /// was wrong with objects that could not be read.
-    pub fn apart(&mut self, objects: Vec<&Sourced>, mut errors: Vec<ManifestError>) {
+    /// was wrong with objects that could not be read; `absent` are the kinds that the cluster does not have at the moment.
+    pub fn apart(&mut self, objects: Vec<&Sourced>, mut errors: Vec<ManifestError>, absent: &[PolicyKind]) {
         let current = self.mesh.borrow().clone();
-        let (objects, instead, refused) = self.resolve(objects);
+        let (objects, instead, refused) = self.resolve(objects, absent);
         let warnings = self.warnings(&objects);
         let (mesh, wrong) =
             snapshot::build_apart(objects.into_iter().chain(&instead), &self.settings, &current);
@@ -129,8 +137,9 @@ impl Publisher {
     fn resolve<'a>(
         &mut self,
         mut objects: Vec<&'a Sourced>,
+        absent: &[PolicyKind],
     ) -> (Vec<&'a Sourced>, Vec<Sourced>, Vec<Refusal>) {
-        let (instead, refused) = self.last_good.resolve(&objects);
+        let (instead, refused) = self.last_good.resolve(&objects, absent);
         objects.retain(|sourced| !matches!(sourced.object, Object::RefusedPolicy(_)));
         (objects, instead, refused)
     }

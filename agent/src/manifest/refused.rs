@@ -21,6 +21,8 @@ pub struct RefusedPolicy {
     pub name: String,
     /// Whom the API server made it as: a policy that is made anew under the same name is another one.
     pub uid: Option<String>,
+    /// `metadata.generation`: which form of its spec this is.
+    pub generation: Option<i64>,
     /// Which pods it selects; `None` where the selector cannot be read.
     pub selector: Option<WorkloadSelector>,
     /// It is for gateways (`targetRef`, `targetRefs`) and has no selector.
@@ -55,6 +57,17 @@ pub enum InForce {
     StandIn,
 }
 
+impl PolicyKind {
+    /// The kind that objects of this kind are of; `None` for what is no policy.
+    pub fn of(kind: &str) -> Option<Self> {
+        match kind {
+            "PeerAuthentication" => Some(Self::PeerAuthentication),
+            "AuthorizationPolicy" => Some(Self::AuthorizationPolicy),
+            _ => None,
+        }
+    }
+}
+
 impl RefusedPolicy {
     /// `None` for a policy without a usable name: nobody could say which one it is.
     pub fn new(kind: PolicyKind, value: &Value, (wrong_field, message): &(String, String)) -> Option<Self> {
@@ -81,6 +94,7 @@ impl RefusedPolicy {
             namespace,
             name: text("name")?,
             uid: text("uid"),
+            generation: metadata.get("generation").and_then(Value::as_i64),
             selector,
             has_target: targets_something && !selects,
             dry_run: annotation.is_some_and(is_dry_run),

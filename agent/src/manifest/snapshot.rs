@@ -1,14 +1,14 @@
 //! Builds a mesh from objects. Pure: the same objects give an equal mesh.
 
 use super::authorization::AuthorizationPolicy;
-use super::metadata::Key;
+use super::metadata::{Key, Metadata};
 use super::objects::{EndpointSlice, Namespace, NetworkPolicy, Object, Pod, Service};
 use super::owners::{Authors, Claimant, Owners};
 use super::peer_authentication::PeerAuthentication;
 use super::policies::Policies;
 use super::{ManifestError, Place, Sourced, services, workloads};
-use crate::mesh::{Mesh, TrustDomains};
-use std::collections::BTreeMap;
+use crate::mesh::{Mesh, PodName, TrustDomains};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -81,12 +81,23 @@ fn assemble<'a>(
     let of_pods = objects.authorization_policies.values().filter(|(_, policy)| !policy.has_target);
     mesh.policies = of_pods.map(|(_, object)| (object.policy.name.clone(), object.policy.clone())).collect();
 
-    let captured = objects.namespaces.values().filter(|(_, namespace)| workloads::captures(namespace));
-    mesh.captured_namespaces = captured.map(|(_, namespace)| namespace.metadata.name.clone()).collect();
+    let namespaces = Namespaces::new(&objects, previous, authors);
+    mesh.captured_namespaces = namespaces.captured.clone();
+    mesh.plain_namespaces = (authors == Authors::Many).then(|| namespaces.plain.clone());
+
+    let endpoints = services::endpoints(&objects.slices, &mut errors);
+    let mut all_services = Vec::with_capacity(objects.services.len());
+    for (key, (place, service)) in &objects.services {
+        match services::service(service, endpoints.get(key).unwrap_or(&services::Endpoints::default())) {
+            Ok(service) => all_services.extend(service.map(|service| (*place, Arc::new(service)))),
+            Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
+        }
+    }
 
     let mut pods = Vec::with_capacity(objects.pods.len());
     for (key, (place, pod)) in &objects.pods {
         let namespace = objects.namespaces.get(&("", key.0)).map(|(_, namespace)| *namespace);
+        let namespace = namespace.ok_or_else(|| namespaces.capture_by_default(pod, previous, authors));
         let (mut workload, wrong) =
             workloads::workload(pod, namespace, settings.trust_domains.own(), &policies);
         errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message)));
@@ -96,7 +107,10 @@ fn assemble<'a>(
         }
         pods.push(Claimant { place, made: pod.metadata.creation_timestamp, workload });
     }
-    let mut owners = Owners::settle(&mut pods, authors, &mut errors);
+    let of_services = all_services.iter().flat_map(|(_, service)| service.cluster_ips.iter().copied());
+    let of_services = if authors == Authors::Many { of_services.collect() } else { HashSet::new() };
+    let (mut owners, disputed) = Owners::settle(&mut pods, authors, &of_services, previous, &mut errors);
+    mesh.disputed = disputed;
     mesh.by_address.reserve(pods.len());
     mesh.workloads.reserve(pods.len());
     for Claimant { workload, .. } in pods {
@@ -109,23 +123,62 @@ fn assemble<'a>(
         mesh.workloads.insert(workload.name.clone(), workload);
     }
 
-    let endpoints = services::endpoints(&objects.slices, &mut errors);
-    for (key, (place, service)) in &objects.services {
-        match services::service(service, endpoints.get(key).unwrap_or(&services::Endpoints::default())) {
-            Ok(None) => {}
-            Ok(Some(service)) => {
-                let service = Arc::new(service);
-                for ip in &service.cluster_ips {
-                    if owners.claim(*ip, &service, place, &mesh.by_address, &mut errors) {
-                        mesh.services.insert(*ip, service.clone());
-                    }
-                }
+    for (place, service) in &all_services {
+        for ip in &service.cluster_ips {
+            if owners.claim(*ip, service, place, &mesh.by_address, &mut errors) {
+                mesh.services.insert(*ip, service.clone());
             }
-            Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
         }
     }
     mesh.policy = policy_generation(previous, &mesh, &settings.node);
     (mesh, errors)
+}
+
+/// Which namespaces' pods are captured unless they say otherwise.
+struct Namespaces {
+    captured: BTreeSet<String>,
+    plain: BTreeSet<String>,
+}
+
+impl Namespaces {
+    /// A namespace whose object is gone is what it was before, for as long as there are pods of it: that the object is gone says
+    /// nothing of them.
+    fn new(objects: &Objects<'_>, previous: &Mesh, authors: Authors) -> Self {
+        let mut all = Self { captured: BTreeSet::new(), plain: BTreeSet::new() };
+        for (_, namespace) in objects.namespaces.values() {
+            let is_captured = workloads::captures(namespace);
+            let those = if is_captured { &mut all.captured } else { &mut all.plain };
+            those.insert(namespace.metadata.name.clone());
+        }
+        for (namespace, _) in
+            objects.pods.keys().filter(|(name, _)| !objects.namespaces.contains_key(&("", *name)))
+        {
+            if previous.captured_namespaces.contains(*namespace) {
+                all.captured.insert((*namespace).to_owned());
+            } else if authors == Authors::Many
+                && previous.plain_namespaces.as_ref().is_some_and(|plain| plain.contains(*namespace))
+            {
+                all.plain.insert((*namespace).to_owned());
+            }
+        }
+        all
+    }
+
+    /// Whether a pod is captured whose Namespace object is not known, unless its own label says so or otherwise.
+    ///
+    /// In a cluster every pod is in a namespace that has an object: one that has not been heard of may be captured. A directory
+    /// need not have it.
+    fn capture_by_default(&self, pod: &Pod, previous: &Mesh, authors: Authors) -> bool {
+        let Metadata { uid, .. } = &pod.metadata;
+        let namespace = pod.metadata.namespace();
+        if authors == Authors::One {
+            return self.captured.contains(namespace);
+        }
+        let name = PodName { namespace: namespace.to_owned(), name: pod.metadata.name.clone() };
+        let before = previous.workloads.get(&name).filter(|before| Some(&before.uid) == uid.as_ref());
+        let was_captured = before.is_some_and(|before| before.captured);
+        was_captured || !self.plain.contains(namespace)
+    }
 }
 
 /// Verdicts stay good as long as the node's captured pods, and what policies say of them, are what they were.
@@ -143,6 +196,8 @@ pub fn same(a: &Mesh, b: &Mesh) -> bool {
         && a.services == b.services
         && a.policies == b.policies
         && a.captured_namespaces == b.captured_namespaces
+        && a.plain_namespaces == b.plain_namespaces
+        && a.disputed == b.disputed
 }
 
 /// The objects by kind and name. Ordered, so that errors come in the same order every time.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::manifest::parse;
 use crate::mesh::{MtlsMode, PodName};
+use std::net::IpAddr;
 
 fn mesh(manifests: &str) -> Result<Mesh, String> {
     let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
@@ -237,4 +238,110 @@ fn equal_objects_give_equal_meshes() {
     let text = pod("a", "10.0.0.1", "") + &service("a", "10.96.0.1");
     assert!(same(&mesh(&text).unwrap(), &mesh(&(text.clone() + "# a comment")).unwrap()));
     assert!(!same(&mesh(&text).unwrap(), &mesh(&service("a", "10.96.0.1")).unwrap()));
+}
+
+/// What a cluster's objects mean after those before.
+fn of_cluster(manifests: &str, previous: &Mesh) -> (Mesh, usize) {
+    let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
+    let (mesh, errors) = build_apart(&objects, &Settings::default(), previous);
+    (mesh, errors.len())
+}
+
+fn with_uid(pod: &str, more: &str) -> String {
+    pod.replace("namespace: shop", &format!("namespace: shop, uid: one{more}"))
+}
+
+// proves: SEC-3
+#[test]
+fn a_namespace_that_vanishes_or_is_not_heard_of_releases_no_pod() {
+    let namespace = |labels: &str| {
+        format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: shop, labels: {{{labels}}}}}}}\n")
+    };
+    let (on, off) = (namespace("pillion.dev/capture: enabled"), namespace(""));
+    let web = with_uid(&pod("web", "10.0.0.1", ""), "");
+    let name = PodName { namespace: "shop".into(), name: "web".into() };
+    let is_captured = |mesh: &Mesh| mesh.workloads[&name].captured;
+
+    let (before, _) = of_cluster(&(on.clone() + &web), &Mesh::default());
+    let (vanished, _) = of_cluster(&web, &before);
+    assert!(is_captured(&vanished) && vanished.may_capture("shop"));
+    let (later, _) = of_cluster(&web, &vanished);
+    assert!(is_captured(&later), "it stays so, however many generations pass");
+    let (released, _) = of_cluster(&(off.clone() + &web), &later);
+    assert!(!is_captured(&released), "its object says so");
+    let (ended, _) = of_cluster("", &later);
+    assert!(ended.captured_namespaces.is_empty(), "it has no pods any more");
+
+    let (unheard, _) = of_cluster(&web, &Mesh::default());
+    assert!(is_captured(&unheard) && unheard.may_capture("shop"), "nobody has said that it is not");
+    let own = with_uid(&pod("web", "10.0.0.1", ""), ", labels: {pillion.dev/capture: disabled}");
+    assert!(!is_captured(&of_cluster(&own, &Mesh::default()).0), "its own label says so");
+
+    let (plain, _) = of_cluster(&(off + &web), &Mesh::default());
+    let (vanished, _) = of_cluster(&web, &plain);
+    assert!(!is_captured(&vanished) && !vanished.may_capture("shop"), "it stays what it was");
+    // A pod that was in the mesh by its own label stays, too, when both are gone.
+    let labelled = with_uid(&pod("web", "10.0.0.1", ""), ", labels: {pillion.dev/capture: enabled}");
+    let (before, _) = of_cluster(&(namespace("") + &labelled), &Mesh::default());
+    assert!(is_captured(&of_cluster(&web, &before).0));
+}
+
+// proves: SEC-3
+#[test]
+fn a_directorys_namespace_whose_file_is_gone_releases_no_pod() {
+    let namespace = "---\n{apiVersion: v1, kind: Namespace, \
+                     metadata: {name: shop, labels: {pillion.dev/capture: enabled}}}\n";
+    let build = |text: &str, previous: &Mesh| {
+        let objects = parse("x.yaml", text.as_bytes()).unwrap();
+        build(&objects, &Settings::default(), previous).unwrap()
+    };
+    let web = pod("web", "10.0.0.1", "");
+    let is_captured = |mesh: &Mesh| mesh.by_address[&"10.0.0.1".parse().unwrap()].captured;
+    assert!(!is_captured(&build(&web, &Mesh::default())), "a directory need not have Namespaces");
+    let before = build(&(web.clone() + namespace), &Mesh::default());
+    assert!(is_captured(&build(&web, &build(&web, &before))));
+}
+
+// proves: SEC-3
+#[test]
+fn no_other_pods_status_takes_a_captured_pods_address() {
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    let of = |name: &str, capture: &str, more: &str| {
+        let labels =
+            format!("namespace: shop, uid: {name}, labels: {{pillion.dev/capture: {capture}}}{more}");
+        pod(name, "10.0.0.1", "").replace("namespace: shop", &labels)
+    };
+    let at = |day: u8| format!(", creationTimestamp: '2026-01-0{day}T00:00:00Z'");
+    let ends = ", deletionTimestamp: '2026-01-05T00:00:00Z'";
+    let owner = |mesh: &Mesh| mesh.by_address[&address].name.name.clone();
+    for (victim, other) in [
+        // Newer; older, beside one that ends.
+        (of("victim", "enabled", &at(1)), of("a-other", "disabled", &at(2))),
+        (of("victim", "enabled", ends), of("other", "disabled", &at(2))),
+    ] {
+        let (mesh, errors) = of_cluster(&(victim.clone() + &other), &Mesh::default());
+        assert_eq!((owner(&mesh).as_str(), errors), ("victim", 1));
+        assert!(mesh.disputed.contains(&address));
+        assert!(mesh.workloads.values().filter(|pod| pod.addresses.contains(&address)).count() == 1);
+    }
+    // Another captured pod does not take it from the one that has it, and nothing is plain as long as both claim it.
+    let (victim, other) = (of("victim", "enabled", &at(1)), of("other", "enabled", &at(2)));
+    let (before, _) = of_cluster(&victim, &Mesh::default());
+    let (mesh, errors) = of_cluster(&(victim.clone() + &other), &before);
+    assert_eq!((owner(&mesh).as_str(), errors), ("victim", 1));
+    let (after, errors) = of_cluster(&other, &mesh);
+    assert_eq!((owner(&after).as_str(), errors, after.disputed.len()), ("other", 0, 0));
+}
+
+// proves: SEC-3
+#[test]
+fn no_pods_status_takes_a_services_address() {
+    let web = service("web", "10.96.0.1");
+    for labels in ["", "labels: {pillion.dev/capture: enabled}, "] {
+        let other = pod("other", "10.96.0.1", "").replace("namespace", &format!("{labels}namespace"));
+        let (mesh, errors) = of_cluster(&(web.clone() + &other), &Mesh::default());
+        let address = "10.96.0.1".parse().unwrap();
+        assert_eq!((mesh.services.contains_key(&address), errors), (true, 1));
+        assert!(!mesh.by_address.contains_key(&address));
+    }
 }

@@ -24,11 +24,11 @@ const MOST_ITEMS: usize = 1024;
 /// What CNI's bandwidth plugin goes by.
 const BANDWIDTH: [&str; 2] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
 
-/// Reads a pod, and says what is wrong with it; `namespace` is the Namespace object it is in, where there is one. What is
-/// wrong is taken for the strictest that it could be.
+/// Reads a pod, and says what is wrong with it. `namespace` is what the Namespace object says that it is in, or else whether the pod
+/// is captured as far as is known. What is wrong is taken for the strictest that it could be.
 pub(super) fn workload(
     pod: &Pod,
-    namespace: Option<&Namespace>,
+    namespace: Result<&Namespace, bool>,
     trust_domain: &TrustDomain,
     policies: &Policies<'_>,
 ) -> (Workload, Vec<Wrong>) {
@@ -142,13 +142,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the pod opted in. Its own label wins over its namespace's.
-    fn capture(&mut self, namespace: Option<&Namespace>) -> bool {
+    fn capture(&mut self, namespace: Result<&Namespace, bool>) -> bool {
         let own = self.metadata.labels.get(CAPTURE).map(|value| (value, ""));
         let inherited = namespace
+            .ok()
             .and_then(|n| n.metadata.labels.get(CAPTURE))
             .map(|value| (value, " (from its namespace)"));
         match own.or(inherited) {
-            None => false,
+            None => namespace.err().unwrap_or(false),
             Some((value, _)) if value == "enabled" => true,
             Some((value, _)) if value == "disabled" => false,
             Some((value, whose)) => {
@@ -252,7 +253,7 @@ mod tests {
     fn read(pod: Value) -> Result<Workload, String> {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let trust_domain = "cluster.local".parse().unwrap();
-        let (workload, wrong) = workload(&pod, None, &trust_domain, &Policies::default());
+        let (workload, wrong) = workload(&pod, Err(false), &trust_domain, &Policies::default());
         let said: Vec<_> = wrong.iter().map(|w| format!("{}: {}", w.field, w.message)).collect();
         if said.is_empty() { Ok(workload) } else { Err(said.join("\n")) }
     }
@@ -275,7 +276,7 @@ mod tests {
             let labels = own.map(|value| json!({CAPTURE: value}));
             let pod = serde_json::from_value(json!({"metadata": {"name": "a", "labels": labels}})).unwrap();
             let trust_domain = "cluster.local".parse().unwrap();
-            let (workload, wrong) = workload(&pod, Some(namespace), &trust_domain, &Policies::default());
+            let (workload, wrong) = workload(&pod, Ok(namespace), &trust_domain, &Policies::default());
             wrong.is_empty().then_some(workload.captured)
         };
         let (on, off, odd) = (namespace("enabled"), namespace("disabled"), namespace("on"));

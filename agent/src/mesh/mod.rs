@@ -42,9 +42,22 @@ pub struct Mesh {
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// The namespaces whose pods are in the mesh unless they say otherwise: those of pods that are not known yet, too.
     pub captured_namespaces: BTreeSet<String>,
+    /// The namespaces that are known not to be among them; `None` where every other one is known not to be.
+    pub plain_namespaces: Option<BTreeSet<String>>,
+    /// Addresses that several pods claim, of which one at least is captured. Nobody connects there in plain.
+    pub disputed: BTreeSet<IpAddr>,
 }
 
 impl Mesh {
+    /// Whether pods of the namespace are in the mesh unless they say otherwise, as far as is known: a namespace that nobody has
+    /// spoken of may be one of those.
+    pub fn may_capture(&self, namespace: &str) -> bool {
+        let is_plain = |plain: &BTreeSet<String>| plain.contains(namespace);
+        self.generation == 0
+            || self.captured_namespaces.contains(namespace)
+            || !self.plain_namespaces.as_ref().is_none_or(is_plain)
+    }
+
     /// The pods that this node has to bring into the mesh.
     pub fn captured_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
         self.workloads.values().filter(move |w| w.node == node && w.captured)

@@ -163,7 +163,7 @@ impl Supervisor {
                 let cookie = pod.cookie;
                 self.forget(name);
                 if let Some(cookie) = cookie {
-                    self.forget_in_kernel(cookie);
+                    self.forget_in_kernel(name, cookie);
                 }
             }
         }
@@ -171,8 +171,9 @@ impl Supervisor {
 
     /// Has the hooks let a retiring pod go; also when that has failed before.
     pub(super) fn release_in_kernel(&mut self, name: &PodName) {
-        let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.state == State::Retiring) else { return };
-        let Some(cookie) = pod.cookie else { return };
+        let Some(pod) = self.pods.get(name).filter(|pod| pod.state == State::Retiring) else { return };
+        let Some(cookie) = pod.cookie.filter(|cookie| !self.is_anothers(name, *cookie)) else { return };
+        let Some(pod) = self.pods.get_mut(name) else { return };
         let released = self.kernel.release(cookie);
         if released.is_ok() {
             self.ledger.strike(cookie);
@@ -206,7 +207,7 @@ impl Supervisor {
             tracing::error!(pod = %name, "what the kernel has of it cannot be closed; the audit tries again: {e}");
         }
         match cookie {
-            Some(cookie) if is_released => self.forget_in_kernel(cookie),
+            Some(cookie) if is_released => self.forget_in_kernel(name, cookie),
             Some(_) => self.revisit.soon(),
             None => {}
         }
@@ -220,7 +221,17 @@ impl Supervisor {
         self.metrics.unregister(name);
     }
 
-    fn forget_in_kernel(&mut self, cookie: u64) {
+    /// Whether a pod that is to be captured is in the network namespace, beside the named one: then what the kernel has of the
+    /// namespace is that pod's. Whoever writes manifests may name any namespace.
+    pub(super) fn is_anothers(&self, name: &PodName, cookie: u64) -> bool {
+        let is_there = |pod: &Pod| pod.cookie == Some(cookie) && pod.state != State::Retiring;
+        self.pods.iter().any(|(other, pod)| other != name && is_there(pod))
+    }
+
+    fn forget_in_kernel(&mut self, name: &PodName, cookie: u64) {
+        if self.is_anothers(name, cookie) {
+            return;
+        }
         match self.kernel.forget(cookie) {
             Ok(()) => self.ledger.strike(cookie),
             Err(e) => {

@@ -56,12 +56,16 @@ impl Sandboxes {
         own().find(|sandbox| sandbox.netns.is_some()).or_else(|| own().next())
     }
 
-    /// The pod as it is on this node: in its sandbox's network namespace. Where the runtime does not name one, the object may. What the object says of addresses counts as soon as
-    /// it says any.
+    /// The pod as it is on this node: in its sandbox's network namespace. Where the runtime does not name one, the object may. Of the
+    /// addresses that the object says only those count that the sandbox has, where its addresses are known: whoever may write
+    /// the pod's status may have it say any.
     pub fn place(&self, workload: &Arc<Workload>) -> Option<Arc<Workload>> {
         let sandbox = self.sandbox(workload)?;
         let mut placed = Workload::clone(workload);
         placed.netns = sandbox.netns.clone().or(placed.netns);
+        if !sandbox.addresses.is_empty() {
+            placed.addresses.retain(|address| sandbox.addresses.contains(address));
+        }
         if placed.addresses.is_empty() {
             placed.addresses.clone_from(&sandbox.addresses);
         }
@@ -96,8 +100,26 @@ mod tests {
         let placed = sandboxes.place(&web).unwrap();
         assert_eq!(placed.netns.as_deref(), Some("/run/netns/a".as_ref()));
         assert_eq!(placed.addresses, [std::net::IpAddr::from([10, 0, 0, 9])], "the object has none yet");
-        let known = workload("uid: uid-web,", "podIPs: [{ip: 10.0.0.3}]");
-        assert_eq!(sandboxes.place(&known).unwrap().addresses, known.addresses);
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn a_pod_has_no_address_that_its_sandbox_does_not_have() {
+        let mut sandboxes = Sandboxes::default();
+        let mut sandbox = Sandbox::of_test("a", "web");
+        let own: [std::net::IpAddr; 2] = [[10, 0, 0, 9].into(), [10, 0, 0, 10].into()];
+        sandbox.addresses = own.to_vec();
+        sandboxes.put(&sandbox);
+        let addresses = |sandboxes: &Sandboxes, ips: &str| {
+            sandboxes.place(&workload("uid: uid-web,", ips)).unwrap().addresses.clone()
+        };
+        assert_eq!(addresses(&sandboxes, "podIPs: [{ip: 10.0.0.10}]"), own[1..], "the object chooses");
+        assert_eq!(addresses(&sandboxes, "podIPs: [{ip: 10.0.0.3}, {ip: 10.0.0.9}]"), own[..1]);
+        assert_eq!(addresses(&sandboxes, "podIPs: [{ip: 10.0.0.3}]"), own);
+        sandbox.addresses.clear();
+        sandboxes.replace(&[sandbox]);
+        let said: [std::net::IpAddr; 1] = [[10, 0, 0, 3].into()];
+        assert_eq!(addresses(&sandboxes, "podIPs: [{ip: 10.0.0.3}]"), said, "nobody else says any");
     }
 
     // proves: SEC-3

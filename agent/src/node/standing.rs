@@ -18,12 +18,14 @@ pub enum Standing {
 
 /// How a pod stands whose object is not known.
 ///
-/// While no mesh is known, nobody has said which namespaces' pods are captured: then the pod's own label alone can say that
-/// it is not.
+/// While no mesh is known, or not the pod's namespace, nobody has said whether its pods are captured: then the pod's own label
+/// alone can say that it is not.
 pub fn without_object(mesh: &Mesh, sandbox: &Sandbox) -> Standing {
-    let is_captured_by_namespace =
-        mesh.generation == 0 || mesh.captured_namespaces.contains(&sandbox.pod.namespace);
-    if sandbox.opts_in(is_captured_by_namespace) { Standing::Unknown } else { Standing::Plain }
+    if sandbox.opts_in(mesh.may_capture(&sandbox.pod.namespace)) {
+        Standing::Unknown
+    } else {
+        Standing::Plain
+    }
 }
 
 /// What to answer; none while it is worth waiting.
@@ -71,6 +73,13 @@ mod tests {
         let captured = Mesh { generation: 1, captured_namespaces: ["shop".into()].into(), ..Mesh::default() };
         assert!(waits(&unknown, &unlabelled), "no mesh is known");
         assert!(!waits(&of_others, &unlabelled) && waits(&captured, &unlabelled));
+        let knows = |plain: &str| Mesh {
+            generation: 1,
+            plain_namespaces: Some([plain.to_owned()].into()),
+            ..Mesh::default()
+        };
+        assert!(waits(&knows("bank"), &unlabelled), "its namespace has not been heard of");
+        assert!(!waits(&knows("shop"), &unlabelled));
         assert!(waits(&of_others, &Sandbox::of_test("a", "web")), "it has a label of its own");
     }
 

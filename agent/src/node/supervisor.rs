@@ -16,7 +16,7 @@ use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics};
 use crate::worker::{Entered, Ready, Settings, SignCall, StartError, WorkerError};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -341,9 +341,13 @@ impl Supervisor {
         self.publish_directory();
     }
 
-    /// Has a successor know the pod's network namespace.
+    /// Has a successor know the pod's network namespace. One that another pod is in already stays written down as that pod's.
     fn write_down(&mut self, name: &PodName) {
         let Some(pod) = self.pods.get(name) else { return };
+        let is_served = pod.state == State::Serving;
+        if pod.cookie.is_some_and(|cookie| self.is_anothers(name, cookie)) && !is_served {
+            return;
+        }
         if let (Some(cookie), Some((_, id)), Some(path)) = (pod.cookie, &pod.netns, &pod.workload.netns) {
             let (uid, netns) = (pod.workload.uid.clone(), path.clone());
             self.ledger.enter(Entry { cookie, pod: name.clone(), uid, netns, id: *id });
@@ -352,8 +356,10 @@ impl Supervisor {
 
     /// Has the hooks refuse pods that cannot get a certificate: they are to be in the mesh, and not served.
     fn close_waiting(&mut self, now: Instant) {
+        let serving = self.pods.values().filter(|pod| pod.state == State::Serving);
+        let served: HashSet<u64> = serving.filter_map(|pod| pod.cookie).collect();
         for pod in self.pods.values_mut() {
-            let Some(cookie) = pod.cookie else { continue };
+            let Some(cookie) = pod.cookie.filter(|cookie| !served.contains(cookie)) else { continue };
             let is_failing = || pod.certificate().is_some_and(|certificate| certificate.failing.is_some());
             let is_late = || pod.starting_since + CERTIFICATE_PATIENCE <= now;
             let waits = pod.state == State::Starting && !pod.is_established && !pod.is_closed;
@@ -452,7 +458,7 @@ impl Supervisor {
         }
         (pod.is_established, pod.unsettled) = (false, None);
         pod.state = State::Failed { reason, fault, retry_at: Instant::now() + delay };
-        if let Some(cookie) = pod.cookie
+        if let Some(cookie) = pod.cookie.filter(|cookie| !self.serves_another(&pod.workload.name, *cookie))
             && let Err(e) = self.kernel.refuse(cookie)
         {
             tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
@@ -472,6 +478,13 @@ impl Supervisor {
             }
         }
         self.pods.insert(name.clone(), pod);
+    }
+
+    /// Whether a pod that is served is in the network namespace, beside the named one: its connections are not the other's to
+    /// have refused.
+    fn serves_another(&self, name: &PodName, cookie: u64) -> bool {
+        let is_there = |pod: &Pod| pod.cookie == Some(cookie) && pod.state == State::Serving;
+        self.pods.iter().any(|(other, pod)| other != name && is_there(pod))
     }
 
     fn serving(&self) -> usize {

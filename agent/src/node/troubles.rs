@@ -1,12 +1,15 @@
 //! What is not as it should be on this node, for readiness, metrics and people.
 
+use super::authority::date;
 use super::ledger::Entry;
 use super::netns::Leads;
 use super::pod::{Fault, State};
 use super::supervisor::Supervisor;
+use crate::cluster::stands_still;
 use crate::mesh::PodName;
 use serde::Serialize;
 use std::time::Instant;
+use time::OffsetDateTime;
 
 /// Something that is not as it should be.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +23,7 @@ pub struct Trouble {
 }
 
 /// All reasons there are: a series that is 0 is there, too.
-pub const REASONS: [&str; 8] = [
+pub const REASONS: [&str; 9] = [
     "pod_refused",
     "pod_orphaned",
     "pod_unsettled",
@@ -29,6 +32,7 @@ pub const REASONS: [&str; 8] = [
     "services",
     "kernel",
     "state_dir",
+    "watch",
 ];
 
 /// A pod, or the namespace of one, that is still there and that nobody speaks of.
@@ -73,6 +77,14 @@ impl Supervisor {
             };
             add("pod_orphaned", false, format!("{who}: {}", orphan.why));
         }
+        for (resource, since, why) in self.unheard(OffsetDateTime::now_utc()) {
+            let why = why.unwrap_or_else(|| "it is made anew again and again and brings nothing".to_owned());
+            add(
+                "watch",
+                true,
+                format!("news of {resource}, of which none has come since {}: {why}", date(since)),
+            );
+        }
         for (reason, pending) in [("policies", &self.enforcement), ("services", &self.services)] {
             if let Some(pending) = pending {
                 add(reason, true, pending.reason.clone());
@@ -85,6 +97,15 @@ impl Supervisor {
             add("state_dir", false, error.to_owned());
         }
         troubles
+    }
+
+    /// The resources of which the API server says nothing any more, since when, and why.
+    fn unheard(&self, now: OffsetDateTime) -> Vec<(&'static str, OffsetDateTime, Option<String>)> {
+        let manifests = self.manifests.borrow();
+        let still = manifests.watches.iter().filter_map(|watch| {
+            Some((watch.resource, stands_still(watch.failing_since, now)?, watch.error.clone()))
+        });
+        still.collect()
     }
 
     /// Pods and network namespaces that are still there, and that nobody speaks of.

@@ -42,6 +42,8 @@ fn an_agent_may_take_its_own_nodes_startup_taint_off_and_nothing_else() {
     // The API server looks for new policies now and then.
     let in_force = || Ok(run("n2", &lifted, "--dry-run=server").is_err().then_some(()));
     wait::until("the policy to be in force", Duration::from_secs(30), in_force).unwrap();
+    // The garbage collector deletes what has an owner that is not there.
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "no-such-uid"});
     for (node, change, named) in [
         ("n2", lifted.clone(), "its own node only"),
         ("n1", json!({"spec": {"taints": [new, ours]}}), "change no other"),
@@ -54,6 +56,13 @@ fn an_agent_may_take_its_own_nodes_startup_taint_off_and_nothing_else() {
         ("n1", json!({"metadata": {"labels": {"zone": "b"}}}), "nothing of its node but"),
         ("n1", json!({"metadata": {"annotations": {"a": "b"}}}), "nothing of its node but"),
         ("n1", json!({"spec": {"unschedulable": true}}), "nothing of its node but"),
+        ("n1", json!({"metadata": {"ownerReferences": [owner]}}), "nothing of its node but"),
+        ("n1", json!({"spec": {"providerID": "cloud://another-machine"}}), "nothing of its node but"),
+        (
+            "n1",
+            json!({"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}}),
+            "nothing of its node but",
+        ),
     ] {
         let said = format!("{:#}", patch(node, &change).unwrap_err());
         assert!(said.contains(named), "{node} {change}: {said}");

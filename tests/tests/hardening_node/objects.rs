@@ -74,3 +74,37 @@ fn an_object_that_comes_back_says_again_what_becomes_of_its_pod() {
     agent.wait_released(server).unwrap();
     assert!(answers(&scene.outsider, server));
 }
+
+// proves: SEC-3
+#[test]
+fn an_object_that_names_another_pods_namespace_neither_closes_nor_releases_that_pod() {
+    let scene = Scene::new("thief");
+    let (agent, server) = (scene.agent(), &scene.mesh.server);
+    let node = agent.config_dump().unwrap()["node"].as_str().unwrap().to_owned();
+    let thief = |capture: &str| {
+        let object = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: thief, labels: {{pillion.dev/capture: {capture}}}, \
+             annotations: {{pillion.dev/netns: {}}}}}, spec: {{nodeName: {node}}}}}",
+            server.netns().display()
+        );
+        scene.mesh.bed.write_manifest("thief.yaml", &object).unwrap();
+    };
+    let state = |dump: &serde_json::Value| {
+        let mut workers = dump["workers"].as_array().into_iter().flatten();
+        let worker = workers.find(|worker| worker["pod"] == "thief")?;
+        Some(worker["state"].as_str().unwrap_or_default().to_owned())
+    };
+    thief("enabled");
+    agent
+        .wait_config("that there is no room for it", |dump| state(dump).as_deref() == Some("failed"))
+        .unwrap();
+    assert!(answers(&scene.mesh.client, server), "the server is served as before");
+    thief("disabled");
+    agent.wait_config("that it is let go", |dump| state(dump).is_none()).unwrap();
+    assert_eq!(agent.members().unwrap().len(), 2);
+    assert!(!scene.server_is_plain());
+    assert_eq!(agent.audit().unwrap()["repairs"], serde_json::json!([]), "nothing was to be mended");
+    agent.restart().unwrap();
+    assert_eq!(agent.members().unwrap().len(), 2);
+    assert!(!scene.server_is_plain(), "its successor knows whose namespace it is");
+}

@@ -68,3 +68,39 @@ fn an_api_server_that_gives_lists_in_pages_only_is_heard_the_same() {
     agent.restart().unwrap();
     assert_eq!(write::pods(&agent.config_dump().unwrap()), ["web"]);
 }
+
+// proves: SEC-2, OPS-3
+#[test]
+fn an_object_that_is_nested_deep_is_in_nobodys_way() {
+    let Standing { api, agent, _bed } = Standing::new("deep", &[]).unwrap();
+    api.add_policy_kinds().unwrap();
+    let deep = |name: &str| (0..200).fold(json!({}), |inner, _| json!({ name: inner }));
+    // Whoever makes an object may say what its fields' owners are.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "deep", "managedFields": [{"manager": "somebody", "operation": "Update",
+            "apiVersion": "v1", "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": deep("f:a")}]},
+        "spec": {"nodeName": "far", "containers": [{"name": "app", "image": "app"}]}});
+    let create = ["create", "--filename=-", "--raw=/api/v1/namespaces/default/pods"];
+    let made = api.kubectl(&create, &pod.to_string()).unwrap();
+    assert!(serde_json::from_str::<serde_json::Value>(&made).is_err(), "the API server keeps it: {made}");
+    let policy = |name: &str, spec: serde_json::Value| {
+        write::policy(&api, "PeerAuthentication", "peerauthentications", name, &spec).unwrap();
+    };
+    policy("junk", json!({"selector": {"matchLabels": {"app": "junk"}}, "junk": deep("a")}));
+    policy("all", json!({"mtls": {"mode": "STRICT"}}));
+    for (name, ip) in [("web", "10.1.0.2"), ("junk", "10.1.0.3")] {
+        write::pod(&api, name, ip, &json!({"app": name})).unwrap();
+    }
+    let is_right = |dump: &serde_json::Value| {
+        let strict = ["web", "junk"].map(|pod| write::workload(dump, pod)["mtls"]["default"] == "STRICT");
+        write::pods(dump) == ["deep", "junk", "web"]
+            && strict == [true; 2]
+            && dump["manifests"]["refused"][0]["name"] == "junk"
+    };
+    let dump = agent.wait_config("all that comes after", is_right).unwrap();
+    assert_eq!(dump["manifests"]["refused"][0]["field"], "spec.junk.a", "{:#}", dump["manifests"]["refused"]);
+    assert_eq!(dump["manifests"]["refused"][0]["in_force"], "stand_in");
+    // An agent that begins with them, too.
+    agent.restart().unwrap();
+    agent.wait_config("all of it again", is_right).unwrap();
+}

@@ -3,11 +3,11 @@
 use super::caller::{BoundPod, Caller};
 use super::pods::{Pod, Pods};
 use super::said;
-use crate::cluster::ObjectName;
+use crate::cluster::{ObjectName, read_value};
 use crate::grpc::{Code, Status};
 use crate::mesh::{SpiffeId, TrustDomain};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -23,8 +23,9 @@ pub struct Permits {
 }
 
 #[derive(Deserialize)]
-struct List {
-    items: Vec<Value>,
+struct List<'a> {
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 impl Permits {
@@ -99,11 +100,13 @@ impl Permits {
         let fields = fields.replace('=', "%3D").replace(',', "%2C");
         let uri = format!("/api/v1/namespaces/{namespace}/pods?fieldSelector={fields}");
         let request = http::Request::get(uri).body(Vec::new()).map_err(|e| unavailable(e.to_string()))?;
-        let list: List = match timeout(ANSWER_WITHIN, self.client.request(request)).await {
+        let text = match timeout(ANSWER_WITHIN, self.client.request_text(request)).await {
             Ok(answer) => answer.map_err(|e| unavailable(said(&e)))?,
             Err(_) => return Err(unavailable(format!("no answer within {ANSWER_WITHIN:?}"))),
         };
-        Ok(list.items.iter().filter_map(Pod::of).collect())
+        let list: List<'_> = serde_json::from_str(&text).map_err(|e| unavailable(e.to_string()))?;
+        // What is wrong with one pod's object is no reason to know nothing of the others.
+        Ok(list.items.iter().filter_map(|item| Pod::of(&read_value(item.get()).0)).collect())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which accounts have pods on which node, as far as it was heard. Of a pod nothing else is kept: a cluster has many.
 
-use crate::cluster::{Heard, News, ObjectName, Resource, What, built_in};
+use crate::cluster::{Heard, News, ObjectName, Progress, Resource, Unreadable, What, built_in, stands_still};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 /// Pods that have a node and have not finished.
@@ -53,8 +54,13 @@ impl Pod {
 }
 
 impl Heard for Pod {
-    fn read(_: &Resource, value: Value) -> Option<Self> {
-        Self::of(&value)
+    fn read(_: &Resource, value: Value, unreadable: &[Unreadable]) -> Option<Self> {
+        let pod = Self::of(&value);
+        if let (None, Some(Unreadable { field, message })) = (&pod, unreadable.first()) {
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            tracing::error!(pod = name, "a pod is not known: {field}: {message}");
+        }
+        pod
     }
 }
 
@@ -68,6 +74,7 @@ pub struct Pods {
 struct Known {
     /// All of them have been heard once.
     is_whole: bool,
+    progress: Progress,
     /// By node, and by `namespace/name`.
     nodes: BTreeMap<Box<str>, BTreeMap<Box<str>, Kept>>,
 }
@@ -86,6 +93,11 @@ impl Pods {
 
     pub fn is_whole(&self) -> bool {
         self.read(|known| known.is_whole)
+    }
+
+    /// Since when the pods are not heard of any more, though they should be.
+    pub fn stands_still(&self) -> Option<OffsetDateTime> {
+        self.read(|known| stands_still(known.progress.failing_since(), OffsetDateTime::now_utc()))
     }
 
     pub fn count(&self) -> usize {
@@ -121,9 +133,10 @@ impl Pods {
 
     pub fn take(&self, what: What<Pod>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.progress.take(&what, OffsetDateTime::now_utc());
         match what {
             What::All(pods) => {
-                *known = Known { is_whole: true, ..Known::default() };
+                *known = Known { is_whole: true, progress: known.progress, ..Known::default() };
                 for pod in pods {
                     self.put(&mut known, pod);
                 }
@@ -132,7 +145,7 @@ impl Pods {
             What::Put(pod) => self.put(&mut known, pod),
             What::Deleted(pod) => remove(&mut known, &pod),
             // What is known may be old, and stays: who asks is known by the API server alone, which is away, too.
-            What::Connected | What::Disconnected(_) | What::Absent => {}
+            What::Connected | What::Current | What::Disconnected(_) | What::Absent => {}
         }
     }
 
@@ -173,7 +186,7 @@ pub async fn follow(client: kube::Client, pods: Arc<Pods>) {
             pods.take(what);
         }
     };
-    tokio::join!(crate::cluster::follow(client, 0, &PODS, sender), take);
+    tokio::join!(crate::cluster::follow(client, 0, &PODS, false, sender), take);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is trusted, in a ConfigMap for everybody, and put back when somebody changes it.
 
 use super::said;
-use crate::cluster::{Backoff, Heard, News, ObjectName, Resource, What, follow};
+use crate::cluster::{Backoff, Heard, News, ObjectName, Resource, Unreadable, What, follow};
 use crate::identity::{CertificateAuthority, EmbeddedCa};
 use crate::istio_ca::{CRLS, ROOTS};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 struct There(String, String);
 
 impl Heard for There {
-    fn read(_: &Resource, value: Value) -> Option<Self> {
+    fn read(_: &Resource, value: Value, _: &[Unreadable]) -> Option<Self> {
         let text = |key: &str| value["data"][key].as_str().unwrap_or_default().to_owned();
         Some(Self(text(ROOTS), text(CRLS)))
     }
@@ -34,7 +34,7 @@ pub async fn run(client: kube::Client, name: ObjectName, ca: Arc<EmbeddedCa>) {
     let resource = Resource::object("configmaps", "ConfigMap", &name);
     let (sender, news) = mpsc::channel(1);
     let api = Api::namespaced(client.clone(), &name.namespace);
-    tokio::join!(follow(client, 0, resource, sender), keep(api, name, ca, news));
+    tokio::join!(follow(client, 0, resource, false, sender), keep(api, name, ca, news));
 }
 
 async fn keep(
@@ -58,7 +58,7 @@ async fn keep(
                     What::All(mut all) => all.pop(),
                     What::Put(now) => Some(now),
                     What::Deleted(_) | What::Absent => None,
-                    What::Connected | What::Disconnected(_) => continue,
+                    What::Connected | What::Current | What::Disconnected(_) => continue,
                 };
                 due = due.or(Some(Instant::now() + SETTLE));
             }

@@ -4,7 +4,7 @@ use super::said;
 use super::vitals::Health;
 use crate::ca::memory::PrivateDir;
 use crate::ca::secret::Files;
-use crate::cluster::{Backoff, Heard, News, ObjectName, Resource, What};
+use crate::cluster::{Backoff, Heard, News, ObjectName, Resource, Unreadable, What};
 use crate::identity::{EmbeddedCa, mint};
 use crate::mesh::TrustDomain;
 use k8s_openapi::api::core::v1::Secret;
@@ -76,7 +76,7 @@ async fn find_or_make(
 struct Found(Result<Files, String>);
 
 impl Heard for Found {
-    fn read(_: &Resource, value: Value) -> Option<Self> {
+    fn read(_: &Resource, value: Value, _: &[Unreadable]) -> Option<Self> {
         let secret = serde_json::from_value::<Secret>(value).map_err(|e| e.to_string());
         Some(Self(secret.and_then(|secret| Files::of_secret(&secret))))
     }
@@ -95,7 +95,7 @@ pub async fn follow(client: kube::Client, name: ObjectName, dir: Arc<PrivateDir>
                 },
                 What::Put(Found(files)) => write(files, &dir),
                 What::Deleted(_) | What::Absent => Err("it is gone".to_owned()),
-                What::Connected | What::Disconnected(_) => continue,
+                What::Connected | What::Current | What::Disconnected(_) => continue,
             };
             let error = result.err().map(|e| format!("the Secret {name}: {e}; what was in force stays so"));
             if let Some(error) = &error {
@@ -104,7 +104,7 @@ pub async fn follow(client: kube::Client, name: ObjectName, dir: Arc<PrivateDir>
             health.secret_is(error);
         }
     };
-    tokio::join!(crate::cluster::follow(client, 0, resource, sender), take);
+    tokio::join!(crate::cluster::follow(client, 0, resource, false, sender), take);
 }
 
 fn write(files: Result<Files, String>, dir: &PrivateDir) -> Result<(), String> {

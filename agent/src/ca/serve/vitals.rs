@@ -3,6 +3,7 @@
 use super::metrics::Metrics;
 use super::pods::Pods;
 use crate::admin::{BoxFuture, Probes, Vitals};
+use crate::ca::date;
 use crate::identity::{CertificateAuthority, EmbeddedCa};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -71,6 +72,9 @@ impl Probes for Health {
         }
         if !self.pods.is_whole() {
             waits.push("the cluster's pods".to_owned());
+        }
+        if let Some(since) = self.pods.stands_still() {
+            waits.push(format!("news of the cluster's pods, of which none has come since {}", date(since)));
         }
         match waits.is_empty() {
             true => Ok("ready".to_owned()),
