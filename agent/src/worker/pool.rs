@@ -29,6 +29,10 @@ use tokio::time::{Instant, sleep, timeout};
 /// would mind.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// A peer gets more connections while those that it has are busy, up to this many. They are for streams that would wait
+/// behind large or stalled ones; when none are busy, they end with [`IDLE_TIMEOUT`].
+const CONNECTIONS_WHILE_BUSY: usize = 4;
+
 pub(super) struct Pool {
     means: Means,
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
@@ -197,6 +201,10 @@ impl Peer {
                 Ok(dialled)
             }
             Err(e) => {
+                // A busy one is better than none.
+                if let Some(found) = self.least_busy() {
+                    return Ok(found);
+                }
                 let error = Arc::new(e);
                 *dialling = Some(Failure { began, error: error.clone() });
                 Err(PeerError::Shared(error))
@@ -204,9 +212,23 @@ impl Peer {
         }
     }
 
+    /// A connection for a new stream; `None` where another is to be made.
     fn with_room(&self) -> Option<(Rc<Connection>, Counted)> {
         let connections = self.connections.borrow();
-        let connection = connections.iter().find(|c| c.client.has_room())?;
+        match connections.iter().find(|c| c.client.has_room() && !c.client.is_busy()) {
+            Some(connection) => Some((connection.clone(), connection.client.reserve())),
+            None if connections.len() < CONNECTIONS_WHILE_BUSY => None,
+            None => {
+                drop(connections);
+                self.least_busy()
+            }
+        }
+    }
+
+    fn least_busy(&self) -> Option<(Rc<Connection>, Counted)> {
+        let connections = self.connections.borrow();
+        let with_room = connections.iter().filter(|c| c.client.has_room());
+        let connection = with_room.min_by_key(|c| (c.client.waiting(), c.client.streams()))?;
         Some((connection.clone(), connection.client.reserve()))
     }
 
