@@ -9,7 +9,7 @@ use super::{
     STREAMS_ACCEPTED, WITHDRAWN_REQUESTS,
 };
 use bytes::Bytes;
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use h2::server::{Connection, SendResponse};
 use http::{Response, StatusCode, request};
 use std::future::{Future, poll_fn};
@@ -94,6 +94,11 @@ impl Request {
     pub fn refuse(mut self, code: StatusCode) {
         // The peer may be gone already; then nobody waits for the answer.
         let _ = self.respond.send_response(status(code), true);
+    }
+
+    /// Ends the stream as one that was not looked at: the peer may ask again on another connection.
+    pub fn turn_away(mut self) {
+        self.respond.send_reset(Reason::REFUSED_STREAM);
     }
 
     /// Resolves when the peer no longer wants the connection it asked for.

@@ -2,13 +2,13 @@
 
 use super::context::Context;
 use super::dial::DialError;
+use super::proof::{Before, Proof};
 use super::record::{Began, Record};
 use super::relay::{Far, relay};
 use super::revocation::peer_revoked;
 use super::tasks;
 use crate::decide::{self, Connection, inbound, judge, presented};
 use crate::hbone::{Request, Server, parse_forwarded};
-use crate::identity::ChainId;
 use crate::mesh::SpiffeId;
 use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
 use crate::tls::{self, explain, peer_chain, peer_identity};
@@ -35,9 +35,9 @@ struct Peer {
 pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address: SocketAddr) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
-        Ok(Ok((server, peer, chain))) => {
+        Ok(Ok((server, peer, proof))) => {
             context.metrics.handshake(HandshakeRole::Server, "ok");
-            serve(context, server, peer, chain).await;
+            serve(context, server, peer, proof).await;
         }
         Ok(Err(reason)) => {
             context.metrics.handshake(HandshakeRole::Server, "failed");
@@ -57,24 +57,33 @@ async fn handshake(
     context: &Context,
     stream: TcpStream,
     address: SocketAddr,
-) -> Result<(HboneServer, Peer, ChainId), String> {
+) -> Result<(HboneServer, Peer, Proof), String> {
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
     decide::peer(local, address).map_err(|e| e.to_string())?;
+    let before = Before::now(&context.identity);
     let config = context.identity.current().server.clone();
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
-    let chain = peer_chain(tls.common());
+    let proof = before.proof(peer_chain(tls.common()), HandshakeRole::Server);
     let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
-    Ok((server, Peer { address, identity, local }, chain))
+    Ok((server, Peer { address, identity, local }, proof))
 }
 
-async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, chain: ChainId) {
+async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof: Proof) {
     let mut go_away = context.go_away.subscribe();
-    let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, chain));
+    let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, proof.peer()));
+    let (mut over, mut is_over) = (pin!(proof.over()), false);
     loop {
         tokio::select! {
             () = &mut revoked => return,
+            why = &mut over, if !is_over => {
+                tracing::debug!(pod = %context.name, peer = %peer.address, "a connection takes no more streams: {why}");
+                is_over = true;
+                server.drain();
+            }
             request = server.next() => match request {
+                // A client of ours asks again, on another connection.
+                Some(Ok(request)) if is_over || proof.has_expired() => request.turn_away(),
                 Some(Ok(request)) => {
                     tasks::spawn(stream(context.clone(), request, peer.clone()));
                 }

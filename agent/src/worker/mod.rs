@@ -17,6 +17,7 @@ mod judge;
 mod listeners;
 mod outbound;
 mod pool;
+mod proof;
 mod record;
 mod relay;
 mod revocation;

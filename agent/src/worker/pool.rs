@@ -7,6 +7,7 @@ use super::PoolReport;
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
 use super::early::Early;
+use super::proof::{Before, Proof};
 use super::revocation::peer_revoked;
 use super::tasks::{self, Companion};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
@@ -18,6 +19,7 @@ use rustls_pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +67,7 @@ struct Peer {
 struct Connection {
     client: Client,
     driver: AbortHandle,
+    proof: Rc<Proof>,
     /// It has carried a stream.
     proven: Cell<bool>,
 }
@@ -215,7 +218,7 @@ impl Peer {
     /// A connection for a new stream; `None` where another is to be made.
     fn with_room(&self) -> Option<(Rc<Connection>, Counted)> {
         let connections = self.connections.borrow();
-        match connections.iter().find(|c| c.client.has_room() && !c.client.is_busy()) {
+        match connections.iter().find(|c| c.has_room() && !c.client.is_busy()) {
             Some(connection) => Some((connection.clone(), connection.client.reserve())),
             None if connections.len() < CONNECTIONS_WHILE_BUSY => None,
             None => {
@@ -227,7 +230,7 @@ impl Peer {
 
     fn least_busy(&self) -> Option<(Rc<Connection>, Counted)> {
         let connections = self.connections.borrow();
-        let with_room = connections.iter().filter(|c| c.client.has_room());
+        let with_room = connections.iter().filter(|c| c.has_room());
         let connection = with_room.min_by_key(|c| (c.client.waiting(), c.client.streams()))?;
         Some((connection.clone(), connection.client.reserve()))
     }
@@ -241,6 +244,7 @@ impl Peer {
         let limit = means.dialer.settings.connect_timeout;
         let stream = means.dialer.peer(address).await?;
         let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
+        let before = Before::now(&means.identity);
         let config = means.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = tls::connect(config, ServerName::from(key.address), stream);
@@ -251,29 +255,45 @@ impl Peer {
         };
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
         let tls = result?;
-        let chain = tls::peer_chain(tls.common());
+        let proof = Rc::new(before.proof(tls::peer_chain(tls.common()), HandshakeRole::Client));
         let (client, driver) =
             Client::handshake(tls).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();
         let peer = Rc::downgrade(self);
-        let (identity, expected) = (means.identity.clone(), key.identity.clone());
+        let (identity, expected, proven) = (means.identity.clone(), key.identity.clone(), proof.clone());
         let (this, that) = oneshot::channel::<(Weak<Connection>, Companion)>();
         let driver = tasks::spawn(async move {
-            tokio::select! {
-                ended = driver => if let Err(e) = ended {
-                    tracing::debug!(%address, "connection to a peer ended: {e}");
-                },
-                // The driver is dropped, and its connection with it.
-                () = peer_revoked(&identity, &expected, address, chain) => {}
+            // Whoever spawns this sends it before anything else runs.
+            let Ok((connection, _closer)) = that.await else { return };
+            let forget = || {
+                if let (Some(peer), Some(connection)) = (peer.upgrade(), connection.upgrade()) {
+                    peer.forget(&connection);
+                }
+            };
+            let mut driver = pin!(driver);
+            let mut revoked = pin!(peer_revoked(&identity, &expected, address, proven.peer()));
+            let (mut over, mut is_over) = (pin!(proven.over()), false);
+            loop {
+                tokio::select! {
+                    ended = &mut driver => {
+                        if let Err(e) = ended {
+                            tracing::debug!(%address, "connection to a peer ended: {e}");
+                        }
+                        break;
+                    }
+                    // The driver is dropped, and its connection with it.
+                    () = &mut revoked => break,
+                    why = &mut over, if !is_over => {
+                        tracing::debug!(%address, "a connection takes no more streams: {why}");
+                        is_over = true;
+                        forget();
+                    }
+                }
             }
-            if let (Some(peer), Ok((connection, _closer))) = (peer.upgrade(), that.await)
-                && let Some(connection) = connection.upgrade()
-            {
-                peer.forget(&connection);
-            }
+            forget();
         });
         let driver = driver.abort_handle();
-        let connection = Rc::new(Connection { client, driver, proven: Cell::new(false) });
+        let connection = Rc::new(Connection { client, driver, proof, proven: Cell::new(false) });
         let closer = tasks::spawn_companion(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
         // The receiver lives in the driver's task, which cannot have run yet.
         let _ = this.send((Rc::downgrade(&connection), closer));
@@ -283,7 +303,10 @@ impl Peer {
 
     /// The connection takes no more streams; those it has go on.
     fn forget(&self, connection: &Rc<Connection>) {
-        self.connections.borrow_mut().retain(|c| !Rc::ptr_eq(c, connection));
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.retain(|driver| !driver.is_finished());
+        let of_it = |c: &mut Rc<Connection>| Rc::ptr_eq(c, connection);
+        leaving.extend(self.connections.borrow_mut().extract_if(.., of_it).map(|c| c.driver.clone()));
     }
 
     fn leave(&self) {
@@ -301,6 +324,13 @@ impl Peer {
         for driver in self.leaving.borrow().iter() {
             driver.abort();
         }
+    }
+}
+
+impl Connection {
+    /// Whether it may carry one more stream.
+    fn has_room(&self) -> bool {
+        self.client.has_room() && !self.proof.has_expired()
     }
 }
 
