@@ -3,12 +3,13 @@
 use pillion_tests::{Pair, apps};
 use std::time::Duration;
 
-/// Accepts, reads a little on port 7 and then nothing; answers every byte on port 8.
+/// Reads 4 MiB of each connection on port 7 and then nothing; answers every byte on port 8.
 const SERVER: &str = "
 import asyncio, resource, socket
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 async def sleep(reader, writer):
-    writer.transport.pause_reading()
+    left = 4 << 20
+    while left > 0 and (data := await reader.read(left)): left -= len(data)
     await asyncio.sleep(3600)
 async def answer(reader, writer):
     while data := await reader.read(100): writer.write(data)

@@ -39,15 +39,18 @@ pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address:
             context.metrics.handshake(HandshakeRole::Server, "ok");
             serve(context, server, peer, proof).await;
         }
-        Ok(Err(reason)) => {
-            context.metrics.handshake(HandshakeRole::Server, "failed");
-            tracing::info!(pod = %context.name, peer = %address, "mutual TLS with a peer failed: {reason}");
-        }
+        Ok(Err(reason)) => failed(&context, address, &format!("mutual TLS with a peer failed: {reason}")),
         Err(_) => {
-            context.metrics.handshake(HandshakeRole::Server, "failed");
-            tracing::info!(pod = %context.name, peer = %address,
-                "a peer did not finish its handshake within {HANDSHAKE_TIMEOUT:?}");
+            let limit = HANDSHAKE_TIMEOUT;
+            failed(&context, address, &format!("a peer did not finish its handshake within {limit:?}"));
         }
+    }
+}
+
+fn failed(context: &Context, peer: SocketAddr, why: &str) {
+    context.metrics.handshake(HandshakeRole::Server, "failed");
+    if let Some(left_out) = context.strangers.handshakes.next() {
+        tracing::info!(pod = %context.name, %peer, left_out = (left_out > 0).then_some(left_out), "{why}");
     }
 }
 
@@ -103,7 +106,9 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let target = match inbound(peer.local, &request.head.method, request.authority()) {
         Ok(target) => target,
         Err(e) => {
-            tracing::info!(pod = %context.name, peer = %peer.address, "refused a request: {e}");
+            if let Some(left_out) = context.strangers.requests.next() {
+                tracing::info!(pod = %context.name, peer = %peer.address, left_out = (left_out > 0).then_some(left_out), "refused a request: {e}");
+            }
             return request.refuse(e.status());
         }
     };

@@ -1,10 +1,10 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
 use super::certificate::{Applicant, CertificateState, Identity, Signer};
-use super::context::Context;
+use super::context::{Context, Strangers};
 use super::dial::Dialer;
 use super::direct::DirectPath;
-use super::judge::Judging;
+use super::judging::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
@@ -143,6 +143,7 @@ async fn work(
         access_log: spec.access_log,
         open: Tally::default(),
         admitted: Rc::default(),
+        strangers: Strangers::default(),
         go_away: watch::Sender::new(0),
     });
     let accepting = context.clone();
