@@ -1,11 +1,13 @@
 //! A peer's HBONE connection: mutual TLS, then one app connection per CONNECT request.
 
+use super::budget::OverBudget;
 use super::context::Context;
 use super::dial::DialError;
 use super::proof::{Before, Proof};
 use super::record::{Began, Record};
 use super::relay::{Far, relay};
 use super::revocation::peer_revoked;
+use super::socket::reset_on_drop;
 use super::tasks;
 use crate::decide::{self, Connection, inbound, judge, presented};
 use crate::hbone::{Request, Server, parse_forwarded};
@@ -34,6 +36,7 @@ struct Peer {
 
 pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address: SocketAddr) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let Ok(_permit) = context.budget.take(1) else { return reset_on_drop(&stream) };
     match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
         Ok(Ok((server, peer, proof))) => {
             context.metrics.handshake(HandshakeRole::Server, "ok");
@@ -142,6 +145,13 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         return Record::failed(&context, &began, &parties, "DENY", &judgement.verdict.to_string());
     }
     drop(mesh);
+    let _permit = match context.budget.take(1) {
+        Ok(permit) => permit,
+        Err(e) => {
+            request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return Record::failed(&context, &began, &parties, OverBudget::RESPONSE_FLAGS, &e.to_string());
+        }
+    };
     let dialled = tokio::select! {
         // Boxed, because what is open for long should be small.
         dialled = Box::pin(context.dialer.app(target, client)) => dialled,

@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod admitted;
+mod budget;
 mod certificate;
 mod collect;
 mod context;
@@ -30,6 +31,7 @@ mod socket;
 mod tasks;
 mod thread;
 
+pub use budget::Descriptors;
 pub use certificate::{CertificateState, Failing, Life, SignCall, Signer};
 pub use direct::DirectPath;
 pub use thread::WorkerSpec;
@@ -74,6 +76,8 @@ pub struct Settings {
     pub hbone_congestion: Option<String>,
     /// Label sets of metrics that no connection used for this long are dropped.
     pub metrics_idle: Duration,
+    /// What all pods' connections share.
+    pub descriptors: Arc<Descriptors>,
 }
 
 /// What the node core tells a worker.

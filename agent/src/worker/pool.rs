@@ -4,6 +4,7 @@
 //! pod made anew, is another peer and is dialled anew.
 
 use super::PoolReport;
+use super::budget::{Budget, OverBudget};
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
 use super::early::Early;
@@ -45,6 +46,7 @@ struct Means {
     dialer: Rc<Dialer>,
     identity: Rc<Identity>,
     metrics: Arc<WorkerMetrics>,
+    budget: Budget,
 }
 
 /// Who a connection is to. The uid tells a pod from its successor under the same name, address and identity.
@@ -90,6 +92,8 @@ pub(super) enum PeerError {
     #[error("HTTP/2 with {address} failed: {source}")]
     Http2 { address: SocketAddr, source: h2::Error },
     #[error("{0}")]
+    Budget(#[from] OverBudget),
+    #[error("{0}")]
     Open(#[from] OpenError),
     #[error("no answer to CONNECT within {0:?}")]
     OpenTimeout(Duration),
@@ -102,6 +106,7 @@ impl PeerError {
     pub fn response_flags(&self) -> &'static str {
         match self {
             Self::Dial(e) => e.response_flags(),
+            Self::Budget(_) => OverBudget::RESPONSE_FLAGS,
             Self::HandshakeTimeout { .. } | Self::OpenTimeout(_) => "UT",
             Self::Tls { .. } | Self::Http2 { .. } => "UF",
             Self::Open(OpenError::Status(http::StatusCode::UNAUTHORIZED)) => "DENY",
@@ -113,8 +118,8 @@ impl PeerError {
 }
 
 impl Pool {
-    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { means: Means { dialer, identity, metrics }, peers: RefCell::default() }
+    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Arc<WorkerMetrics>, budget: Budget) -> Self {
+        Self { means: Means { dialer, identity, metrics, budget }, peers: RefCell::default() }
     }
 
     /// A stream to `target` on `peer`, over a connection that is there or a new one. What the app says early is on it.
@@ -242,6 +247,7 @@ impl Peer {
     ) -> Result<(Rc<Connection>, Counted), PeerError> {
         let address = SocketAddr::new(key.address, HBONE_PORT);
         let limit = means.dialer.settings.connect_timeout;
+        let permit = means.budget.take(1)?;
         let stream = means.dialer.peer(address).await?;
         let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
         let before = Before::now(&means.identity);
@@ -263,6 +269,7 @@ impl Peer {
         let (identity, expected, proven) = (means.identity.clone(), key.identity.clone(), proof.clone());
         let (this, that) = oneshot::channel::<(Weak<Connection>, Companion)>();
         let driver = tasks::spawn(async move {
+            let _permit = permit;
             // Whoever spawns this sends it before anything else runs.
             let Ok((connection, _closer)) = that.await else { return };
             let forget = || {
