@@ -1,6 +1,7 @@
 //! What a pod may take of what all pods of a node share.
 
-use pillion_tests::{AgentOptions, Bed, apps, requirements, wait};
+use pillion_tests::metrics::Metrics;
+use pillion_tests::{AgentOptions, Bed, SameNode, apps, requirements, wait};
 use std::time::Duration;
 
 const SECONDS_10: Duration = Duration::from_secs(10);
@@ -36,8 +37,7 @@ fn a_pod_that_takes_all_descriptors_stops_neither_the_node_nor_its_neighbours() 
     far.wait_serving(&server).unwrap();
     apps::echo(&server, 7).unwrap();
     let address = server.ip4();
-    let hold =
-        apps::python(&greedy, HOLD, [address.to_string(), "1000".to_owned()]).start().unwrap();
+    let hold = apps::python(&greedy, HOLD, [address.to_string(), "1000".to_owned()]).start().unwrap();
     hold.wait_log("held", SECONDS_10).unwrap();
     let refused = |agent: &pillion_tests::Agent| {
         let metrics = agent.metrics()?;
@@ -63,4 +63,27 @@ fn a_pod_that_takes_all_descriptors_stops_neither_the_node_nor_its_neighbours() 
         Ok(talk.say("hello").is_ok().then_some(()))
     };
     wait::until("the pod connects again", SECONDS_10, again).unwrap();
+}
+
+/// Says something that is no TLS, again and again.
+const STRANGER: &str = "
+import socket, sys
+for _ in range(500):
+    with socket.create_connection((sys.argv[1], 15008), 10) as s:
+        s.sendall(b'x' * 100)
+        try: s.recv(100)
+        except OSError: pass
+";
+
+// proves: ISO-1
+#[test]
+fn strangers_that_fail_again_and_again_are_logged_now_and_then() {
+    let same_node = SameNode::new("strangers").unwrap();
+    let outsider = same_node.outsider("outsider").unwrap();
+    apps::python(&outsider, STRANGER, [same_node.server.ip4().to_string()]).run().unwrap();
+    let failed = [("role", "server"), ("result", "failed")];
+    let all = |metrics: &Metrics| metrics.sum("pillion_handshakes_total", &failed) >= 500.0;
+    same_node.agent.wait_metrics("all are counted", all).unwrap();
+    let logged = same_node.agent.log().matches("mutual TLS with a peer failed").count();
+    assert!((1..100).contains(&logged), "{logged} lines");
 }

@@ -75,7 +75,12 @@ impl Client {
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
         let broke = Rc::<OnceCell<String>>::default();
-        let client = Self { send, streams: Tally::default(), broke: broke.clone(), shared: Shared { tuner: tuner.clone(), load: Rc::new(Load::default()) } };
+        let client = Self {
+            send,
+            streams: Tally::default(),
+            broke: broke.clone(),
+            shared: Shared { tuner: tuner.clone(), load: Rc::new(Load::default()) },
+        };
         Ok((client, Driver { connection, io, broke, tuner }))
     }
 

@@ -34,7 +34,8 @@ impl Load {
     /// A stream has moved bytes, in either direction.
     pub fn moved(&self, bytes: usize) {
         let now = Instant::now();
-        let (since, before) = self.moved.get().filter(|(since, _)| now - *since < INTERVAL).unwrap_or((now, 0));
+        let (since, before) =
+            self.moved.get().filter(|(since, _)| now - *since < INTERVAL).unwrap_or((now, 0));
         let moved = before + bytes;
         self.moved.set(Some((since, moved)));
         if moved >= MUCH {

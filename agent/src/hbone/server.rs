@@ -5,12 +5,12 @@ use super::load::Load;
 use super::stream::{Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
-    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER, SMALL_FRAMES_BUDGET,
-    STREAMS_ACCEPTED, WITHDRAWN_REQUESTS,
+    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
+    SMALL_FRAMES_BUDGET, STREAMS_ACCEPTED, WITHDRAWN_REQUESTS,
 };
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
 use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::{Response, StatusCode, request};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

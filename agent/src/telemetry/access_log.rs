@@ -110,8 +110,8 @@ fn text<S: Serializer>(name: &PodName, serializer: S) -> Result<S::Ok, S::Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::lines::WAITING_LINES;
     use crate::telemetry::Reporter;
+    use crate::telemetry::lines::WAITING_LINES;
     use serde_json::{Value, json};
     use std::sync::{Arc, Barrier, Mutex};
 

@@ -192,10 +192,16 @@ mod tests {
     // proves: ISO-1
     #[test]
     fn what_peers_make_h2_warn_of_is_not_logged_unless_it_is_asked_for() {
-        for (directives, expected) in [("info", false), ("debug", false), ("info,h2=warn", true), ("error", false)] {
+        for (directives, expected) in
+            [("info", false), ("debug", false), ("info,h2=warn", true), ("error", false)]
+        {
             let (_logging, subscriber) = Logging::for_test(directives);
             tracing::subscriber::with_default(subscriber, || {
-                assert_eq!(tracing::enabled!(target: "h2::proto", tracing::Level::WARN), expected, "{directives}");
+                assert_eq!(
+                    tracing::enabled!(target: "h2::proto", tracing::Level::WARN),
+                    expected,
+                    "{directives}"
+                );
             });
         }
     }

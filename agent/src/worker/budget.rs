@@ -122,7 +122,11 @@ mod tests {
         let mut held: Vec<Vec<Permit>> = vec![all(&greedy[0])];
         assert_eq!(held[0].len(), 282, "a third of what is not the node's");
         held.extend(greedy[1..].iter().map(all));
-        assert!(held.iter().all(|held| held.len() > 1), "{:?}", held.iter().map(Vec::len).collect::<Vec<_>>());
+        assert!(
+            held.iter().all(|held| held.len() > 1),
+            "{:?}",
+            held.iter().map(Vec::len).collect::<Vec<_>>()
+        );
         assert!(node.free() > 0, "some is left for the next pod");
         drop(held);
         assert_eq!(node.free(), 846);

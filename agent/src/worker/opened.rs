@@ -70,7 +70,8 @@ impl Opened {
 /// # Errors
 /// When they cannot be listed.
 pub(super) fn own_sockets() -> io::Result<HashSet<u32>> {
-    let number = |target: &Path| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok();
+    let number =
+        |target: &Path| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok();
     let mut own = HashSet::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         // A descriptor may have been closed meanwhile.

@@ -118,7 +118,12 @@ impl PeerError {
 }
 
 impl Pool {
-    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Arc<WorkerMetrics>, budget: Budget) -> Self {
+    pub fn new(
+        dialer: Rc<Dialer>,
+        identity: Rc<Identity>,
+        metrics: Arc<WorkerMetrics>,
+        budget: Budget,
+    ) -> Self {
         Self { means: Means { dialer, identity, metrics, budget }, peers: RefCell::default() }
     }
 

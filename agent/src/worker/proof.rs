@@ -35,7 +35,8 @@ impl Before {
 
     /// The handshake has succeeded.
     pub fn proof(self, peer: PeerChain, own_role: HandshakeRole) -> Proof {
-        let not_after = peer.not_after().map_or(self.own_not_after, |of_peer| of_peer.min(self.own_not_after));
+        let not_after =
+            peer.not_after().map_or(self.own_not_after, |of_peer| of_peer.min(self.own_not_after));
         Proof { peer, own_role, not_after, trust: self.trust }
     }
 }
