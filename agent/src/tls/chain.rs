@@ -2,7 +2,6 @@
 
 use super::verify::verify_chain;
 use crate::identity::{ChainId, Trust};
-use crate::telemetry::HandshakeRole;
 use rustls::Error;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
@@ -11,6 +10,13 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// What a peer has shown: its own certificate first, those of its authorities after it. One or two KiB.
 pub struct PeerChain(Box<[CertificateDer<'static>]>);
+
+/// Which part the peer had in the handshake.
+#[derive(Clone, Copy, Debug)]
+pub enum PeerRole {
+    Client,
+    Server,
+}
 
 impl PeerChain {
     pub fn new(shown: &[CertificateDer<'_>]) -> Self {
@@ -31,17 +37,17 @@ impl PeerChain {
         self.0.iter().filter_map(expiry).min()
     }
 
-    /// Verifies the chain once more, by what is trusted now. `own_role` is this side's in the handshake.
+    /// Verifies the chain once more, by what is trusted now.
     ///
     /// # Errors
     /// Why a handshake with this chain would fail now.
-    pub fn verify(&self, trust: &Trust, own_role: HandshakeRole) -> Result<(), Error> {
+    pub fn verify(&self, trust: &Trust, role: PeerRole) -> Result<(), Error> {
         let Some((own, intermediates)) = self.0.split_first() else {
             return Err(Error::NoCertificatesPresented);
         };
-        let usage = match own_role {
-            HandshakeRole::Server => KeyUsage::client_auth(),
-            HandshakeRole::Client => KeyUsage::server_auth(),
+        let usage = match role {
+            PeerRole::Client => KeyUsage::client_auth(),
+            PeerRole::Server => KeyUsage::server_auth(),
         };
         verify_chain(trust, own, intermediates, UnixTime::now(), usage)
     }

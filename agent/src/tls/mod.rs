@@ -19,7 +19,7 @@ mod tests;
 mod verify;
 
 pub use authority::{authority_client_config, authority_server_config, verify_workload_chain};
-pub use chain::PeerChain;
+pub use chain::{PeerChain, PeerRole};
 pub use config::{client_config, peer_chain, peer_identity, server_config};
 pub use explain::explain;
 pub use handshake::{TlsServer, accept, connect};

@@ -13,7 +13,7 @@ use crate::decide::{self, Connection, inbound, judge, presented};
 use crate::hbone::{Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
 use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
-use crate::tls::{self, explain, peer_chain, peer_identity};
+use crate::tls::{self, PeerRole, explain, peer_chain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -70,7 +70,7 @@ async fn handshake(
     let config = context.identity.current().server.clone();
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
-    let proof = before.proof(peer_chain(tls.common()), HandshakeRole::Server);
+    let proof = before.proof(peer_chain(tls.common()), PeerRole::Client);
     let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
     Ok((server, Peer { address, identity, local }, proof))
 }

@@ -15,7 +15,7 @@ use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::tally::Counted;
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
-use crate::tls::{self, explain};
+use crate::tls::{self, PeerRole, explain};
 use rustls_pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,6 +35,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A peer gets more connections while those that it has are busy, up to this many. They are for streams that would wait
 /// behind large or stalled ones; when none are busy, they end with [`IDLE_TIMEOUT`].
 const CONNECTIONS_WHILE_BUSY: usize = 4;
+
+/// A new stream waits this long for such a connection before it takes a busy one.
+const PATIENCE_WHILE_BUSY: Duration = Duration::from_secs(1);
 
 pub(super) struct Pool {
     means: Means,
@@ -204,23 +207,29 @@ impl Peer {
         if let Some(found) = self.with_room() {
             return Ok(found);
         }
+        // A busy connection is better than none, and than a long wait.
+        let busy_or = |error| self.least_busy().ok_or(PeerError::Shared(error));
         if let Some(failure) = dialling.as_ref().filter(|f| f.began >= asked) {
-            return Err(PeerError::Shared(failure.error.clone()));
+            return busy_or(failure.error.clone());
         }
         let began = Instant::now();
-        match self.dial(means, key).await {
+        let dial = self.dial(means, key);
+        let dialled = match self.least_busy() {
+            None => dial.await,
+            Some(_) => {
+                let late = |_| Err(PeerError::OpenTimeout(PATIENCE_WHILE_BUSY));
+                timeout(PATIENCE_WHILE_BUSY, dial).await.unwrap_or_else(late)
+            }
+        };
+        match dialled {
             Ok(dialled) => {
                 *dialling = None;
                 Ok(dialled)
             }
             Err(e) => {
-                // A busy one is better than none.
-                if let Some(found) = self.least_busy() {
-                    return Ok(found);
-                }
                 let error = Arc::new(e);
                 *dialling = Some(Failure { began, error: error.clone() });
-                Err(PeerError::Shared(error))
+                busy_or(error)
             }
         }
     }
@@ -266,7 +275,7 @@ impl Peer {
         };
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
         let tls = result?;
-        let proof = Rc::new(before.proof(tls::peer_chain(tls.common()), HandshakeRole::Client));
+        let proof = Rc::new(before.proof(tls::peer_chain(tls.common()), PeerRole::Server));
         let (client, driver) =
             Client::handshake(tls).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();

@@ -3,8 +3,7 @@
 
 use super::certificate::{Identity, sleep_until};
 use crate::identity::{ChainId, Trust};
-use crate::telemetry::HandshakeRole;
-use crate::tls::{PeerChain, explain};
+use crate::tls::{PeerChain, PeerRole, explain};
 use std::io;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 /// What both sides have proven of themselves when they shook hands.
 pub(super) struct Proof {
     peer: PeerChain,
-    own_role: HandshakeRole,
+    role: PeerRole,
     /// When the first certificate of either side expires.
     not_after: OffsetDateTime,
     trust: watch::Receiver<Arc<Trust>>,
@@ -34,10 +33,10 @@ impl Before {
     }
 
     /// The handshake has succeeded.
-    pub fn proof(self, peer: PeerChain, own_role: HandshakeRole) -> Proof {
+    pub fn proof(self, peer: PeerChain, role: PeerRole) -> Proof {
         let not_after =
             peer.not_after().map_or(self.own_not_after, |of_peer| of_peer.min(self.own_not_after));
-        Proof { peer, own_role, not_after, trust: self.trust }
+        Proof { peer, role, not_after, trust: self.trust }
     }
 }
 
@@ -64,7 +63,7 @@ impl Proof {
                         return std::future::pending().await;
                     }
                     let now = trust.borrow_and_update().clone();
-                    if let Err(e) = self.peer.verify(&now, self.own_role) {
+                    if let Err(e) = self.peer.verify(&now, self.role) {
                         return explain(&io::Error::other(e));
                     }
                 }
