@@ -5,8 +5,12 @@ use clap::Parser;
 use pillion_agent::admin;
 use pillion_agent::cli::{Ca, Cli, Cluster, Command, Health};
 use pillion_agent::nri::hold;
-use pillion_agent::{authz, ca, node};
+use pillion_agent::{authz, ca, node, telemetry};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// Lines of the log that are still to be written when the process ends get this long.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// musl's own has one lock for all threads, and maps every buffer of 128 KiB anew (docs/image.md has the numbers).
 #[cfg(target_env = "musl")]
@@ -51,6 +55,7 @@ fn health(question: &Health) -> ExitCode {
 }
 
 fn exit(result: anyhow::Result<()>) -> ExitCode {
+    telemetry::flush_log(LOG_FLUSH);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -280,3 +280,56 @@ fn a_failing_authority_is_told_long_before_a_certificate_expires() {
     ends_without_an_error(&load);
     open.close().unwrap();
 }
+
+/// Connections of the pod's worker to peers, each with its handshake.
+fn handshakes(agent: &Agent) -> f64 {
+    let labels = [("role", "client"), ("result", "ok")];
+    agent.metrics().unwrap().sum("pillion_handshakes_total", &labels)
+}
+
+fn connects_once(client: &Pod, server: &Pod) -> bool {
+    const CONNECT: &str = "
+import socket, sys
+with socket.create_connection((sys.argv[1], 7), 10) as s:
+    s.sendall(b'x')
+    assert s.recv(1) == b'x'
+";
+    apps::python(client, CONNECT, [server.ip4().to_string()]).output().unwrap().status.success()
+}
+
+// proves: ID-1, ID-2
+#[test]
+fn an_open_connection_takes_no_new_streams_once_a_certificate_has_expired() {
+    let pair = Pair::with("expired", &AgentOptions::default().arg("--cert-lifetime=10s")).unwrap();
+    apps::echo(&pair.server, ECHO).unwrap();
+    let open = apps::converse(&pair.client, pair.server.ip4().into(), ECHO, "open").unwrap();
+    open.say("on the first connection").unwrap();
+    let before = handshakes(&pair.near);
+    let is_new = || {
+        assert!(connects_once(&pair.client, &pair.server), "each stream opens, on whichever connection");
+        Ok((handshakes(&pair.near) > before).then_some(()))
+    };
+    pillion_tests::wait::until("another connection to the peer", Duration::from_secs(20), is_new).unwrap();
+    open.say("what was open goes on").unwrap();
+}
+
+// proves: ID-1, ID-2
+#[test]
+fn an_open_connection_takes_no_new_streams_once_its_root_is_trusted_no_longer() {
+    let pair = Pair::new("distrusted").unwrap();
+    let (node, agents) = (pair.near.node(), [&pair.near, &pair.far]);
+    apps::echo(&pair.server, ECHO).unwrap();
+    let open = apps::converse(&pair.client, pair.server.ip4().into(), ECHO, "open").unwrap();
+    open.say("under the first root").unwrap();
+    wait_roots(&agents, 1);
+    ca(node, &["rotate", "begin"]);
+    wait_roots(&agents, 2);
+    ca(node, &["rotate", "switch", "--force"]);
+    assert!(connects_once(&pair.client, &pair.server), "both roots are trusted");
+    // The pods' certificates are still of the former root, and good for hours.
+    ca(node, &["rotate", "finish", "--force"]);
+    wait_roots(&agents, 1);
+    let is_refused = || Ok((!connects_once(&pair.client, &pair.server)).then_some(()));
+    pillion_tests::wait::until("new streams are refused", SECONDS_10, is_refused).unwrap();
+    open.say("what was open goes on").unwrap();
+}

@@ -3,7 +3,7 @@
 //! The engine flushes after every frame that it does not copy, which makes a TLS record and a system call of each.
 //! Here its flushes are put off until it has nothing more to do; whoever polls the engine flushes then.
 //!
-//! A connection may also have a read budget: how many bytes the engine may read before its owner has taken what was
+//! A connection also has a read budget: how many bytes the engine may read before its owner has taken what was
 //! read. Without one the engine reads as long as the peer sends, and piles up what its owner has not seen yet.
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ struct Inner<T> {
     io: T,
     /// Why the last flush failed, for the engine's next step.
     failed: Option<io::Error>,
-    budget: Option<ReadBudget>,
+    budget: ReadBudget,
 }
 
 /// How much the engine may still read. See [`Batched::renew_read_budget`].
@@ -34,20 +34,15 @@ struct ReadBudget {
 pub(super) const READ_BUDGET: usize = 256 * 1024;
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
-    /// A connection without a read budget.
-    pub fn new(io: T) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget: None })))
-    }
-
     /// A connection on which the engine may read [`READ_BUDGET`] bytes, until its owner renews the budget.
-    pub fn with_read_budget(io: T) -> Self {
-        let budget = Some(ReadBudget { bytes_left: READ_BUDGET, is_read_put_off: false });
+    pub fn new(io: T) -> Self {
+        let budget = ReadBudget { bytes_left: READ_BUDGET, is_read_put_off: false };
         Self(Rc::new(RefCell::new(Inner { io, failed: None, budget })))
     }
 
     /// The owner has taken all that was read: the engine may read on. Wakes the task if a read was put off.
     pub fn renew_read_budget(&self, cx: &mut Context<'_>) {
-        let Some(budget) = &mut self.0.borrow_mut().budget else { return };
+        let budget = &mut self.0.borrow_mut().budget;
         budget.bytes_left = READ_BUDGET;
         if std::mem::take(&mut budget.is_read_put_off) {
             cx.waker().wake_by_ref();
@@ -90,17 +85,17 @@ impl<T> Clone for Batched<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(budget) = &mut self.0.borrow_mut().budget
-            && budget.bytes_left == 0
         {
-            budget.is_read_put_off = true;
-            return Poll::Pending;
+            let budget = &mut self.0.borrow_mut().budget;
+            if budget.bytes_left == 0 {
+                budget.is_read_put_off = true;
+                return Poll::Pending;
+            }
         }
         let before = buf.filled().len();
         let polled = self.with(|io| io.poll_read(cx, buf));
-        if let Some(budget) = &mut self.0.borrow_mut().budget {
-            budget.bytes_left = budget.bytes_left.saturating_sub(buf.filled().len() - before);
-        }
+        let budget = &mut self.0.borrow_mut().budget;
+        budget.bytes_left = budget.bytes_left.saturating_sub(buf.filled().len() - before);
         polled
     }
 }

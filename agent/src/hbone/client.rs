@@ -1,11 +1,12 @@
 //! The dialling side: one connection to one peer, many streams.
 
 use super::batch::Batched;
-use super::stream::Stream;
+use super::load::Load;
+use super::stream::{Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
     CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
-    STREAMS_PER_CONNECTION, format_forwarded,
+    SMALL_FRAMES_BUDGET, STREAMS_PER_CONNECTION, format_forwarded,
 };
 use crate::tally::{Counted, Tally};
 use bytes::Bytes;
@@ -26,7 +27,7 @@ pub struct Client {
     streams: Tally,
     /// Why the connection broke. Its streams are told no more than that it did.
     broke: Rc<OnceCell<String>>,
-    tuner: Rc<Tuner>,
+    shared: Shared,
 }
 
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
@@ -69,11 +70,17 @@ impl Client {
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(RESET_STREAMS_REMEMBERED)
             .max_local_error_reset_streams(None)
+            .data_frame_budget(SMALL_FRAMES_BUDGET)
             .handshake(io.clone())
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
         let broke = Rc::<OnceCell<String>>::default();
-        let client = Self { send, streams: Tally::default(), broke: broke.clone(), tuner: tuner.clone() };
+        let client = Self {
+            send,
+            streams: Tally::default(),
+            broke: broke.clone(),
+            shared: Shared { tuner: tuner.clone(), load: Rc::new(Load::default()) },
+        };
         Ok((client, Driver { connection, io, broke, tuner }))
     }
 
@@ -84,6 +91,16 @@ impl Client {
 
     pub fn streams(&self) -> usize {
         self.streams.count()
+    }
+
+    /// Whether a new stream is better off on another connection: one of this one's waits for room, or moves much.
+    pub fn is_busy(&self) -> bool {
+        self.shared.load.is_high()
+    }
+
+    /// Streams that have something to send, and no room for it.
+    pub fn waiting(&self) -> usize {
+        self.shared.load.waiting()
     }
 
     /// Resolves when the last stream has ended, at once where there is none.
@@ -130,7 +147,7 @@ impl Client {
         if response.status() != StatusCode::OK {
             return Err(OpenError::Status(response.status()));
         }
-        Ok(Stream::new(outgoing, response.into_body(), self.tuner.clone(), Some(guard)))
+        Ok(Stream::new(outgoing, response.into_body(), self.shared.clone(), Some(guard)))
     }
 
     fn reason(&self, error: &h2::Error) -> String {
@@ -154,11 +171,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Some(window) = this.tuner.poll(cx) {
-            // Fails only while an earlier change is not acknowledged; the next measurement asks again.
-            let _ = this.connection.set_initial_window_size(window);
-        }
+        // Fails only while an earlier change is not acknowledged.
+        this.tuner.poll(cx, |window| this.connection.set_initial_window_size(window).is_ok());
         let polled = this.io.poll(cx, |cx| Pin::new(&mut this.connection).poll(cx));
+        if polled.is_pending() {
+            // Streams take what they were sent before the next read.
+            this.io.renew_read_budget(cx);
+        }
         if let Poll::Ready(Err(e)) = &polled {
             // It ends once.
             let _ = this.broke.set(e.to_string());

@@ -7,6 +7,8 @@
 mod batch;
 mod client;
 mod forwarded;
+mod held;
+mod load;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -29,7 +31,8 @@ const STREAMS_PER_CONNECTION: usize = 200;
 const STREAMS_ACCEPTED: u32 = 1024;
 
 /// The largest credit HTTP/2 can give a connection. Streams are held back by their own windows; a smaller one
-/// here would let a few stalled streams stop all others.
+/// here would let a few stalled streams stop all others. It cannot be used up: what streams hold unread makes their windows
+/// smaller (`window.rs`), long before they hold as much.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Frames of this size are accepted and asked for: four TLS records, so that a frame never waits long for its end.
@@ -55,3 +58,8 @@ const RESET_STREAMS_REMEMBERED: usize = 1024;
 
 // A request and its reset take 11 and 13 bytes at the least.
 const _: () = assert!(WITHDRAWN_REQUESTS > batch::READ_BUDGET / 24 + FRAME_SIZE as usize / 24);
+
+/// What small frames may cost that have arrived and no stream has taken yet: the engine ends the connection above it. A frame
+/// costs 256 bytes less its own. Streams take their frames at once ([`held`]), so that this is what fits into one turn of
+/// the read budget, four times: frames of one byte take 10 bytes of the wire.
+const SMALL_FRAMES_BUDGET: usize = 4 * 256 * (batch::READ_BUDGET / 10);

@@ -1,15 +1,16 @@
 //! The accepting side: CONNECT requests of one peer's connection.
 
 use super::batch::Batched;
-use super::stream::Stream;
+use super::load::Load;
+use super::stream::{Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
-    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER, STREAMS_ACCEPTED,
-    WITHDRAWN_REQUESTS,
+    CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
+    SMALL_FRAMES_BUDGET, STREAMS_ACCEPTED, WITHDRAWN_REQUESTS,
 };
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::{Response, StatusCode, request};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Server<T> {
     connection: Connection<Batched<T>, Bytes>,
     io: Batched<T>,
-    tuner: Rc<Tuner>,
+    shared: Shared,
 }
 
 /// A peer's wish for a connection. It is answered once, by [`accept`](Self::accept) or [`refuse`](Self::refuse).
@@ -28,12 +29,12 @@ pub struct Request {
     pub head: request::Parts,
     body: RecvStream,
     respond: SendResponse<Bytes>,
-    tuner: Rc<Tuner>,
+    shared: Shared,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     pub async fn handshake(io: T) -> Result<Self, h2::Error> {
-        let io = Batched::with_read_budget(io);
+        let io = Batched::new(io);
         let mut handshake = h2::server::Builder::new()
             .initial_window_size(INITIAL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -44,19 +45,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .max_pending_accept_reset_streams(WITHDRAWN_REQUESTS)
             .max_concurrent_reset_streams(RESET_STREAMS_REMEMBERED)
             .max_local_error_reset_streams(None)
+            .data_frame_budget(SMALL_FRAMES_BUDGET)
             .handshake(io.clone());
         let mut connection = poll_fn(|cx| io.poll(cx, |cx| Pin::new(&mut handshake).poll(cx))).await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
-        Ok(Self { connection, io, tuner })
+        Ok(Self { connection, io, shared: Shared { tuner, load: Rc::new(Load::default()) } })
     }
 
     /// The next request, while all streams make progress; `None` when the connection has ended in order.
     pub async fn next(&mut self) -> Option<Result<Request, h2::Error>> {
         poll_fn(|cx| {
-            if let Some(window) = self.tuner.poll(cx) {
-                // Fails only while an earlier change is not acknowledged; the next measurement asks again.
-                let _ = self.connection.set_initial_window_size(window);
-            }
+            // Fails only while an earlier change is not acknowledged.
+            self.shared.tuner.poll(cx, |window| self.connection.set_initial_window_size(window).is_ok());
             let accepted = self.io.poll(cx, |cx| self.connection.poll_accept(cx));
             if accepted.is_pending() {
                 // Every request that was read has been taken.
@@ -68,7 +68,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         .map(|accepted| {
             let (request, respond) = accepted?;
             let (head, body) = request.into_parts();
-            Ok(Request { head, body, respond, tuner: self.tuner.clone() })
+            Ok(Request { head, body, respond, shared: self.shared.clone() })
         })
     }
 
@@ -87,13 +87,18 @@ impl Request {
     /// Answers 200: from here on the stream is the connection.
     pub fn accept(mut self) -> Result<Stream, h2::Error> {
         let outgoing = self.respond.send_response(status(StatusCode::OK), false)?;
-        Ok(Stream::new(outgoing, self.body, self.tuner, None))
+        Ok(Stream::new(outgoing, self.body, self.shared, None))
     }
 
     /// Answers with an error, and ends the stream.
     pub fn refuse(mut self, code: StatusCode) {
         // The peer may be gone already; then nobody waits for the answer.
         let _ = self.respond.send_response(status(code), true);
+    }
+
+    /// Ends the stream as one that was not looked at: the peer may ask again on another connection.
+    pub fn turn_away(mut self) {
+        self.respond.send_reset(Reason::REFUSED_STREAM);
     }
 
     /// Resolves when the peer no longer wants the connection it asked for.

@@ -1,11 +1,26 @@
 //! One tunnelled TCP connection: bytes out, bytes in, each direction with an end of its own.
 
-use super::window::Tuner;
+use super::held::Held;
+use super::load::Load;
+use super::window::{Passed, Tuner};
 use crate::tally::Counted;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// A frame below this costs its receiver more than its bytes (the engine's `data_frame_budget` counts from here).
+const SMALL_FRAME: usize = 256;
+
+/// So many small frames may follow each other without an answer before the next ones are held back.
+const SMALL_FRAMES_AT_ONCE: u32 = 64;
+
+/// The longest time that they are held back, below what people notice: 32 frames a second are left.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
 pub struct Stream {
     pub outgoing: Outgoing,
@@ -15,12 +30,31 @@ pub struct Stream {
 }
 
 /// The direction towards the peer.
-pub struct Outgoing(SendStream<Bytes>);
+pub struct Outgoing {
+    send: SendStream<Bytes>,
+    /// Small frames in a row, since the peer has said something.
+    small: Rc<Cell<u32>>,
+    load: Rc<Load>,
+}
 
 /// The direction from the peer.
 pub struct Incoming {
     body: RecvStream,
     tuner: Rc<Tuner>,
+    /// What has arrived and nobody has asked for yet.
+    held: Held,
+    /// What comes after that, if the peer says no more.
+    end: Option<Result<(), StreamError>>,
+    passed: Passed,
+    small: Rc<Cell<u32>>,
+    load: Rc<Load>,
+}
+
+/// What all streams of a connection share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub tuner: Rc<Tuner>,
+    pub load: Rc<Load>,
 }
 
 /// The peer or the connection ended the stream early: to an app, a TCP reset.
@@ -40,23 +74,38 @@ impl Stream {
     pub(super) fn new(
         send: SendStream<Bytes>,
         body: RecvStream,
-        tuner: Rc<Tuner>,
+        Shared { tuner, load }: Shared,
         guard: Option<Counted>,
     ) -> Self {
-        Self { outgoing: Outgoing(send), incoming: Incoming { body, tuner }, guard }
+        let small = Rc::<Cell<u32>>::default();
+        let outgoing = Outgoing { send, small: small.clone(), load: load.clone() };
+        let (held, passed) = (Held::default(), Passed::default());
+        Self { outgoing, incoming: Incoming { body, tuner, held, end: None, passed, small, load }, guard }
     }
 }
 
 impl Outgoing {
+    /// How long to wait for more before the next bytes are sent, so that they share a frame.
+    ///
+    /// Zero, but for an app that writes a few bytes again and again, and gets no answer: its peer may not be reading, and
+    /// each frame costs the peer memory that no window counts. A receiver that has enough of it ends the whole connection
+    /// (Envoy, h2), and with it the streams of others.
+    pub fn pause(&self) -> Duration {
+        let doublings = (self.small.get() / SMALL_FRAMES_AT_ONCE).min(6);
+        Duration::from_millis((1 << doublings) / 2).min(LONGEST_PAUSE)
+    }
+
     /// Waits until the peer and the send buffer have room; how many bytes of it, `wanted` at the most.
     pub async fn room(&mut self, wanted: usize) -> Result<usize, StreamError> {
-        self.0.reserve_capacity(wanted);
+        self.send.reserve_capacity(wanted);
+        let mut waiting = None;
         loop {
-            let capacity = self.0.capacity();
+            let capacity = self.send.capacity();
             if capacity > 0 {
                 return Ok(capacity.min(wanted));
             }
-            match poll_fn(|cx| self.0.poll_capacity(cx)).await {
+            waiting.get_or_insert_with(|| self.load.waits());
+            match poll_fn(|cx| self.send.poll_capacity(cx)).await {
                 Some(Ok(_)) => {}
                 Some(Err(e)) => return Err(e.into()),
                 None => return Err(self.ended_early().await),
@@ -66,7 +115,9 @@ impl Outgoing {
 
     /// Sends what [`room`](Self::room) was given for, and gives back the rest of it.
     pub fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        self.0.send_data(bytes, false)?;
+        self.small.set(if bytes.len() < SMALL_FRAME { self.small.get() + 1 } else { 0 });
+        self.load.moved(bytes.len());
+        self.send.send_data(bytes, false)?;
         self.give_back_room();
         Ok(())
     }
@@ -74,23 +125,23 @@ impl Outgoing {
     /// Lets other streams of the connection have the room that was not used. A stream that kept it while it has
     /// nothing to send would starve them where the peer's connection window is small.
     pub fn give_back_room(&mut self) {
-        self.0.reserve_capacity(0);
+        self.send.reserve_capacity(0);
     }
 
     /// This direction ends in order (a FIN).
     pub fn finish(&mut self) -> Result<(), StreamError> {
         self.give_back_room();
-        Ok(self.0.send_data(Bytes::new(), true)?)
+        Ok(self.send.send_data(Bytes::new(), true)?)
     }
 
     /// Both directions end now (an RST).
     pub fn reset(&mut self) {
-        self.0.send_reset(Reason::CANCEL);
+        self.send.send_reset(Reason::CANCEL);
     }
 
     /// Resolves when the peer or the connection ends the stream early.
     pub async fn ended_early(&mut self) -> StreamError {
-        match poll_fn(|cx| self.0.poll_reset(cx)).await {
+        match poll_fn(|cx| self.send.poll_reset(cx)).await {
             Ok(reason) => h2::Error::from(reason).into(),
             Err(e) => e.into(),
         }
@@ -100,18 +151,59 @@ impl Outgoing {
 impl Incoming {
     /// The next bytes, or `None` when the peer ended its direction in order.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
-        match self.body.data().await {
-            Some(Ok(bytes)) => {
-                self.tuner.on_data(bytes.len());
-                Ok(Some(bytes))
+        if let Some(bytes) = self.held.pop() {
+            return Ok(Some(bytes));
+        }
+        if self.end.is_none() {
+            match self.receive().await {
+                Ok(Some(bytes)) => {
+                    self.held.count(bytes.len());
+                    return Ok(Some(bytes));
+                }
+                Ok(None) => self.end = Some(Ok(())),
+                Err(e) => return Err(e),
             }
-            Some(Err(e)) => Err(e.into()),
-            None => Ok(None),
+        }
+        self.end.take().unwrap_or(Ok(())).map(|()| None)
+    }
+
+    /// Takes in what arrives until `ready` resolves, for the calls of [`next`](Self::next) that follow.
+    pub async fn hold_until<T>(&mut self, ready: impl Future<Output = T>) -> T {
+        let mut ready = pin!(ready);
+        loop {
+            if self.end.is_some() {
+                return ready.await;
+            }
+            let arrived = {
+                let mut receive = pin!(self.receive());
+                poll_fn(|cx| match ready.as_mut().poll(cx) {
+                    Poll::Ready(done) => Poll::Ready(Err(done)),
+                    Poll::Pending => receive.as_mut().poll(cx).map(Ok),
+                })
+                .await
+            };
+            match arrived {
+                Err(done) => return done,
+                Ok(Ok(Some(bytes))) => self.held.push(bytes),
+                Ok(Ok(None)) => self.end = Some(Ok(())),
+                Ok(Err(e)) => self.end = Some(Err(e)),
+            }
         }
     }
 
     /// Gives the peer credit for `bytes` that were passed on.
     pub fn release(&mut self, bytes: usize) -> Result<(), StreamError> {
+        self.held.give_up(bytes);
+        self.tuner.on_passed(&self.passed, bytes);
+        self.load.moved(bytes);
         Ok(self.body.flow_control().release_capacity(bytes)?)
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, StreamError> {
+        let arrived = self.body.data().await.transpose()?;
+        if arrived.is_some() {
+            self.small.set(0);
+        }
+        Ok(arrived)
     }
 }

@@ -295,3 +295,133 @@ async fn connections_that_are_refused_again_and_again_end_no_other_stream() {
     })
     .await;
 }
+
+/// Streams that a client has opened on one connection, both ends of each, in the order of their opening.
+async fn many(count: usize) -> (Client, Vec<(Stream, Stream)>) {
+    let (near, far) = wire(Duration::from_micros(50));
+    let (give, mut take) = mpsc::channel(1);
+    spawn_local(async move {
+        let mut server = Server::handshake(far).await.unwrap();
+        while let Some(Ok(request)) = server.next().await {
+            let _ = give.send(request.accept().unwrap()).await;
+        }
+    });
+    let (client, driver) = Client::handshake(near).await.unwrap();
+    spawn_local(async move { driver.await.unwrap() });
+    let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let opened = client.open(target, source, pending(), client.reserve()).await.unwrap();
+        streams.push((opened, take.recv().await.unwrap()));
+    }
+    (client, streams)
+}
+
+/// What the relay does for an app that does not read: it takes one piece, and holds the rest.
+async fn sleep_on(mut incoming: Incoming) {
+    let _first = incoming.next().await;
+    incoming.hold_until(pending()).await
+}
+
+/// 100 apps that read first, so that windows grow, and then sleep while they are sent as much as goes.
+// proves: ISO-1, ISO-3
+#[tokio::test(start_paused = true)]
+async fn readers_that_sleep_hold_their_share_and_an_honest_stream_goes_on() {
+    const SLEEPERS: usize = 100;
+    local(async {
+        let (client, mut streams) = many(SLEEPERS + 1).await;
+        let (mut honest, mut honest_far) = streams.pop().unwrap();
+        let sent = std::rc::Rc::new(std::cell::Cell::new(0));
+        let mut tasks = Vec::new();
+        for (near, far) in streams {
+            let (sent, Stream { mut outgoing, .. }) = (sent.clone(), near);
+            tasks.push(spawn_local(async move {
+                let piece = Bytes::from(vec![7; PIECE]);
+                loop {
+                    let room = outgoing.room(PIECE).await.unwrap();
+                    outgoing.send(piece.slice(..room)).unwrap();
+                    sent.set(sent.get() + room);
+                }
+            }));
+            let Stream { mut incoming, .. } = far;
+            tasks.push(spawn_local(async move {
+                for _ in 0..80 {
+                    let bytes = incoming.next().await.unwrap().unwrap();
+                    incoming.release(bytes.len()).unwrap();
+                }
+                sleep_on(incoming).await;
+            }));
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let read = SLEEPERS * 80 * PIECE;
+        assert!(sent.get() > read, "they sleep");
+        let held = sent.get() - read;
+        assert!(held < 300 << 20, "{} MiB are held for readers that sleep", held >> 20);
+        assert!(client.is_busy(), "what is new goes to another connection");
+        let began = Instant::now();
+        still_carries(&mut honest.outgoing, &mut honest_far.incoming).await;
+        still_carries(&mut honest_far.outgoing, &mut honest.incoming).await;
+        assert!(began.elapsed() < Duration::from_secs(1));
+        for task in tasks {
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(super::held::held_by_pod(), 10, "only what the honest stream has not released");
+        // Its credit is back, too.
+        let bulk = async { send_all(&mut honest.outgoing, 100 << 20).await };
+        let (received, ()) = tokio::join!(receive_all(&mut honest_far.incoming), bulk);
+        assert_eq!(received, 100 << 20);
+    })
+    .await;
+}
+
+// proves: ISO-1
+#[tokio::test(start_paused = true)]
+async fn single_bytes_that_nobody_reads_end_no_other_stream() {
+    local(async {
+        let (_client, mut streams) = many(2).await;
+        let (mut honest, mut honest_far) = streams.pop().unwrap();
+        let (Stream { mut outgoing, .. }, Stream { incoming, .. }) = streams.pop().unwrap();
+        let sleeper = spawn_local(sleep_on(incoming));
+        // Twice as many as the engine would keep.
+        for sent in 0..2 * super::SMALL_FRAMES_BUDGET / 255 {
+            outgoing.room(1).await.unwrap();
+            outgoing.send(Bytes::from_static(b"x")).unwrap();
+            if sent % 10_000 == 0 {
+                still_carries(&mut honest.outgoing, &mut honest_far.incoming).await;
+            }
+        }
+        still_carries(&mut honest.outgoing, &mut honest_far.incoming).await;
+        assert!(super::held::held_by_pod() > 2 * super::SMALL_FRAMES_BUDGET / 255, "all of it has been sent");
+        assert!(!sleeper.is_finished());
+    })
+    .await;
+}
+
+// proves: ISO-1
+#[tokio::test(start_paused = true)]
+async fn small_writes_without_an_answer_gather_and_a_conversation_never_waits() {
+    local(async {
+        let (_client, mut streams) = many(1).await;
+        let (mut near, mut far) = streams.pop().unwrap();
+        for _ in 0..1000 {
+            still_carries(&mut near.outgoing, &mut far.incoming).await;
+            still_carries(&mut far.outgoing, &mut near.incoming).await;
+            assert_eq!(near.outgoing.pause(), Duration::ZERO);
+        }
+        for _ in 0..63 {
+            still_carries(&mut near.outgoing, &mut far.incoming).await;
+            assert_eq!(near.outgoing.pause(), Duration::ZERO, "a burst does not wait either");
+        }
+        let mut longest = Duration::ZERO;
+        for _ in 0..1000 {
+            still_carries(&mut near.outgoing, &mut far.incoming).await;
+            longest = longest.max(near.outgoing.pause());
+        }
+        assert_eq!(longest, Duration::from_millis(32));
+        near.outgoing.room(300).await.unwrap();
+        near.outgoing.send(Bytes::from(vec![7; 300])).unwrap();
+        assert_eq!(near.outgoing.pause(), Duration::ZERO, "a large one is worth its frame");
+    })
+    .await;
+}

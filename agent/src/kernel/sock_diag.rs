@@ -32,6 +32,8 @@ pub struct OpenSocket {
     pub stage: Stage,
     /// Where they were asked for; a connection whose socket its program has closed has none.
     pub bytes: Option<Bytes>,
+    /// The socket's number; 0 where its program has closed it.
+    pub inode: u32,
     family: u8,
     id: SocketId,
 }
@@ -128,6 +130,7 @@ impl OpenSocket {
                 _ => Stage::Open,
             },
             bytes,
+            inode: header.inode,
             family: header.family,
             id,
         }

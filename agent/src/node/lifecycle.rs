@@ -68,6 +68,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         last_good: Some(config.state_dir.join(LAST_GOOD)),
     };
     let metrics = Arc::new(NodeMetrics::new(env!("CARGO_PKG_VERSION")));
+    metrics.show_log_lines_dropped(&logging.dropped());
     let writes = Writes {
         options: config.cluster.clone(),
         waits_for: health.waits_for(),

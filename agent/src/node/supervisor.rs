@@ -15,7 +15,7 @@ use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics};
-use crate::worker::{Entered, Ready, Settings, SignCall, StartError, WorkerError};
+use crate::worker::{Descriptors, Entered, Ready, Settings, SignCall, StartError, WorkerError};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -117,6 +117,7 @@ impl Supervisor {
             trust_domains: config.trust.trust_domains(),
             hbone_congestion: config.hbone_congestion.clone(),
             metrics_idle: config.metrics_idle,
+            descriptors: Arc::new(Descriptors::of_this_process()),
         });
         let supervisor = Self {
             config,

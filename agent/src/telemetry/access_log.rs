@@ -2,19 +2,15 @@
 
 use super::authorization::AuthorizationLog;
 use super::connection::ConnectionSecurity;
+use super::lines::Lines;
 use crate::mesh::{PodName, SpiffeId};
 use prometheus::IntCounter;
 use serde::{Serialize, Serializer};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-
-/// Lines that wait for the writer; about 4 MiB at most, and a burst of 5,000 connections that end at once.
-const WAITING_LINES: usize = 8192;
 
 /// What is told of a connection. Bytes are meant as in the metrics: sent is from the server to the client.
 #[derive(Debug, Serialize)]
@@ -67,16 +63,7 @@ pub enum Direction {
 
 /// The way to the log; clones lead to the same.
 #[derive(Clone)]
-pub struct AccessLog {
-    messages: SyncSender<Message>,
-    dropped: IntCounter,
-}
-
-enum Message {
-    Line(Vec<u8>),
-    /// Answered when all before it is written.
-    Flush(SyncSender<()>),
-}
+pub struct AccessLog(Lines);
 
 impl AccessLog {
     /// Starts the thread that writes to `output`. Lines that come faster than they are written are dropped and
@@ -85,63 +72,24 @@ impl AccessLog {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(output: impl Write + Send + 'static, dropped: IntCounter) -> io::Result<Self> {
-        let (messages, receiver) = sync_channel(WAITING_LINES);
-        let counter = dropped.clone();
-        thread::Builder::new().name("access-log".into()).spawn(move || write(&receiver, output, &counter))?;
-        Ok(Self { messages, dropped })
+        Lines::start("access-log", output, dropped).map(Self)
     }
 
     /// Writes a line soon, or drops it. Never waits.
     pub fn log(&self, entry: &AccessLogEntry<'_>) {
-        let line = match serde_json::to_vec(entry) {
+        match serde_json::to_vec(entry) {
             Ok(mut line) => {
                 line.push(b'\n');
-                line
+                self.0.write(line);
             }
-            Err(_) => return self.dropped.inc(),
-        };
-        if self.messages.try_send(Message::Line(line)).is_err() {
-            self.dropped.inc();
+            Err(_) => self.0.drop_line(),
         }
     }
 
     /// Waits until what was logged is written, for the end of the process; at most `timeout`, since the reader
     /// may have stalled. Says whether it is.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let (done, written) = sync_channel(1);
-        match self.messages.try_send(Message::Flush(done)) {
-            Ok(()) => written.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout),
-            // The writer is gone: nothing will be written any more.
-            Err(TrySendError::Disconnected(_)) => true,
-            Err(TrySendError::Full(_)) => false,
-        }
-    }
-}
-
-/// Writes what there is, and flushes whenever nothing more waits.
-fn write(messages: &Receiver<Message>, output: impl Write, dropped: &IntCounter) {
-    let mut output = BufWriter::with_capacity(64 << 10, output);
-    while let Ok(first) = messages.recv() {
-        let mut flushes = Vec::new();
-        for message in std::iter::once(first).chain(messages.try_iter()) {
-            match message {
-                Message::Line(line) => {
-                    if output.write_all(&line).is_err() {
-                        dropped.inc();
-                    }
-                }
-                Message::Flush(done) => {
-                    flushes.push(done);
-                    break;
-                }
-            }
-        }
-        if let Err(error) = output.flush() {
-            // The reader is gone. Every line to come is dropped and counted.
-            tracing::warn!("the access log cannot be written, and ends: {error}");
-            return;
-        }
-        drop(flushes);
+        self.0.flush(timeout)
     }
 }
 
@@ -163,6 +111,7 @@ fn text<S: Serializer>(name: &PodName, serializer: S) -> Result<S::Ok, S::Error>
 mod tests {
     use super::*;
     use crate::telemetry::Reporter;
+    use crate::telemetry::lines::WAITING_LINES;
     use serde_json::{Value, json};
     use std::sync::{Arc, Barrier, Mutex};
 

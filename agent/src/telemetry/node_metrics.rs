@@ -204,6 +204,11 @@ impl NodeMetrics {
         self.access_log_dropped.clone()
     }
 
+    /// Shows what the agent's own log counts, which begins before there are metrics.
+    pub fn show_log_lines_dropped(&self, dropped: &IntCounter) {
+        register(&self.registry, dropped.clone());
+    }
+
     /// The counter that whoever reads the kernel's events keeps.
     pub fn direct_events_lost(&self) -> IntCounter {
         self.direct_events_lost.clone()

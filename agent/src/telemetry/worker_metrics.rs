@@ -19,6 +19,7 @@ pub struct WorkerMetrics {
     received: IntCounterVec,
     failed: IntCounterVec,
     handshakes: IntCounterVec,
+    budget_refused: IntCounterVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
     renewal_failing_since: IntGaugeVec,
@@ -106,6 +107,11 @@ impl WorkerMetrics {
                 "TLS handshakes by role and result.",
                 &["role", "result"],
             ),
+            budget_refused: counters(
+                "pillion_budget_refused_total",
+                "Connections that were refused because the pod has its share, by what it has its share of.",
+                &["budget"],
+            ),
             open_connections: register(
                 &registry,
                 IntGauge::new("pillion_open_connections", "Connections open now.").expect("a valid name"),
@@ -157,6 +163,11 @@ impl WorkerMetrics {
     /// Counts a handshake; `result` is `ok` or a reason from a small set.
     pub fn handshake(&self, role: HandshakeRole, result: &'static str) {
         self.handshakes.with_label_values(&[role.as_str(), result]).inc();
+    }
+
+    /// Counts a connection that was refused because the pod has its share of `budget`.
+    pub fn budget_refused(&self, budget: &'static str) {
+        self.budget_refused.with_label_values(&[budget]).inc();
     }
 
     /// What policies decide.

@@ -1,8 +1,9 @@
 //! rustls configurations of a worker, made anew for each certificate. Trust may change in between.
 
+use super::chain::PeerChain;
 use super::provider::provider;
 use super::verify::{self, ClientVerifier, ServerVerifier};
-use crate::identity::{ChainId, Trust, WorkloadCertificate};
+use crate::identity::{Trust, WorkloadCertificate};
 use crate::mesh::{SpiffeId, TrustDomains};
 use rustls::client::Resumption;
 use rustls::server::NoServerSessionStorage;
@@ -56,7 +57,7 @@ pub fn peer_identity(connection: &CommonState) -> Option<SpiffeId> {
     verify::identity(connection.peer_certificates()?.first()?).ok()
 }
 
-/// What to find the peer's certificates by among those that are revoked later.
-pub fn peer_chain(connection: &CommonState) -> ChainId {
-    ChainId::of(connection.peer_certificates().unwrap_or_default())
+/// What the peer has shown in a finished handshake.
+pub fn peer_chain(connection: &CommonState) -> PeerChain {
+    PeerChain::new(connection.peer_certificates().unwrap_or_default())
 }

@@ -5,6 +5,7 @@
 //! Beside it, TLS with a certificate authority (`authority.rs`), which is known by its host name.
 
 mod authority;
+mod chain;
 mod config;
 mod explain;
 mod handshake;
@@ -18,6 +19,7 @@ mod tests;
 mod verify;
 
 pub use authority::{authority_client_config, authority_server_config, verify_workload_chain};
+pub use chain::{PeerChain, PeerRole};
 pub use config::{client_config, peer_chain, peer_identity, server_config};
 pub use explain::explain;
 pub use handshake::{TlsServer, accept, connect};

@@ -27,7 +27,9 @@ pub(super) fn accept(context: Rc<Context>, listener: Rc<TcpListener>, address: S
                 }
                 Err(e) if is_of_one_connection(&e) => {}
                 Err(e) if is_exhaustion(&e) => {
-                    tracing::warn!(pod = %context.name, "cannot accept connections for now: {e}");
+                    if let Some(left_out) = context.strangers.exhaustion.next() {
+                        tracing::warn!(pod = %context.name, left_out = (left_out > 0).then_some(left_out), "cannot accept connections for now: {e}");
+                    }
                     sleep(EXHAUSTED_PAUSE).await;
                 }
                 Err(e) => {

@@ -225,7 +225,8 @@ pub(super) async fn revoked(mut trust: watch::Receiver<Arc<Trust>>, chain: Chain
     }
 }
 
-async fn sleep_until(when: OffsetDateTime) {
+/// Resolves when the wall clock says so, a minute late at the most where the machine slept.
+pub(super) async fn sleep_until(when: OffsetDateTime) {
     loop {
         let left = when - OffsetDateTime::now_utc();
         match Duration::try_from(left) {

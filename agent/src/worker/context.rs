@@ -1,10 +1,12 @@
 //! What all tasks of one worker share. One thread: no locks.
 
 use super::admitted::Admitted;
+use super::budget::Budget;
 use super::certificate::Identity;
 use super::dial::Dialer;
 use super::direct::DirectPath;
 use super::pool::Pool;
+use super::seldom::Seldom;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -29,8 +31,18 @@ pub(super) struct Context {
     pub open: Tally,
     /// Those of them that peers have opened.
     pub admitted: Rc<Admitted>,
+    pub budget: Budget,
+    pub strangers: Strangers,
     /// Counts the times that peers are to be told to open no more streams here.
     pub go_away: watch::Sender<u64>,
+}
+
+/// What is logged of those who have proven nothing, and of peers that ask for what there is not.
+#[derive(Default)]
+pub(super) struct Strangers {
+    pub handshakes: Seldom,
+    pub requests: Seldom,
+    pub exhaustion: Seldom,
 }
 
 impl Context {

@@ -27,6 +27,8 @@ pub(super) enum LookError {
     Sockets(#[from] SockDiagError),
     #[error(transparent)]
     Flows(#[from] KernelError),
+    #[error("the agent's own sockets cannot be listed: {0}")]
+    Own(#[from] std::io::Error),
 }
 
 impl DirectPath {

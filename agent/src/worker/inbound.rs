@@ -1,17 +1,19 @@
 //! A peer's HBONE connection: mutual TLS, then one app connection per CONNECT request.
 
+use super::budget::OverBudget;
 use super::context::Context;
 use super::dial::DialError;
+use super::proof::{Before, Proof};
 use super::record::{Began, Record};
 use super::relay::{Far, relay};
 use super::revocation::peer_revoked;
+use super::socket::reset_on_drop;
 use super::tasks;
 use crate::decide::{self, Connection, inbound, judge, presented};
 use crate::hbone::{Request, Server, parse_forwarded};
-use crate::identity::ChainId;
 use crate::mesh::SpiffeId;
 use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
-use crate::tls::{self, explain, peer_chain, peer_identity};
+use crate::tls::{self, PeerRole, explain, peer_chain, peer_identity};
 use http::{StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -34,20 +36,24 @@ struct Peer {
 
 pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address: SocketAddr) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let Ok(_permit) = context.budget.take(1) else { return reset_on_drop(&stream) };
     match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
-        Ok(Ok((server, peer, chain))) => {
+        Ok(Ok((server, peer, proof))) => {
             context.metrics.handshake(HandshakeRole::Server, "ok");
-            serve(context, server, peer, chain).await;
+            serve(context, server, peer, proof).await;
         }
-        Ok(Err(reason)) => {
-            context.metrics.handshake(HandshakeRole::Server, "failed");
-            tracing::info!(pod = %context.name, peer = %address, "mutual TLS with a peer failed: {reason}");
-        }
+        Ok(Err(reason)) => failed(&context, address, &format!("mutual TLS with a peer failed: {reason}")),
         Err(_) => {
-            context.metrics.handshake(HandshakeRole::Server, "failed");
-            tracing::info!(pod = %context.name, peer = %address,
-                "a peer did not finish its handshake within {HANDSHAKE_TIMEOUT:?}");
+            let limit = HANDSHAKE_TIMEOUT;
+            failed(&context, address, &format!("a peer did not finish its handshake within {limit:?}"));
         }
+    }
+}
+
+fn failed(context: &Context, peer: SocketAddr, why: &str) {
+    context.metrics.handshake(HandshakeRole::Server, "failed");
+    if let Some(left_out) = context.strangers.handshakes.next() {
+        tracing::info!(pod = %context.name, %peer, left_out = (left_out > 0).then_some(left_out), "{why}");
     }
 }
 
@@ -57,24 +63,33 @@ async fn handshake(
     context: &Context,
     stream: TcpStream,
     address: SocketAddr,
-) -> Result<(HboneServer, Peer, ChainId), String> {
+) -> Result<(HboneServer, Peer, Proof), String> {
     let local = stream.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
     decide::peer(local, address).map_err(|e| e.to_string())?;
+    let before = Before::now(&context.identity);
     let config = context.identity.current().server.clone();
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
-    let chain = peer_chain(tls.common());
+    let proof = before.proof(peer_chain(tls.common()), PeerRole::Client);
     let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
-    Ok((server, Peer { address, identity, local }, chain))
+    Ok((server, Peer { address, identity, local }, proof))
 }
 
-async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, chain: ChainId) {
+async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof: Proof) {
     let mut go_away = context.go_away.subscribe();
-    let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, chain));
+    let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, proof.peer()));
+    let (mut over, mut is_over) = (pin!(proof.over()), false);
     loop {
         tokio::select! {
             () = &mut revoked => return,
+            why = &mut over, if !is_over => {
+                tracing::debug!(pod = %context.name, peer = %peer.address, "a connection takes no more streams: {why}");
+                is_over = true;
+                server.drain();
+            }
             request = server.next() => match request {
+                // A client of ours asks again, on another connection.
+                Some(Ok(request)) if is_over || proof.has_expired() => request.turn_away(),
                 Some(Ok(request)) => {
                     tasks::spawn(stream(context.clone(), request, peer.clone()));
                 }
@@ -94,7 +109,9 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let target = match inbound(peer.local, &request.head.method, request.authority()) {
         Ok(target) => target,
         Err(e) => {
-            tracing::info!(pod = %context.name, peer = %peer.address, "refused a request: {e}");
+            if let Some(left_out) = context.strangers.requests.next() {
+                tracing::info!(pod = %context.name, peer = %peer.address, left_out = (left_out > 0).then_some(left_out), "refused a request: {e}");
+            }
             return request.refuse(e.status());
         }
     };
@@ -128,6 +145,13 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         return Record::failed(&context, &began, &parties, "DENY", &judgement.verdict.to_string());
     }
     drop(mesh);
+    let _permit = match context.budget.take(1) {
+        Ok(permit) => permit,
+        Err(e) => {
+            request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return Record::failed(&context, &began, &parties, OverBudget::RESPONSE_FLAGS, &e.to_string());
+        }
+    };
     let dialled = tokio::select! {
         // Boxed, because what is open for long should be small.
         dialled = Box::pin(context.dialer.app(target, client)) => dialled,

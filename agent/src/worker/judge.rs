@@ -3,97 +3,21 @@
 
 use super::context::Context;
 use super::direct::LookError;
-use super::{Judged, OUTBOUND_PORT, Terms};
+use super::opened::{Ends, Opened, own_sockets};
+use super::{OUTBOUND_PORT, Terms};
 use crate::decide::{
     self, Connection, DirectMode, NotDirect, Placed, Placement, PodAddresses, Standing, authorize, direct_by,
 };
 use crate::hbone::HBONE_PORT;
 use crate::kernel::{AttestedFlow, OpenSocket, SockDiag, Stage};
-use crate::mesh::{Mesh, MtlsMode, PodName, Policy, Workload};
+use crate::mesh::{Mesh, MtlsMode, Policy, Workload};
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fmt::Display;
-use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 
 /// The reason of connections that policies deny, as metrics give it.
 const DENIED: &str = "denied";
-
-/// Judging that has failed is tried again after this long, doubling up to the bound.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
-
-/// Judges what is open as often as it is told to, and again and again until nothing has stood in the way of it: of a denied
-/// connection that was not cut nobody would hear otherwise.
-pub(super) struct Judging {
-    terms: Option<Arc<Terms>>,
-    retry: Option<Retry>,
-    judged: watch::Sender<Judged>,
-}
-
-#[derive(Clone, Copy)]
-struct Retry {
-    at: Instant,
-    pause: Duration,
-}
-
-impl Judging {
-    pub fn new(judged: watch::Sender<Judged>) -> Self {
-        Self { terms: None, retry: None, judged }
-    }
-
-    /// Judges under these terms, from now on.
-    pub fn begin(&mut self, context: &Context, terms: Arc<Terms>) {
-        self.terms = Some(terms);
-        self.retry = None;
-        self.again(context);
-    }
-
-    /// Tries again what has failed.
-    pub fn again(&mut self, context: &Context) {
-        if let Some(terms) = self.terms.clone() {
-            self.attempt(&context.name, || judge(context, &terms));
-        }
-    }
-
-    /// Resolves when what has failed is to be tried again; never where nothing has.
-    pub async fn due(&self) {
-        match self.retry {
-            Some(retry) => sleep_until(retry.at).await,
-            None => pending().await,
-        }
-    }
-
-    /// `judge` gives the generation that all was judged by, or what stood in the way.
-    fn attempt(&mut self, pod: &PodName, judge: impl FnOnce() -> Result<u64, String>) {
-        match judge() {
-            Ok(generation) => {
-                if self.retry.take().is_some() {
-                    tracing::info!(%pod, "all open connections are judged by the mesh as it is now");
-                }
-                self.judged.send_replace(Judged { generation, failing: None });
-            }
-            Err(reason) => {
-                let pause = self.retry.map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LONGEST_RETRY));
-                self.retry = Some(Retry { at: Instant::now() + pause, pause });
-                let is_new = self.judged.send_if_modified(|judged| {
-                    let is_new = judged.failing.as_ref() != Some(&reason);
-                    judged.failing = Some(reason.clone());
-                    is_new
-                });
-                // What fails again and again is told once.
-                if is_new {
-                    tracing::error!(%pod,
-                        "open connections that the mesh may allow no longer go on, until this succeeds: {reason}");
-                }
-            }
-        }
-    }
-}
 
 /// Why an open connection is cut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,7 +39,7 @@ enum Cut {
 ///
 /// # Errors
 /// What stood in the way, of whatever was not judged, or judged and not cut. All else was.
-fn judge(context: &Context, terms: &Terms) -> Result<u64, String> {
+pub(super) fn judge(context: &Context, terms: &Terms, opened: &mut Opened) -> Result<u64, String> {
     let (mesh, placement) = (context.mesh(), context.direct.placement());
     let Some(own) = placement.pod(context.netns_cookie) else {
         return Err("the node does not say yet how the pod is captured".to_owned());
@@ -126,7 +50,7 @@ fn judge(context: &Context, terms: &Terms) -> Result<u64, String> {
             tracing::info!(pod = %context.name, "cut an open connection: {denied}");
             context.metrics.direct().cut(DENIED);
         }
-        cut_forbidden(context, &mesh, &placement, &own.workload, terms)?;
+        cut_forbidden(context, &mesh, &placement, &own.workload, terms, opened)?;
     }
     Ok(placement.generation())
 }
@@ -137,23 +61,36 @@ fn cut_forbidden(
     placement: &Placement,
     pod: &Workload,
     terms: &Terms,
+    opened: &mut Opened,
 ) -> Result<(), String> {
     let mut diag = SockDiag::open().map_err(|e| e.to_string())?;
     let sockets = diag.sockets(false).map_err(|e| e.to_string())?;
-    let is_listening = |socket: &&OpenSocket| socket.stage == Stage::Listening;
-    let listening = sockets.iter().filter(is_listening).map(|socket| socket.local.port()).collect();
+    let (listeners, connections): (Vec<OpenSocket>, Vec<OpenSocket>) =
+        sockets.into_iter().partition(|socket| socket.stage == Stage::Listening);
+    let listening = listeners.iter().map(|socket| socket.local.port()).collect();
+    let ends = |socket: &OpenSocket| Ends { local: socket.local, remote: socket.remote, inode: socket.inode };
+    opened.note(pod, &connections.iter().map(ends).collect::<Vec<_>>(), &listening);
+    let agents = OnceCell::new();
     let own = (context.netns_cookie, pod);
-    let law = Law { mesh, placement, own, terms, listening, has_rules: OnceCell::new() };
-    let connections = sockets.iter().filter(|socket| socket.stage != Stage::Listening);
-    for_each(connections, |socket| {
-        let OpenSocket { local, remote, .. } = *socket;
+    let law = Law { mesh, placement, own, terms, has_rules: OnceCell::new() };
+    for_each(connections.iter(), |socket| {
+        let OpenSocket { local, remote, inode, .. } = *socket;
         let flow = context.direct.flows.get(local, remote)?;
         let is_nodes =
             pod.probe_ports.contains(&local.port()) && context.direct.node_flows.has(remote, local)?;
+        let Some(cut) = law.judge(local, remote, flow, is_nodes) else { return Ok(()) };
+        if flow.is_none() && !listening.contains(&local.port()) {
+            // Asked last, because it reads all of the agent's descriptors.
+            if agents.get().is_none() {
+                let _ = agents.set(own_sockets()?);
+            }
+            let is_agents = |inode| agents.get().is_some_and(|own: &HashSet<u32>| own.contains(&inode));
+            if opened.has(&Ends { local, remote, inode }, is_agents) {
+                return Ok(());
+            }
+        }
         // A connection that has ended by itself meanwhile needs no end.
-        if let Some(cut) = law.judge(local, remote, flow, is_nodes)
-            && diag.destroy(socket)?
-        {
+        if diag.destroy(socket)? {
             tracing::info!(pod = %context.name, %local, %remote, "cut an open connection: {cut}");
             context.metrics.direct().cut(cut.reason());
         }
@@ -184,8 +121,6 @@ struct Law<'a> {
     /// The pod whose connections are judged, and the cookie of its network namespace.
     own: (u64, &'a Workload),
     terms: &'a Terms,
-    /// The ports that somebody in the pod listens on: connections there were accepted.
-    listening: BTreeSet<u16>,
     /// Whether policies may refuse plaintext to the pod: worked out when it is asked for.
     has_rules: OnceCell<bool>,
 }
@@ -201,7 +136,7 @@ enum End<'a> {
 }
 
 impl<'a> Law<'a> {
-    /// Judges one of the pod's connections; `flow` is what the kernel has attested of it, and `is_nodes` says whether a
+    /// Judges one of the pod's connections, as one that was accepted where nobody vouches for it; `flow` is what the kernel has attested of it, and `is_nodes` says whether a
     /// socket of the node's own has opened it.
     fn judge(
         &self,
@@ -290,10 +225,10 @@ impl<'a> Law<'a> {
     fn plaintext(&self, local: SocketAddr, remote: SocketAddr, is_nodes: bool) -> Result<(), Cut> {
         let ((_, pod), port) = (self.own, local.port());
         let is_own = |ip| pod.addresses.contains(&ip);
-        let is_accepted = !local.ip().is_loopback() && self.listening.contains(&port);
+        let is_within = local.ip().is_loopback();
         let is_from_outside = !remote.ip().is_loopback() && !is_own(remote.ip());
         let is_mesh_port = port == HBONE_PORT || port == OUTBOUND_PORT;
-        if !is_accepted || !is_from_outside || is_mesh_port {
+        if is_within || !is_from_outside || is_mesh_port {
             return Ok(());
         }
         if !is_own(local.ip()) {
@@ -342,7 +277,9 @@ impl Cut {
 mod tests {
     use super::*;
     use crate::manifest::{Settings, parse, snapshot};
-    use std::collections::HashMap;
+    use crate::mesh::PodName;
+    use std::collections::{BTreeSet, HashMap};
+    use std::sync::Arc;
 
     /// `server` takes plaintext on 8080 and, excluded, on 9090; the kubelet probes 8081. `new` is captured, and its object has
     /// no address yet; `coming` has one, and is not captured yet.
@@ -413,36 +350,13 @@ mod tests {
         client: Option<u64>,
     ) -> &'static str {
         let own = (SERVER, &*placement.pod(SERVER).unwrap().workload);
-        let listening = BTreeSet::from([80, 8080, 8081, 9090, OUTBOUND_PORT, HBONE_PORT]);
         let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
         let flow = |client_netns| match client_netns == SERVER {
             true => AttestedFlow { client: local, server: remote, client_netns, server_netns: 0 },
             false => AttestedFlow { client: remote, server: local, client_netns, server_netns: SERVER },
         };
-        let law = Law { mesh, placement, own, terms, listening, has_rules: OnceCell::new() };
+        let law = Law { mesh, placement, own, terms, has_rules: OnceCell::new() };
         law.judge(local, remote, client.map(flow), false).map_or("open", |cut| cut.reason())
-    }
-
-    // proves: POL-2, SEC-3
-    #[tokio::test]
-    async fn judging_that_fails_is_tried_again_until_it_succeeds_and_says_so_meanwhile() {
-        let pod = PodName { namespace: "default".into(), name: "server".into() };
-        let (told, judged) = watch::channel(Judged::default());
-        let mut judging = Judging::new(told);
-        judging.attempt(&pod, || Err("too many open files".to_owned()));
-        let failing = Some("too many open files".to_owned());
-        assert_eq!(*judged.borrow(), Judged { generation: 0, failing: failing.clone() });
-        let first = judging.retry.unwrap().pause;
-        judging.due().await;
-        judging.attempt(&pod, || Err("too many open files".to_owned()));
-        assert_eq!(judging.retry.unwrap().pause, first * 2);
-        judging.due().await;
-        judging.attempt(&pod, || Ok(7));
-        assert_eq!(*judged.borrow(), Judged { generation: 7, failing: None });
-        assert!(judging.retry.is_none(), "nothing is left to try");
-        // What was judged once stays so, while the next judging fails.
-        judging.attempt(&pod, || Err("too many open files".to_owned()));
-        assert_eq!(*judged.borrow(), Judged { generation: 7, failing });
     }
 
     // proves: POL-2, SEC-3
@@ -589,7 +503,7 @@ mod tests {
             (&plain, "10.0.0.2:70", client, false, "open"),
             (&plain, "10.0.0.2:8081", NODE, false, "open"),
             (&plain, "10.0.0.2:9090", FAR, false, "open"),
-            (&plain, "10.0.0.2:50000", FAR, false, "open"),
+            (&plain, "10.0.0.2:50000", FAR, false, "denied"),
         ] {
             let found = judge(mesh, &terms, local, remote, is_attested);
             assert_eq!(found, expected, "{remote} to {local}, attested: {is_attested}");
@@ -616,8 +530,8 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.1:50000", "open"),
             ("10.0.0.2:80", "10.0.0.2:50000", "open"),
             ("10.0.0.2:80", "[fd00::2]:50000", "open"),
-            // What the pod has opened itself: nobody listens there.
-            ("10.0.0.2:50000", FAR, "open"),
+            // Nobody listens there any more: how it came to be is not asked here.
+            ("10.0.0.2:50000", FAR, "strict"),
         ] {
             assert_eq!(judge(&strict, &terms, local, remote, false), expected, "{remote} to {local}");
             assert_eq!(judge(&permissive, &terms, local, remote, false), "open", "{remote} to {local}");

@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod admitted;
+mod budget;
 mod certificate;
 mod collect;
 mod context;
@@ -14,18 +15,23 @@ mod direct;
 mod early;
 mod inbound;
 mod judge;
+mod judging;
 mod listeners;
+mod opened;
 mod outbound;
 mod pool;
+mod proof;
 mod record;
 mod relay;
 mod revocation;
 mod sample;
+mod seldom;
 mod service;
 mod socket;
 mod tasks;
 mod thread;
 
+pub use budget::Descriptors;
 pub use certificate::{CertificateState, Failing, Life, SignCall, Signer};
 pub use direct::DirectPath;
 pub use thread::WorkerSpec;
@@ -33,7 +39,7 @@ pub use thread::WorkerSpec;
 use crate::decide::DirectMode;
 use crate::kernel::{FlowEnd, NoPath, PodDevice};
 use crate::mesh::TrustDomains;
-use judge::Judging;
+use judging::Judging;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -70,6 +76,8 @@ pub struct Settings {
     pub hbone_congestion: Option<String>,
     /// Label sets of metrics that no connection used for this long are dropped.
     pub metrics_idle: Duration,
+    /// What all pods' connections share.
+    pub descriptors: Arc<Descriptors>,
 }
 
 /// What the node core tells a worker.

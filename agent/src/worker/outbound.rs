@@ -1,5 +1,6 @@
 //! A captured connection: from an app of the pod to wherever it meant to go.
 
+use super::budget::OverBudget;
 use super::context::Context;
 use super::early::Early;
 use super::pool::PeerError;
@@ -39,6 +40,14 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         service: None,
         security: ConnectionSecurity::None,
         authorization: None,
+    };
+    // The app's connection, and the one that it leads to where that has one of its own.
+    let _permit = match context.budget.take(2) {
+        Ok(permit) => permit,
+        Err(e) => {
+            reset_on_drop(&app);
+            return Record::failed(&context, &began, &parties, OverBudget::RESPONSE_FLAGS, &e.to_string());
+        }
     };
     // Boxed, because it is large and short: what is open for long should be small.
     match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {

@@ -4,20 +4,23 @@
 //! pod made anew, is another peer and is dialled anew.
 
 use super::PoolReport;
+use super::budget::{Budget, OverBudget};
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
 use super::early::Early;
+use super::proof::{Before, Proof};
 use super::revocation::peer_revoked;
 use super::tasks::{self, Companion};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
 use crate::tally::Counted;
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
-use crate::tls::{self, explain};
+use crate::tls::{self, PeerRole, explain};
 use rustls_pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +32,13 @@ use tokio::time::{Instant, sleep, timeout};
 /// would mind.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// A peer gets more connections while those that it has are busy, up to this many. They are for streams that would wait
+/// behind large or stalled ones; when none are busy, they end with [`IDLE_TIMEOUT`].
+const CONNECTIONS_WHILE_BUSY: usize = 4;
+
+/// A new stream waits this long for such a connection before it takes a busy one.
+const PATIENCE_WHILE_BUSY: Duration = Duration::from_secs(1);
+
 pub(super) struct Pool {
     means: Means,
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
@@ -39,6 +49,7 @@ struct Means {
     dialer: Rc<Dialer>,
     identity: Rc<Identity>,
     metrics: Arc<WorkerMetrics>,
+    budget: Budget,
 }
 
 /// Who a connection is to. The uid tells a pod from its successor under the same name, address and identity.
@@ -61,6 +72,7 @@ struct Peer {
 struct Connection {
     client: Client,
     driver: AbortHandle,
+    proof: Rc<Proof>,
     /// It has carried a stream.
     proven: Cell<bool>,
 }
@@ -83,6 +95,8 @@ pub(super) enum PeerError {
     #[error("HTTP/2 with {address} failed: {source}")]
     Http2 { address: SocketAddr, source: h2::Error },
     #[error("{0}")]
+    Budget(#[from] OverBudget),
+    #[error("{0}")]
     Open(#[from] OpenError),
     #[error("no answer to CONNECT within {0:?}")]
     OpenTimeout(Duration),
@@ -95,6 +109,7 @@ impl PeerError {
     pub fn response_flags(&self) -> &'static str {
         match self {
             Self::Dial(e) => e.response_flags(),
+            Self::Budget(_) => OverBudget::RESPONSE_FLAGS,
             Self::HandshakeTimeout { .. } | Self::OpenTimeout(_) => "UT",
             Self::Tls { .. } | Self::Http2 { .. } => "UF",
             Self::Open(OpenError::Status(http::StatusCode::UNAUTHORIZED)) => "DENY",
@@ -106,8 +121,13 @@ impl PeerError {
 }
 
 impl Pool {
-    pub fn new(dialer: Rc<Dialer>, identity: Rc<Identity>, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { means: Means { dialer, identity, metrics }, peers: RefCell::default() }
+    pub fn new(
+        dialer: Rc<Dialer>,
+        identity: Rc<Identity>,
+        metrics: Arc<WorkerMetrics>,
+        budget: Budget,
+    ) -> Self {
+        Self { means: Means { dialer, identity, metrics, budget }, peers: RefCell::default() }
     }
 
     /// A stream to `target` on `peer`, over a connection that is there or a new one. What the app says early is on it.
@@ -187,11 +207,21 @@ impl Peer {
         if let Some(found) = self.with_room() {
             return Ok(found);
         }
+        // A busy connection is better than none, and than a long wait.
+        let busy_or = |error| self.least_busy().ok_or(PeerError::Shared(error));
         if let Some(failure) = dialling.as_ref().filter(|f| f.began >= asked) {
-            return Err(PeerError::Shared(failure.error.clone()));
+            return busy_or(failure.error.clone());
         }
         let began = Instant::now();
-        match self.dial(means, key).await {
+        let dial = self.dial(means, key);
+        let dialled = match self.least_busy() {
+            None => dial.await,
+            Some(_) => {
+                let late = |_| Err(PeerError::OpenTimeout(PATIENCE_WHILE_BUSY));
+                timeout(PATIENCE_WHILE_BUSY, dial).await.unwrap_or_else(late)
+            }
+        };
+        match dialled {
             Ok(dialled) => {
                 *dialling = None;
                 Ok(dialled)
@@ -199,14 +229,28 @@ impl Peer {
             Err(e) => {
                 let error = Arc::new(e);
                 *dialling = Some(Failure { began, error: error.clone() });
-                Err(PeerError::Shared(error))
+                busy_or(error)
             }
         }
     }
 
+    /// A connection for a new stream; `None` where another is to be made.
     fn with_room(&self) -> Option<(Rc<Connection>, Counted)> {
         let connections = self.connections.borrow();
-        let connection = connections.iter().find(|c| c.client.has_room())?;
+        match connections.iter().find(|c| c.has_room() && !c.client.is_busy()) {
+            Some(connection) => Some((connection.clone(), connection.client.reserve())),
+            None if connections.len() < CONNECTIONS_WHILE_BUSY => None,
+            None => {
+                drop(connections);
+                self.least_busy()
+            }
+        }
+    }
+
+    fn least_busy(&self) -> Option<(Rc<Connection>, Counted)> {
+        let connections = self.connections.borrow();
+        let with_room = connections.iter().filter(|c| c.has_room());
+        let connection = with_room.min_by_key(|c| (c.client.waiting(), c.client.streams()))?;
         Some((connection.clone(), connection.client.reserve()))
     }
 
@@ -217,8 +261,10 @@ impl Peer {
     ) -> Result<(Rc<Connection>, Counted), PeerError> {
         let address = SocketAddr::new(key.address, HBONE_PORT);
         let limit = means.dialer.settings.connect_timeout;
+        let permit = means.budget.take(1)?;
         let stream = means.dialer.peer(address).await?;
         let tls_error = |reason: String| PeerError::Tls { peer: key.identity.clone(), address, reason };
+        let before = Before::now(&means.identity);
         let config = means.identity.client_config(&key.identity).map_err(|e| tls_error(e.to_string()))?;
         // An IP address as server name sends no SNI; the verifier goes by the SPIFFE identity alone.
         let handshake = tls::connect(config, ServerName::from(key.address), stream);
@@ -229,29 +275,46 @@ impl Peer {
         };
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
         let tls = result?;
-        let chain = tls::peer_chain(tls.common());
+        let proof = Rc::new(before.proof(tls::peer_chain(tls.common()), PeerRole::Server));
         let (client, driver) =
             Client::handshake(tls).await.map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();
         let peer = Rc::downgrade(self);
-        let (identity, expected) = (means.identity.clone(), key.identity.clone());
+        let (identity, expected, proven) = (means.identity.clone(), key.identity.clone(), proof.clone());
         let (this, that) = oneshot::channel::<(Weak<Connection>, Companion)>();
         let driver = tasks::spawn(async move {
-            tokio::select! {
-                ended = driver => if let Err(e) = ended {
-                    tracing::debug!(%address, "connection to a peer ended: {e}");
-                },
-                // The driver is dropped, and its connection with it.
-                () = peer_revoked(&identity, &expected, address, chain) => {}
+            let _permit = permit;
+            // Whoever spawns this sends it before anything else runs.
+            let Ok((connection, _closer)) = that.await else { return };
+            let forget = || {
+                if let (Some(peer), Some(connection)) = (peer.upgrade(), connection.upgrade()) {
+                    peer.forget(&connection);
+                }
+            };
+            let mut driver = pin!(driver);
+            let mut revoked = pin!(peer_revoked(&identity, &expected, address, proven.peer()));
+            let (mut over, mut is_over) = (pin!(proven.over()), false);
+            loop {
+                tokio::select! {
+                    ended = &mut driver => {
+                        if let Err(e) = ended {
+                            tracing::debug!(%address, "connection to a peer ended: {e}");
+                        }
+                        break;
+                    }
+                    // The driver is dropped, and its connection with it.
+                    () = &mut revoked => break,
+                    why = &mut over, if !is_over => {
+                        tracing::debug!(%address, "a connection takes no more streams: {why}");
+                        is_over = true;
+                        forget();
+                    }
+                }
             }
-            if let (Some(peer), Ok((connection, _closer))) = (peer.upgrade(), that.await)
-                && let Some(connection) = connection.upgrade()
-            {
-                peer.forget(&connection);
-            }
+            forget();
         });
         let driver = driver.abort_handle();
-        let connection = Rc::new(Connection { client, driver, proven: Cell::new(false) });
+        let connection = Rc::new(Connection { client, driver, proof, proven: Cell::new(false) });
         let closer = tasks::spawn_companion(close_when_idle(Rc::downgrade(self), Rc::downgrade(&connection)));
         // The receiver lives in the driver's task, which cannot have run yet.
         let _ = this.send((Rc::downgrade(&connection), closer));
@@ -261,7 +324,10 @@ impl Peer {
 
     /// The connection takes no more streams; those it has go on.
     fn forget(&self, connection: &Rc<Connection>) {
-        self.connections.borrow_mut().retain(|c| !Rc::ptr_eq(c, connection));
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.retain(|driver| !driver.is_finished());
+        let of_it = |c: &mut Rc<Connection>| Rc::ptr_eq(c, connection);
+        leaving.extend(self.connections.borrow_mut().extract_if(.., of_it).map(|c| c.driver.clone()));
     }
 
     fn leave(&self) {
@@ -279,6 +345,13 @@ impl Peer {
         for driver in self.leaving.borrow().iter() {
             driver.abort();
         }
+    }
+}
+
+impl Connection {
+    /// Whether it may carry one more stream.
+    fn has_room(&self) -> bool {
+        self.client.has_room() && !self.proof.has_expired()
     }
 }
 

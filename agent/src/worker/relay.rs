@@ -4,7 +4,7 @@
 //! reader slows the writer down. Nothing is read from one side before the other has room for it, and a
 //! connection that is idle holds no buffer.
 
-use crate::hbone::{Stream, StreamError};
+use crate::hbone::{Incoming, Outgoing, Stream, StreamError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use socket2::SockRef;
 use std::cell::RefCell;
@@ -16,10 +16,10 @@ use std::task::Poll;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 
 use super::socket::reset_on_drop;
-use crate::hbone::{Incoming, Outgoing};
 
 /// Bytes moved at a time. The buffer sizes that were tried (16 to 256 KiB) hardly differ; memory does.
 const CHUNK: usize = 64 * 1024;
@@ -141,6 +141,7 @@ async fn send_on(app: &mut ReadHalf<'_>, out: &mut FarOut<'_>, traffic: &impl Tr
             readable = app.as_ref().readable() => readable.map_err(Ending::App)?,
             stop = out.ended_early() => return Err(stop),
         }
+        out.pause().await;
         let room = out.room(CHUNK).await?;
         match read_now(app, room).await {
             Some(Ok(bytes)) if bytes.is_empty() => return out.finish(),
@@ -157,14 +158,37 @@ async fn send_on(app: &mut ReadHalf<'_>, out: &mut FarOut<'_>, traffic: &impl Tr
 async fn to_app(app: &TcpStream, inc: &mut FarIn<'_>, traffic: &impl Traffic) -> Result<(), Ending> {
     while let Some(bytes) = inc.next().await? {
         let length = bytes.len();
-        write_all(app, bytes).await.map_err(Ending::App)?;
+        pass_on(app, bytes, inc).await.map_err(Ending::App)?;
         traffic.sent_to_app(length);
         inc.release(length)?;
     }
     shut_down_write(app).map_err(Ending::App)
 }
 
+/// Writes all of it to the app. While the app reads nothing, what arrives for it is held here: the engine of HTTP/2 has its
+/// frames off its hands, and other streams are not in their way.
+async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut FarIn<'_>) -> io::Result<()> {
+    while bytes.has_remaining() {
+        match app.try_write(&bytes) {
+            Ok(written) => bytes.advance(written),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => inc.hold_until(app.writable()).await?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 impl FarOut<'_> {
+    /// Lets small writes of an app that gets no answer gather.
+    async fn pause(&self) {
+        if let Self::Mesh(stream) = self
+            && let pause = stream.pause()
+            && !pause.is_zero()
+        {
+            sleep(pause).await;
+        }
+    }
+
     async fn room(&mut self, wanted: usize) -> Result<usize, Stop> {
         match self {
             Self::Mesh(stream) => Ok(stream.room(wanted).await?),
@@ -208,6 +232,13 @@ impl FarOut<'_> {
 }
 
 impl FarIn<'_> {
+    async fn hold_until<T>(&mut self, ready: impl Future<Output = T>) -> T {
+        match self {
+            Self::Mesh(stream) => stream.hold_until(ready).await,
+            Self::Plain(_) => ready.await,
+        }
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, Ending> {
         match self {
             Self::Mesh(stream) => Ok(stream.next().await?),

@@ -1,7 +1,7 @@
 //! A worker in service: what the node core tells it, and what follows from that.
 
 use super::context::Context;
-use super::judge::Judging;
+use super::judging::Judging;
 use super::listeners::Listeners;
 use super::{CertificateReport, Command, Inspection, Report, collect, tasks};
 use std::future::pending;

@@ -1,10 +1,11 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
+use super::budget::Budget;
 use super::certificate::{Applicant, CertificateState, Identity, Signer};
-use super::context::Context;
+use super::context::{Context, Strangers};
 use super::dial::Dialer;
 use super::direct::DirectPath;
-use super::judge::Judging;
+use super::judging::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
@@ -128,21 +129,24 @@ async fn work(
         identity = Identity::obtain(applicant) => Rc::new(identity),
         () = hung_up(&mut commands) => return,
     };
-    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let metrics = spec.metrics;
+    let budget = Budget::new(&spec.settings, metrics.clone());
+    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let context = Rc::new(Context {
         name: spec.workload.name.clone(),
         own: RefCell::new(spec.workload),
         netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
         direct: spec.direct,
-        pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone()),
+        pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone(), budget.clone()),
         dialer,
         identity: identity.clone(),
         metrics: metrics.clone(),
         access_log: spec.access_log,
         open: Tally::default(),
         admitted: Rc::default(),
+        budget,
+        strangers: Strangers::default(),
         go_away: watch::Sender::new(0),
     });
     let accepting = context.clone();

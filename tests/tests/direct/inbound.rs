@@ -200,3 +200,35 @@ fn a_mode_that_becomes_strict_ends_open_plaintext_and_spares_the_attested() {
     wait::until("plaintext to be taken again", SECONDS_10, taken).unwrap();
     attested.close().unwrap();
 }
+
+/// Takes one connection, closes its listener, and echoes.
+const LISTENS_NO_MORE: &str = "
+import socket, sys
+l = socket.create_server(('::', 9), family=socket.AF_INET6, dualstack_ipv6=True)
+print('listening', flush=True)
+s = l.accept()[0]; l.close()
+while data := s.recv(4096): s.sendall(data)
+";
+
+// proves: ID-3, POL-2, SEC-3
+#[test]
+fn a_mode_that_becomes_strict_ends_plaintext_whose_listener_is_closed_and_spares_what_the_pod_has_opened() {
+    let same_node = SameNode::new("no-listener").unwrap();
+    let SameNode { server, bed, .. } = &same_node;
+    let outsider = same_node.outsider("outsider").unwrap();
+    let once = apps::python(server, LISTENS_NO_MORE, [""; 0]).log("once").start().unwrap();
+    once.wait_log("listening", SECONDS_10).unwrap();
+    let plain = apps::converse(&outsider, server.ip4().into(), 9, "plain").unwrap();
+    plain.say("hello").unwrap();
+    // The pod's own connection out of the mesh, which its worker carries in plain.
+    apps::echo(&outsider, 7).unwrap();
+    let outward = apps::converse(server, outsider.ip4().into(), 7, "outward").unwrap();
+    outward.say("hello").unwrap();
+
+    let begun = pillion_tests::wait::now();
+    bed.write_manifest("strict.yaml", STRICT).unwrap();
+    let end = plain.wait_end().unwrap();
+    crate::policy::cut_within_a_second("plaintext whose listener is closed, by STRICT", begun, &end);
+    outward.say("still here").unwrap();
+    outward.close().unwrap();
+}
