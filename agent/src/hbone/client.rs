@@ -2,7 +2,7 @@
 
 use super::batch::Batched;
 use super::load::Load;
-use super::stream::{Shared, Stream};
+use super::stream::{PRODUCT, Peer, Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
     CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
@@ -147,7 +147,8 @@ impl Client {
         if response.status() != StatusCode::OK {
             return Err(OpenError::Status(response.status()));
         }
-        Ok(Stream::new(outgoing, response.into_body(), self.shared.clone(), Some(guard)))
+        let peer = Peer::of(response.headers(), header::SERVER);
+        Ok(Stream::new(outgoing, response.into_body(), self.shared.clone(), Some(guard), peer))
     }
 
     fn reason(&self, error: &h2::Error) -> String {
@@ -163,6 +164,7 @@ fn request(target: SocketAddr, source: SocketAddr) -> Result<Request<()>, OpenEr
     *request.uri_mut() = uri;
     let forwarded = HeaderValue::from_str(&format_forwarded(source)).map_err(|_| authority())?;
     request.headers_mut().insert(header::FORWARDED, forwarded);
+    request.headers_mut().insert(header::USER_AGENT, PRODUCT);
     Ok(request)
 }
 

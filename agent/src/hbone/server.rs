@@ -2,7 +2,7 @@
 
 use super::batch::Batched;
 use super::load::Load;
-use super::stream::{Shared, Stream};
+use super::stream::{PRODUCT, Peer, Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
     CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
@@ -11,7 +11,7 @@ use super::{
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Response, StatusCode, request};
+use http::{Response, StatusCode, header, request};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -86,8 +86,11 @@ impl Request {
 
     /// Answers 200: from here on the stream is the connection.
     pub fn accept(mut self) -> Result<Stream, h2::Error> {
-        let outgoing = self.respond.send_response(status(StatusCode::OK), false)?;
-        Ok(Stream::new(outgoing, self.body, self.shared, None))
+        let peer = Peer::of(&self.head.headers, header::USER_AGENT);
+        let mut response = status(StatusCode::OK);
+        response.headers_mut().insert(header::SERVER, PRODUCT);
+        let outgoing = self.respond.send_response(response, false)?;
+        Ok(Stream::new(outgoing, self.body, self.shared, None, peer))
     }
 
     /// Answers with an error, and ends the stream.

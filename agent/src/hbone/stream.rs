@@ -6,12 +6,16 @@ use super::window::{Passed, Tuner};
 use crate::tally::Counted;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+/// How Pillion calls itself to a peer.
+pub(super) const PRODUCT: HeaderValue = HeaderValue::from_static("pillion");
 
 /// A frame below this costs its receiver more than its bytes (the engine's `data_frame_budget` counts from here).
 const SMALL_FRAME: usize = 256;
@@ -34,6 +38,8 @@ pub struct Outgoing {
     send: SendStream<Bytes>,
     /// Small frames in a row, since the peer has said something.
     small: Rc<Cell<u32>>,
+    /// Whether small frames may have to gather for this peer.
+    gathers: bool,
     load: Rc<Load>,
 }
 
@@ -48,6 +54,23 @@ pub struct Incoming {
     passed: Passed,
     small: Rc<Cell<u32>>,
     load: Rc<Load>,
+}
+
+/// What is at the other end of a stream, as it says itself. It says so for its own good only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    Pillion,
+    Another,
+}
+
+impl Peer {
+    /// By the header `user-agent` of a request, or `server` of a response.
+    pub fn of(headers: &HeaderMap, name: HeaderName) -> Self {
+        match headers.get(name) {
+            Some(product) if product == PRODUCT => Self::Pillion,
+            _ => Self::Another,
+        }
+    }
 }
 
 /// What all streams of a connection share.
@@ -76,9 +99,11 @@ impl Stream {
         body: RecvStream,
         Shared { tuner, load }: Shared,
         guard: Option<Counted>,
+        peer: Peer,
     ) -> Self {
         let small = Rc::<Cell<u32>>::default();
-        let outgoing = Outgoing { send, small: small.clone(), load: load.clone() };
+        let gathers = peer == Peer::Another;
+        let outgoing = Outgoing { send, small: small.clone(), gathers, load: load.clone() };
         let (held, passed) = (Held::default(), Passed::default());
         Self { outgoing, incoming: Incoming { body, tuner, held, end: None, passed, small, load }, guard }
     }
@@ -87,10 +112,13 @@ impl Stream {
 impl Outgoing {
     /// How long to wait for more before the next bytes are sent, so that they share a frame.
     ///
-    /// Zero, but for an app that writes a few bytes again and again, and gets no answer: its peer may not be reading, and
-    /// each frame costs the peer memory that no window counts. A receiver that has enough of it ends the whole connection
-    /// (Envoy, h2), and with it the streams of others.
+    /// Zero, but for an app that writes a few bytes again and again to a peer that is not Pillion, and gets no answer: that
+    /// peer may not be reading, and each frame costs it memory that no window counts. A receiver that has enough of it ends the
+    /// whole connection (Envoy, h2), and with it the streams of others. Pillion's own streams take their frames at once.
     pub fn pause(&self) -> Duration {
+        if !self.gathers {
+            return Duration::ZERO;
+        }
         let doublings = (self.small.get() / SMALL_FRAMES_AT_ONCE).min(6);
         Duration::from_millis((1 << doublings) / 2).min(LONGEST_PAUSE)
     }

@@ -398,30 +398,62 @@ async fn single_bytes_that_nobody_reads_end_no_other_stream() {
     .await;
 }
 
-// proves: ISO-1
+/// A stream to a server that is not Pillion, and what it says to each piece that it gets, if anything.
+async fn to_another(answers: bool) -> Stream {
+    let (near, far) = wire(Duration::from_micros(50));
+    spawn_local(async move {
+        let mut server = h2::server::handshake(far).await.unwrap();
+        let (request, mut respond) = server.accept().await.unwrap().unwrap();
+        spawn_local(async move { while server.accept().await.is_some() {} });
+        let mut outgoing = respond.send_response(http::Response::new(()), false).unwrap();
+        let mut body = request.into_body();
+        while let Some(Ok(bytes)) = body.data().await {
+            body.flow_control().release_capacity(bytes.len()).unwrap();
+            if answers {
+                outgoing.send_data(bytes, false).unwrap();
+            }
+        }
+    });
+    let (client, driver) = Client::handshake(near).await.unwrap();
+    spawn_local(driver);
+    let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
+    client.open(target, source, pending(), client.reserve()).await.unwrap()
+}
+
+async fn say(outgoing: &mut Outgoing, bytes: usize) {
+    outgoing.room(bytes).await.unwrap();
+    outgoing.send(Bytes::from(vec![7; bytes])).unwrap();
+}
+
+// proves: ISO-1, TCP-2
 #[tokio::test(start_paused = true)]
-async fn small_writes_without_an_answer_gather_and_a_conversation_never_waits() {
+async fn small_writes_gather_only_for_a_peer_that_is_not_pillion_and_does_not_answer() {
     local(async {
         let (_client, mut streams) = many(1).await;
         let (mut near, mut far) = streams.pop().unwrap();
-        for _ in 0..1000 {
-            still_carries(&mut near.outgoing, &mut far.incoming).await;
-            still_carries(&mut far.outgoing, &mut near.incoming).await;
-            assert_eq!(near.outgoing.pause(), Duration::ZERO);
-        }
-        for _ in 0..63 {
-            still_carries(&mut near.outgoing, &mut far.incoming).await;
-            assert_eq!(near.outgoing.pause(), Duration::ZERO, "a burst does not wait either");
-        }
+        let mut conversation = to_another(true).await;
+        let mut monologue = to_another(false).await;
         let mut longest = Duration::ZERO;
-        for _ in 0..1000 {
+        for said in 0..1000 {
             still_carries(&mut near.outgoing, &mut far.incoming).await;
-            longest = longest.max(near.outgoing.pause());
+            assert_eq!(near.outgoing.pause(), Duration::ZERO, "Pillion takes them at once");
+
+            say(&mut conversation.outgoing, 1).await;
+            let heard = conversation.incoming.next().await.unwrap().unwrap();
+            conversation.incoming.release(heard.len()).unwrap();
+            assert_eq!(conversation.outgoing.pause(), Duration::ZERO, "it answers");
+
+            say(&mut monologue.outgoing, 1).await;
+            longest = longest.max(monologue.outgoing.pause());
+            assert!(said >= 63 || longest.is_zero(), "a burst does not wait");
         }
         assert_eq!(longest, Duration::from_millis(32));
-        near.outgoing.room(300).await.unwrap();
-        near.outgoing.send(Bytes::from(vec![7; 300])).unwrap();
-        assert_eq!(near.outgoing.pause(), Duration::ZERO, "a large one is worth its frame");
+        say(&mut monologue.outgoing, 300).await;
+        assert_eq!(monologue.outgoing.pause(), Duration::ZERO, "a large one is worth its frame");
+        for said in 0..1000 {
+            still_carries(&mut far.outgoing, &mut near.incoming).await;
+            assert_eq!(far.outgoing.pause(), Duration::ZERO, "{said}: so it is the other way");
+        }
     })
     .await;
 }
