@@ -3,7 +3,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod deferred;
 mod scene;
+mod shares;
 
 use common::node::{NODE4, PATIENCE, Pod, on_node};
 use common::{Bed, Worker, ip};
