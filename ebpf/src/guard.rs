@@ -67,9 +67,10 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
     if is_loopback(&client.ip) || client.ip == server.ip {
         return own(client, server, pod.as_ref(), unknown);
     }
-    // It resets what the hook did not send there.
+    // Only what the hook sends comes there, and from within the pod. Whoever listens on that port at another address than the
+    // worker does is none of the mesh.
     if server.port == u32::from(OUTBOUND_PORT) {
-        return PASS;
+        return DROP;
     }
     let Some(pod) = pod else { return unknown };
     if is_vouched_for(client, server, &pod) {

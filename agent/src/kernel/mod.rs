@@ -26,6 +26,7 @@ mod path;
 mod pins;
 mod preflight;
 mod services;
+mod shares;
 mod sock_diag;
 mod sockets;
 mod sources;
@@ -51,6 +52,7 @@ pub use path::{PathError, TrafficControl};
 pub use pillion_ebpf_common::Usage;
 pub use pins::Claim;
 pub use services::ServiceEndpoints;
+pub use shares::Excess;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable, Tag};
 pub use sys::{inherited, netns_cookie};
@@ -229,12 +231,13 @@ impl Kernel {
         if self.guards.contains_key(&cookie) {
             return Ok(());
         }
-        self.write_local(cookie, pod)
+        self.write_local(cookie, &shares::within(pod))
     }
 
     /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
-    /// decided by half of it.
+    /// decided by half of it. What it wants beyond its shares ([`PodCapture::excesses`]) it does without.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        let pod = &*shares::within(pod);
         self.write_local(cookie, pod)?;
         let device = self.device(cookie);
         self.tables.add_exclusions(cookie, pod)?;

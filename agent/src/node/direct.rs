@@ -72,6 +72,11 @@ impl Supervisor {
         }
         let wanted = capture(pod, pod.direct.is_ok());
         if is_changed {
+            let excesses = wanted.excesses();
+            for excess in excesses.iter().filter(|excess| !pod.excesses.contains(excess)) {
+                tracing::warn!(pod = %name, "{excess}");
+            }
+            pod.excesses = excesses;
             self.kernel.capture(cookie, &wanted)?;
             (pod.is_established, pod.was_captured, pod.is_closed) = (true, true, false);
         }
@@ -88,7 +93,18 @@ impl Supervisor {
     /// and once more when it does.
     pub(super) fn enforce(&mut self) {
         let mesh = self.mesh.borrow().clone();
-        let told = self.kernel.set_services(&decide::services_of_node(&mesh, &self.config.node));
+        let services = decide::services_of_node(&mesh, &self.config.node);
+        for (namespace, count) in &services.beyond_share {
+            if self.services_beyond_share.get(namespace) != Some(count) {
+                tracing::warn!(
+                    namespace,
+                    count,
+                    "Services beyond the namespace's share of the kernel's tables: workers lead them"
+                );
+            }
+        }
+        self.services_beyond_share = services.beyond_share;
+        let told = self.kernel.set_services(&services.endpoints);
         let told = told.map_err(|e| format!("the hooks cannot be told of all Services: {e}"));
         self.services = Pending::after(self.services.take(), told, "Services");
         self.place();

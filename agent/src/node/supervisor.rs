@@ -16,7 +16,7 @@ use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics};
 use crate::worker::{Entered, Ready, Settings, SignCall, StartError, WorkerError};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub struct Supervisor {
     pub(super) enforcement: Option<Pending>,
     /// Why the hooks do not know all Services as they are, while they do not.
     pub(super) services: Option<Pending>,
+    /// Ports of Services that are left to workers, because their namespace has used up its share, by namespace.
+    pub(super) services_beyond_share: BTreeMap<String, usize>,
     /// The pods whose network namespaces this agent or an earlier one has entered.
     pub(super) ledger: Ledger,
     /// Pods of the ledger of which the kernel cannot be asked, or be told.
@@ -138,6 +140,7 @@ impl Supervisor {
             judged: 0,
             enforcement: None,
             services: None,
+            services_beyond_share: BTreeMap::new(),
             ledger,
             ledger_errors: vec![],
             strangers: BTreeSet::new(),

@@ -46,9 +46,13 @@ fn a_deferred_connection_that_is_not_direct_any_more_sends_nothing() {
     pair(&bed, |pair| {
         for (sent, to) in (1..).zip(pair.addresses()) {
             pair.capture_client(&pair.client.capture());
-            pair.kernel.own_path(pair.client.cookie, pair.client.netns(), pair.client.device().unwrap()).unwrap();
+            pair.kernel
+                .own_path(pair.client.cookie, pair.client.netns(), pair.client.device().unwrap())
+                .unwrap();
             pair.capture_client(&pair.client.capture());
-            pair.kernel.own_path(pair.server.cookie, pair.server.netns(), pair.server.device().unwrap()).unwrap();
+            pair.kernel
+                .own_path(pair.server.cookie, pair.server.netns(), pair.server.device().unwrap())
+                .unwrap();
             pair.capture_server(Inbound::default());
             let direct = deferred(&pair.client, to);
             assert!(sends(&direct), "{to}: a direct one is made");
@@ -60,7 +64,11 @@ fn a_deferred_connection_that_is_not_direct_any_more_sends_nothing() {
             not_direct(pair);
             assert!(!sends(&late), "{to}");
             assert!(pair.app.accept_now().is_none(), "{to}");
-            assert_eq!(pair.kernel.counts(pair.server.cookie).unwrap().passed, 0, "{to}: the server has seen none");
+            assert_eq!(
+                pair.kernel.counts(pair.server.cookie).unwrap().passed,
+                0,
+                "{to}: the server has seen none"
+            );
             assert_eq!(pair.kernel.counts(pair.client.cookie).unwrap().unattested, sent, "{to}");
         }
     });
@@ -71,28 +79,30 @@ fn a_deferred_connection_that_is_not_direct_any_more_sends_nothing() {
 fn a_deferred_connection_of_a_pod_that_is_refused_or_captured_meanwhile_sends_nothing() {
     let bed = Bed::new();
     pair(&bed, |pair| {
-        let app = pair.third.listen(PORT);
-        let outside = SocketAddr::new(pair.third.ipv4.into(), PORT);
-        // Another pod's address, the mesh's or not.
-        for to in [pair.address4(), outside] {
-            let excluded = PodCapture { excluded_ports: [PORT].into(), ..pair.client.capture() };
+        const UNDECIDED: u16 = PORT + 1;
+        let [of_mesh, outside] = [&pair.server, &pair.third].map(|pod| (pod.listen(UNDECIDED), pod.ipv4));
+        for (app, ip) in [of_mesh, outside] {
+            let to = SocketAddr::new(ip.into(), UNDECIDED);
+            let excluded = PodCapture { excluded_ports: [UNDECIDED].into(), ..pair.client.capture() };
             pair.capture_client(&excluded);
             let meant = deferred(&pair.client, to);
             assert!(sends(&meant), "{to}: plain on purpose");
+            app.accept().unwrap();
             let not_meant = deferred(&pair.client, to);
             pair.capture_client(&pair.client.capture());
             assert!(!sends(&not_meant), "{to}: not excluded any more");
 
-            let refused = deferred(&pair.client, SocketAddr::new(pair.server.ipv4.into(), PORT));
+            pair.capture_client(&excluded);
+            let refused = deferred(&pair.client, to);
             pair.kernel.refuse(pair.client.cookie).unwrap();
             assert!(!sends(&refused), "{to}: the pod is refused");
-            pair.capture_client(&pair.client.capture());
+            assert!(app.accept_now().is_none(), "{to}");
         }
-        assert!(pair.app.accept().is_some() && pair.app.accept_now().is_none());
-        assert!(app.accept().is_some() && app.accept_now().is_none());
 
         let before = deferred(&pair.third, pair.address4());
-        pair.kernel.capture(pair.third.cookie, &PodCapture { direct: false, ..pair.third.capture() }).unwrap();
+        pair.kernel
+            .capture(pair.third.cookie, &PodCapture { direct: false, ..pair.third.capture() })
+            .unwrap();
         assert!(!sends(&before), "begun before the pod was captured");
         assert!(pair.app.accept_now().is_none());
     });

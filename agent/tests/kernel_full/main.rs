@@ -2,6 +2,7 @@
 //! put right, and never becomes plain.
 
 #[path = "../common/mod.rs"]
+mod bound;
 mod common;
 mod deferred;
 mod scene;
@@ -208,12 +209,12 @@ fn a_pod_that_uses_its_share_of_a_table_stops_itself_and_no_neighbour() {
     let bed = Bed::new();
     pair(&bed, |pair| {
         let mut usage = map::<u64, Usage>(&bed, "USAGE");
-        let full = Usage { handoff: quota::HANDOFF, flows: quota::FLOWS };
+        let full = Usage { handoff: quota::HANDOFF, flows: quota::FLOWS, node_flows: 0 };
         usage.insert(pair.client.cookie, full, 0).unwrap();
         assert!(is_refused(&pair.client.connect(pair.address4())), "no direct connection");
         assert!(pair.server.connect(pair.address4()).is_ok(), "a neighbour's connections go on");
         pair.app.accept().unwrap();
-        usage.insert(pair.client.cookie, Usage { flows: quota::FLOWS - 1, handoff: 0 }, 0).unwrap();
+        usage.insert(pair.client.cookie, Usage { flows: quota::FLOWS - 1, ..Usage::default() }, 0).unwrap();
         let last = pair.client.connect(pair.address4()).unwrap();
         assert!(is_refused(&pair.client.connect(pair.address4())), "that was the last place");
         drop((last, pair.app.accept()));
@@ -243,8 +244,8 @@ fn what_a_pod_uses_of_the_tables_is_given_back_to_the_last_entry() {
             let to_app = pair.server.visit(|| to_app(worker, pair.address4(), pair.presented())).unwrap();
             ends.push((to_app, pair.app.accept().unwrap()));
             let used = |pod: &Pod| pair.kernel.usage(pod.cookie).unwrap().unwrap();
-            assert_eq!(used(&pair.client), Usage { handoff: 0, flows: 2 });
-            assert_eq!(used(&pair.server), Usage { handoff: 0, flows: 2 });
+            assert_eq!(used(&pair.client), Usage { flows: 2, ..Usage::default() });
+            assert_eq!(used(&pair.server), Usage { flows: 2, ..Usage::default() });
             for (client, server) in ends {
                 // Both ends first, in turn; at last both at once.
                 match round % 3 {
@@ -280,6 +281,21 @@ fn a_listener_that_is_not_the_workers_is_never_given_a_connection() {
             assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{to}: {error}");
         }
         drop(thieves);
+    });
+}
+
+/// The worker listens on loopback, so that the port is free at the pod's own address.
+// proves: SEC-3, ID-3
+#[test]
+fn nobody_outside_gets_to_a_process_that_listens_beside_the_worker() {
+    let bed = Bed::new();
+    pair(&bed, |pair| {
+        pair.capture_server(Inbound { default: InboundMode::Refuse, ..Inbound::default() });
+        let beside = SocketAddr::new(pair.server.ipv4.into(), 15001);
+        let thief = pair.server.visit(|| std::net::TcpListener::bind(beside).unwrap());
+        assert!(is_refused(&pair.third.connect(beside)));
+        assert!(is_refused(&pair.third.connect(SocketAddr::new(pair.server.ipv6.into(), 15001))), "nor to the worker");
+        drop(thief);
     });
 }
 

@@ -2,9 +2,10 @@
 
 use crate::common::Bed;
 use crate::common::node::{Pod, on_node};
-use crate::scene::{PORT, Pair, is_refused, pair_with};
+use crate::scene::{PORT, Pair, is_refused, map, pair, pair_with, wait_for};
 use ipnet::IpNet;
-use pillion_agent::kernel::{Inbound, InboundMode, KernelConfig, PlainRules, PodCapture, SourceRules};
+use pillion_agent::kernel::{Inbound, InboundMode, KernelConfig, PlainRules, PodCapture, SourceRules, Usage};
+use pillion_ebpf_common::quota;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -18,7 +19,9 @@ fn ports(count: u16) -> Inbound {
 /// Everybody but as many addresses, which begin with `first`.
 fn all_but(first: Ipv4Addr, count: u32) -> SourceRules {
     let all = ["0.0.0.0/0", "::/0"].map(|all| (all.parse().unwrap(), true));
-    let some = (u32::from(first)..).take(count as usize).map(|ip| (IpNet::from(std::net::IpAddr::from(Ipv4Addr::from(ip))), false));
+    let some = (u32::from(first)..)
+        .take(count as usize)
+        .map(|ip| (IpNet::from(std::net::IpAddr::from(Ipv4Addr::from(ip))), false));
     some.chain(all).collect()
 }
 
@@ -134,5 +137,28 @@ fn the_nodes_connections_to_one_pod_leave_room_for_its_probes_of_others() {
             TcpStream::connect(SocketAddr::new(neighbour.ipv4.into(), PORT)).unwrap();
             probed.accept().unwrap();
         }
+    });
+}
+
+// proves: SEC-3
+#[test]
+fn a_connection_that_only_its_server_keeps_counts_for_the_server() {
+    let bed = Bed::new();
+    pair(&bed, |pair| {
+        let mut usage = map::<u64, Usage>(&bed, "USAGE");
+        let nearly = Usage { flows: quota::FLOWS - 1, ..Usage::default() };
+        usage.insert(pair.client.cookie, nearly, 0).unwrap();
+        let mut kept = Vec::new();
+        for count in 1..=3 {
+            let [client, server] = pair.connect();
+            drop(client);
+            kept.push(server);
+            let server = Usage { flows: count, ..Usage::default() };
+            wait_for(&[nearly, server], || [&pair.client, &pair.server].map(|pod| pair.kernel.usage(pod.cookie).unwrap().unwrap()));
+        }
+        kept.clear();
+        wait_for(&Usage::default(), || pair.kernel.usage(pair.server.cookie).unwrap().unwrap());
+        assert_eq!(pair.kernel.usage(pair.client.cookie).unwrap().unwrap(), nearly);
+        pair.wait_for_no_flows();
     });
 }
