@@ -1,8 +1,8 @@
 //! Tables that are full, facts that are missing, and ends that nobody has told of: what depends on them is refused or is
 //! put right, and never becomes plain.
 
-#[path = "../common/mod.rs"]
 mod bound;
+#[path = "../common/mod.rs"]
 mod common;
 mod deferred;
 mod scene;
@@ -294,7 +294,10 @@ fn nobody_outside_gets_to_a_process_that_listens_beside_the_worker() {
         let beside = SocketAddr::new(pair.server.ipv4.into(), 15001);
         let thief = pair.server.visit(|| std::net::TcpListener::bind(beside).unwrap());
         assert!(is_refused(&pair.third.connect(beside)));
-        assert!(is_refused(&pair.third.connect(SocketAddr::new(pair.server.ipv6.into(), 15001))), "nor to the worker");
+        assert!(
+            is_refused(&pair.third.connect(SocketAddr::new(pair.server.ipv6.into(), 15001))),
+            "nor to the worker"
+        );
         drop(thief);
     });
 }

@@ -154,7 +154,9 @@ fn a_connection_that_only_its_server_keeps_counts_for_the_server() {
             drop(client);
             kept.push(server);
             let server = Usage { flows: count, ..Usage::default() };
-            wait_for(&[nearly, server], || [&pair.client, &pair.server].map(|pod| pair.kernel.usage(pod.cookie).unwrap().unwrap()));
+            wait_for(&[nearly, server], || {
+                [&pair.client, &pair.server].map(|pod| pair.kernel.usage(pod.cookie).unwrap().unwrap())
+            });
         }
         kept.clear();
         wait_for(&Usage::default(), || pair.kernel.usage(pair.server.cookie).unwrap().unwrap());
