@@ -11,7 +11,7 @@ use crate::cli::Run;
 use crate::cluster::{Happening, PodEvent, PodEvents};
 use crate::decide::Placement;
 use crate::direct::{Directory, Samples};
-use crate::kernel::{Kernel, PodCapture};
+use crate::kernel::{Kernel, KernelError, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics};
@@ -297,6 +297,10 @@ impl Supervisor {
                 self.write_down(&workload.name);
                 self.capture(&workload.name);
             }
+            (State::Starting | State::Failed { .. }, _) if changed && !pod.is_established => {
+                let guarded = Self::guard_early(&mut self.kernel, pod);
+                tell_unguarded(&workload.name, guarded);
+            }
             _ => {}
         }
     }
@@ -340,6 +344,9 @@ impl Supervisor {
             Ok(id) => pod.netns = Some((Arc::new(netns), id)),
             Err(e) => tracing::error!(pod = %name, "its network namespace cannot be told from others: {e}"),
         }
+        if !pod.is_established {
+            tell_unguarded(name, Self::guard_early(&mut self.kernel, pod));
+        }
         self.write_down(name);
         self.publish_directory();
     }
@@ -363,7 +370,7 @@ impl Supervisor {
             if !waits || !(is_failing() || is_late()) {
                 continue;
             }
-            match self.kernel.refuse(cookie) {
+            match self.kernel.refuse(cookie).and_then(|()| Self::guard_early(&mut self.kernel, pod)) {
                 Ok(()) => pod.is_closed = true,
                 // The next look tries again.
                 Err(e) => {
@@ -456,7 +463,7 @@ impl Supervisor {
         (pod.is_established, pod.unsettled) = (false, None);
         pod.state = State::Failed { reason, fault, retry_at: Instant::now() + delay };
         if let Some(cookie) = pod.cookie
-            && let Err(e) = self.kernel.refuse(cookie)
+            && let Err(e) = self.kernel.refuse(cookie).and_then(|()| Self::guard_early(&mut self.kernel, pod))
         {
             tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
         }
@@ -479,5 +486,12 @@ impl Supervisor {
 
     fn serving(&self) -> usize {
         self.pods.values().filter(|pod| pod.state == State::Serving).count()
+    }
+}
+
+/// It is tried again when the pod is refused, and before it is served.
+fn tell_unguarded(pod: &PodName, guarded: Result<(), KernelError>) {
+    if let Err(e) = guarded {
+        tracing::error!(%pod, "it cannot be guarded before it is served: {e}");
     }
 }

@@ -154,7 +154,8 @@ fn a_strict_pod_that_never_served_takes_no_plaintext_and_stays_refused_when_its_
 
     // Its programs go on in the namespace that the path led to.
     for change in ["del", "add"] {
-        let ip = std::process::Command::new("ip").args(["netns", change, &late.netns_name()]).status().unwrap();
+        let ip =
+            std::process::Command::new("ip").args(["netns", change, &late.netns_name()]).status().unwrap();
         assert!(ip.success(), "{change}");
     }
     for _ in 0..2 {
