@@ -86,7 +86,7 @@ pub mod quota {
     /// Ports on which something else holds than on the pod's others.
     pub const INBOUND_PORTS: usize = 1_024;
     /// Networks in all the lists that the pod and its ports name. A list that several pods name counts for each.
-    pub const SOURCES: usize = 4_096;
+    pub const SOURCES: usize = 2_048;
     /// Of the Services of one Kubernetes namespace.
     pub const SERVICES: usize = 2_048;
     pub const ENDPOINTS: usize = 8_192;

@@ -25,13 +25,13 @@ static PODS: HashMap<u64, PodEntry> = HashMap::with_max_entries(4096, BPF_F_NO_P
 #[map]
 static MEMBERS: HashMap<u64, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// 262144 are 256 pods that use up their quota.
+/// 131072 are 128 pods that use up their quota.
 #[map]
-static EXCLUDED_PORTS: HashMap<PodPort, u8> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static EXCLUDED_PORTS: HashMap<PodPort, u8> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// As above; a network that holds all of IPv4 by the way takes two.
 #[map]
-static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// Records of connections between their SYN and their accept(): an entry lives for microseconds. One that is never
 /// accepted, or whose record the accepted socket had no memory for, lives as long as the client's end.

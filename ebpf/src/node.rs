@@ -18,9 +18,9 @@ use pillion_ebpf_common::{Address, Ip, NodeEntry, NodeFlow, table};
 static NODE: Array<NodeEntry> = Array::with_max_entries(1, 0);
 
 /// What sockets of that namespace have opened to captured pods, until they close; with the pod, by netns cookie. Where there is
-/// no room, or the pod's share is used up, the guard takes a probe for plaintext. 262144 are 64 pods that use up their quota.
+/// no room, or the pod's share is used up, the guard takes a probe for plaintext. 131072 are 32 pods that use up their quota.
 #[map]
-static NODE_FLOWS: HashMap<NodeFlow, u64> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static NODE_FLOWS: HashMap<NodeFlow, u64> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// Where probes are known by address: the node's own addresses.
 #[map]

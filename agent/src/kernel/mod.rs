@@ -123,6 +123,8 @@ pub struct Kernel {
     services: ServiceTables,
     /// The socket-local storage map.
     storage: OwnedFd,
+    /// The workers' listeners for peers.
+    hbone: OwnedFd,
     /// Pods of the mesh that cannot be served: the audit leaves them refused.
     refused: BTreeSet<u64>,
     /// Released pods whose veths still have our programs, for the direct connections that are open.
@@ -183,7 +185,8 @@ impl Kernel {
         let services = ServiceTables::take(&mut ebpf)?;
         let flows = FlowTable::take(&mut ebpf)?;
         let handoffs = Handoffs::take(&mut ebpf)?;
-        let storage = storage(&mut ebpf)?;
+        let storage = descriptor(&mut ebpf, "SOCKETS")?;
+        let hbone = descriptor(&mut ebpf, "HBONE")?;
 
         // Whoever was in the mesh under another layout is refused from the moment these hooks are attached: between
         // the old hooks' end and the first capture nothing goes out in the clear.
@@ -214,6 +217,7 @@ impl Kernel {
             verdicts,
             services,
             storage,
+            hbone,
             refused: BTreeSet::new(),
             leaving: BTreeSet::new(),
             flows,
@@ -367,14 +371,13 @@ impl Kernel {
         self.tables.pods()
     }
 
-    /// A handle for a worker, on a descriptor of its own.
+    /// A handle for a worker, on descriptors of its own.
     pub fn sockets(&self) -> Result<SocketTable, KernelError> {
-        let storage = self.storage.try_clone().map_err(|error| KernelError::Map {
-            map: "SOCKETS",
-            action: "opened once more",
-            source: error.into(),
-        })?;
-        Ok(SocketTable::new(storage))
+        let copy = |map, fd: &OwnedFd| {
+            let action = "opened once more";
+            fd.try_clone().map_err(|error| KernelError::Map { map, action, source: error.into() })
+        };
+        Ok(SocketTable::new(copy("SOCKETS", &self.storage)?, copy("HBONE", &self.hbone)?))
     }
 
     /// A handle for a worker, on descriptors of its own.
@@ -494,13 +497,13 @@ fn program<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<Program<'a>, Kernel
     Ok(Program { name, fd: program.fd().map_err(failed)?.as_fd(), id })
 }
 
-fn storage(ebpf: &mut Ebpf) -> Result<OwnedFd, KernelError> {
-    const NAME: &str = "SOCKETS";
-    let Map::SkStorage(map) = tables::take(ebpf, NAME)? else {
-        return Err(KernelError::Incomplete { what: "map", name: NAME });
+/// A descriptor of a map that is written by system calls of our own.
+fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+    let (Map::SkStorage(map) | Map::SockHash(map)) = tables::take(ebpf, name)? else {
+        return Err(KernelError::Incomplete { what: "map", name });
     };
     map.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::Map {
-        map: NAME,
+        map: name,
         action: "opened",
         source: error.into(),
     })

@@ -132,16 +132,16 @@ mod tests {
     #[test]
     fn lists_count_once_for_a_pod_and_too_many_close_it_but_for_probes() {
         let rules = |of_port: SourceRules| PlainRules {
-            default: Some(list(2_000, 0)),
+            default: Some(list(1_000, 0)),
             ports: (1..=50).map(|port| (port, of_port.clone())).collect(),
         };
         let pod = |rules| PodCapture {
             inbound: Inbound { rules, probed: [80].into(), ..Inbound::default() },
             ..PodCapture::default()
         };
-        assert_eq!(wanted(&pod(rules(list(2_000, 5_000)))), [], "two lists, whatever names them");
-        let beyond = pod(rules(list(2_095, 5_000)));
-        assert_eq!(wanted(&beyond), [("SOURCES", 4_097)]);
+        assert_eq!(wanted(&pod(rules(list(1_000, 5_000)))), [], "two lists, whatever names them");
+        let beyond = pod(rules(list(1_047, 5_000)));
+        assert_eq!(wanted(&beyond), [("SOURCES", 2_049)]);
         let written = within(&beyond);
         assert_eq!(
             (written.inbound.default, written.inbound.rules == PlainRules::default()),

@@ -19,13 +19,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 26] = [
     "PODS",
     MEMBERS,
     "EXCLUDED_PORTS",
     "EXCLUDED_CIDRS",
     "HANDOFF",
     "SOCKETS",
+    "HBONE",
     "USAGE",
     "INSERTS_FAILED",
     "NODE",

@@ -156,10 +156,11 @@ fn a_syn_that_no_hook_has_attested_does_not_leave_for_a_direct_pod() {
             assert!(is_refused(&unattested), "{to}: {unattested:?}");
         }
         assert_eq!(pair.kernel.counts(pair.client.cookie).unwrap().unattested, 2);
-        let hbone = pair.server.listen(15008);
+        let hbone = pair.server.visit(|| std::net::TcpListener::bind("[::]:15008").unwrap());
+        pair.server_worker.sockets.take_peers(&hbone).unwrap();
         let peer = SocketAddr::new(pair.server.ipv4.into(), 15008);
         pair.client.visit(|| tagged(pair.client_worker(), Tag::Agent, peer)).unwrap();
-        assert!(hbone.accept().is_some(), "the workers' own port");
+        hbone.accept().expect("the workers' own port");
     });
 }
 
@@ -299,6 +300,44 @@ fn nobody_outside_gets_to_a_process_that_listens_beside_the_worker() {
             "nor to the worker"
         );
         drop(thief);
+    });
+}
+
+/// No worker runs, so that any process may have its port.
+// proves: SEC-3, ID-3
+#[test]
+fn what_is_for_the_worker_goes_to_its_listener_and_to_no_other() {
+    let bed = Bed::new();
+    pair(&bed, |pair| {
+        let to =
+            [pair.server.ipv4.into(), pair.server.ipv6.into()].map(|ip: IpAddr| SocketAddr::new(ip, 15008));
+        // Connections of the listener before may still be there.
+        let listen = || {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15008)).into()).unwrap();
+            socket.listen(8).unwrap();
+            std::net::TcpListener::from(socket)
+        };
+        for default in [InboundMode::Count, InboundMode::Refuse] {
+            pair.capture_server(Inbound { default, ..Inbound::default() });
+            let thief = pair.server.visit(listen);
+            for to in to {
+                assert!(is_refused(&pair.third.connect(to)), "{default:?} {to}");
+            }
+            drop(thief);
+            let worker = pair.server.visit(listen);
+            pair.server_worker.sockets.take_peers(&worker).unwrap();
+            for to in to {
+                let peer = pair.third.connect(to).unwrap();
+                assert_eq!(worker.accept().unwrap().1.port(), peer.local_addr().unwrap().port());
+            }
+            // It ends, and so does what the guard knows of it.
+            drop(worker);
+            let thief = pair.server.visit(listen);
+            assert!(is_refused(&pair.third.connect(to[0])), "{default:?}");
+            drop(thief);
+        }
     });
 }
 
