@@ -45,7 +45,7 @@ impl Kernel {
     }
 
     /// Guards a pod that is not served, or changes what plaintext it takes meanwhile. What it opens is another matter
-    /// ([`Kernel::refuse`]).
+    /// ([`Kernel::refuse`]). What an earlier agent has left of a pod that it captured, or led direct connections of, stays.
     pub fn guard_unserved(
         &mut self,
         cookie: u64,
@@ -53,7 +53,9 @@ impl Kernel {
         pod: &PodCapture,
         unknown: Unknown,
     ) -> Result<(), KernelError> {
-        self.write_local(cookie, &shares::within(pod))?;
+        if !self.tables.has_pod(cookie)? && self.local.devices_of(cookie)?.is_empty() {
+            self.write_local(cookie, &shares::within(pod))?;
+        }
         self.guard(cookie, netns, unknown).map(drop)
     }
 
