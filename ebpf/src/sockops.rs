@@ -133,6 +133,7 @@ fn may_leave(kind: Option<u32>, ends: &Ends, netns: u64) -> bool {
         || kind == Some(OPEN)
         || maps::is_excluded(netns, &pod, &ends.remote_ip, ends.remote_port)
         || refuse::is_between_direct_pods(&pod, &ends.remote_ip)
+        || maps::is_new(netns)
 }
 
 /// The devices of a connection that stays within its pod.

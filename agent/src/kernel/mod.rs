@@ -245,6 +245,7 @@ impl Kernel {
         self.write_local(cookie, pod)?;
         let device = self.device(cookie);
         self.tables.add_exclusions(cookie, pod)?;
+        self.tables.begin(cookie)?;
         self.tables.set_pod(cookie, pod, device)?;
         self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;

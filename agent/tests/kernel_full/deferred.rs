@@ -3,7 +3,7 @@
 
 use crate::common::Bed;
 use crate::common::node::{PATIENCE, Pod};
-use crate::scene::{PORT, Pair, pair};
+use crate::scene::{PORT, Pair, map, pair};
 use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
 use pillion_agent::kernel::{Inbound, InboundMode, PodCapture};
 use socket2::{Domain, Socket, Type};
@@ -99,12 +99,17 @@ fn a_deferred_connection_of_a_pod_that_is_refused_or_captured_meanwhile_sends_no
             assert!(app.accept_now().is_none(), "{to}");
         }
 
-        let before = deferred(&pair.third, pair.address4());
+        let [on_its_way, before] = [(); 2].map(|()| deferred(&pair.third, pair.address4()));
         pair.kernel
             .capture(pair.third.cookie, &PodCapture { direct: false, ..pair.third.capture() })
             .unwrap();
-        assert!(!sends(&before), "begun before the pod was captured");
-        assert!(pair.app.accept_now().is_none());
+        // What has passed the hook just before goes on. How long ago that may be is told from when the pod became a member.
+        let mut since = map::<u64, u64>(&bed, "SINCE");
+        for (time, stream, is_sent) in [(u64::MAX / 2, on_its_way, true), (0, before, false)] {
+            since.insert(pair.third.cookie, time, 0).unwrap();
+            assert_eq!(sends(&stream), is_sent, "begun before the pod was captured");
+            assert_eq!(pair.app.accept_now().is_some(), is_sent);
+        }
     });
 }
 
