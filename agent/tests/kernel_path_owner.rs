@@ -2,13 +2,17 @@
 
 mod common;
 
+use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use aya::programs::tc::{NlOptions, SchedClassifier, TcAttachOptions, TcAttachType, qdisc_add_clsact};
 use aya::programs::{LinkOrder, Xdp, XdpMode};
 use common::node::{Pod, on_node};
 use common::permit::permit;
 use common::{Bed, foreign, ip, ip_batch};
 use pillion_agent::decide::NotDirect;
-use pillion_agent::kernel::{Kernel, KernelConfig, NoPath, PathError, PodDevice, TrafficControl, Unknown};
+use pillion_agent::kernel::{
+    Kernel, KernelConfig, NoPath, PathError, PodCapture, PodDevice, TrafficControl, Unknown,
+};
+use pillion_ebpf_common::{Ip, LocalPod};
 use std::process::Command;
 
 const BOTH: [TrafficControl; 2] = [TrafficControl::Tcx, TrafficControl::Clsact];
@@ -258,5 +262,30 @@ fn a_pod_that_claims_anothers_device_is_not_believed() {
         kernel.enforce(0, |_, _, _| None).unwrap();
         kernel.verdicts().unwrap().allow(&permit(0, &victim, &attacker, 80));
         kernel.enforce(1, |_, _, _| panic!("nobody has a verdict for a pod without a path")).unwrap();
+    });
+}
+
+/// A new agent enters a pod and has no certificate for it yet.
+#[test]
+fn what_an_earlier_agent_has_left_of_a_direct_pod_stays_until_the_pod_is_served() {
+    let bed = Bed::new();
+    on_node(|node| {
+        let pod = node.pod(2);
+        let mut kernel = bed.open();
+        pod.captured(&mut kernel, &pod.capture());
+        drop(kernel);
+        let local = || {
+            let map = MapData::from_pin(bed.pin("LOCAL_PODS")).unwrap();
+            let pods: BpfHashMap<_, Ip, LocalPod> = Map::HashMap(map).try_into().unwrap();
+            pods.iter().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let before = local();
+        let mut kernel = bed.open();
+        let unserved = PodCapture { direct: false, ..pod.capture() };
+        kernel.guard_unserved(pod.cookie, pod.netns(), &unserved, Unknown::Refuse).unwrap();
+        assert_eq!(local(), before);
+        kernel.refuse(pod.cookie).unwrap();
+        kernel.guard_unserved(pod.cookie, pod.netns(), &unserved, Unknown::Refuse).unwrap();
+        assert_eq!(local(), before, "its open direct connections go on, and forged packets are known");
     });
 }

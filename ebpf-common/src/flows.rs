@@ -66,16 +66,30 @@ pub struct FlowEnd {
 pub struct Usage {
     /// In `HANDOFF`; at most [`quota::HANDOFF`].
     pub handoff: u64,
-    /// In `FLOWS`, of connections that the pod opened; at most [`quota::FLOWS`].
+    /// In `FLOWS`: connections that the pod opened, and those of which it alone has kept its end; at most [`quota::FLOWS`].
     pub flows: u64,
+    /// In `NODE_FLOWS`, of connections that the node opened to the pod; at most [`quota::NODE_FLOWS`].
+    pub node_flows: u64,
 }
 
-/// How many entries of a shared table one pod may have: one pod alone never fills it.
+/// How many entries of a shared table one pod may have: one pod alone never fills it. No pod that was met has a tenth of any.
 pub mod quota {
     /// A pod's listener takes 4,096 connections that nobody has accepted yet (`net.core.somaxconn`).
     pub const HANDOFF: u64 = 16_384;
     /// More than a pod's connections to one address and port, of which the range of ports allows 28,232.
     pub const FLOWS: u64 = 32_768;
+    /// Probes of a pod's containers, once a second each, that stay half open for a minute: 68 of them.
+    pub const NODE_FLOWS: u64 = 4_096;
+    /// As many as one annotation may have items.
+    pub const EXCLUDED_PORTS: usize = 1_024;
+    pub const EXCLUDED_CIDRS: usize = 1_024;
+    /// Ports on which something else holds than on the pod's others.
+    pub const INBOUND_PORTS: usize = 1_024;
+    /// Networks in all the lists that the pod and its ports name. A list that several pods name counts for each.
+    pub const SOURCES: usize = 2_048;
+    /// Of the Services of one Kubernetes namespace.
+    pub const SERVICES: usize = 2_048;
+    pub const ENDPOINTS: usize = 8_192;
 }
 
 /// A connection that a socket of the node's own namespace has opened to a pod (the key of `NODE_FLOWS`).

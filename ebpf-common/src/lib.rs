@@ -9,7 +9,7 @@ mod flows;
 pub use flows::{Flow, FlowEnd, FlowKey, NodeFlow, Usage, quota, table};
 
 /// The version of the maps' layout. It is part of the pin path, so an agent never reads another layout's maps.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The port of the worker's outbound listener, on 127.0.0.1 and every IPv6 address of a captured pod (Istio's
 /// number).
@@ -65,6 +65,8 @@ pub mod kind {
     pub const TO_APP: u32 = 6;
     /// The worker's outbound listener. The connect hook sends connections to no other listener on its port.
     pub const WORKER: u32 = 7;
+    /// An app's client socket that the connect hook has let go in plain because the pod asks for that where no worker listens.
+    pub const OPEN: u32 = 8;
 }
 
 /// Names a connection on its way from connect() to accept() (the key of `HANDOFF`).
@@ -208,8 +210,8 @@ pub mod count {
     pub const FORGED: u32 = 3;
     /// Plain connections that the mode lets pass, and that were refused because policies do not allow their source.
     pub const DENIED: u32 = 4;
-    /// Connections that the pod opened to a pod on the direct path, that no entry of `FLOWS` attests, and that were
-    /// refused at the pod's veth.
+    /// Connections that the pod opened in plain, that neither an entry of `FLOWS` attests nor the pod asks for, and that were
+    /// refused: at its veth, or before their SYN.
     pub const UNATTESTED: u32 = 5;
     /// How many there are.
     pub const ALL: u32 = 6;
@@ -411,7 +413,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Flow>() == 64);
     assert!(size_of::<FlowEnd>() == 56);
-    assert!(size_of::<Usage>() == 16);
+    assert!(size_of::<Usage>() == 24);
     assert!(size_of::<NodeEntry>() == 16);
     assert!(size_of::<NodeFlow>() == 40);
     assert!(size_of::<Device>() == 32);

@@ -2,6 +2,7 @@
 
 use crate::{
     context::{field, ip6_field, port_from_network, port_to_network},
+    device,
     local::{self, Way},
     maps::{self, Membership},
 };
@@ -9,8 +10,7 @@ use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{
-        bpf_bind, bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_lookup_tcp, bpf_sk_release,
-        bpf_skc_to_mptcp_sock,
+        bpf_bind, bpf_get_netns_cookie, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_to_mptcp_sock,
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -19,7 +19,7 @@ use core::ptr;
 use pillion_ebpf_common::{
     Address, Ip, OUTBOUND_PORT, PodEntry, SocketRecord,
     flags::FAIL_OPEN,
-    kind::{AGENT, CLIENT, DIRECT, TO_APP, WORKER},
+    kind::{AGENT, CLIENT, DIRECT, OPEN, TO_APP, WORKER},
     mapped, unmapped,
 };
 
@@ -35,8 +35,6 @@ const IPPROTO_MPTCP: u32 = 262;
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-const SOL_SOCKET: i32 = 1;
-const SO_BINDTODEVICE: i32 = 25;
 
 const LOCALHOST4: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
 const LOCALHOST6: Ip = [0, 0, 0, 1_u32.to_be()];
@@ -197,6 +195,10 @@ unsafe fn decide(
     }
     // SAFETY: as above.
     let port = port_from_network(unsafe { field!(address, bpf_sock_addr, user_port) });
+    // SAFETY: as above. It was held back once, and connects again.
+    if unsafe { device::is_held(socket) && !device::leave(ctx, socket) } {
+        return Decision::Refuse;
+    }
     // What goes to the pod's own address stays in it; its guard lets it in.
     if pod.has(&ip) {
         // SAFETY: as above.
@@ -211,11 +213,15 @@ unsafe fn decide(
     }
     // SAFETY: the context is the kernel's.
     if !unsafe { is_worker_there(ctx, &ip) } {
-        if pod.flags & FAIL_OPEN == 0 {
-            return Decision::Refuse;
-        }
-        // SAFETY: as above.
-        return unsafe { pass(socket) };
+        let record = SocketRecord { kind: OPEN, ..SocketRecord::default() };
+        // SAFETY: as above. The record lets the SYN out.
+        let is_open = pod.flags & FAIL_OPEN != 0 && unsafe { maps::set_record(socket, &record) };
+        return if is_open { Decision::Pass } else { Decision::Refuse };
+    }
+    // SAFETY: as above. A socket that is bound to a device does not reach the listener on `lo`, and could not be held back
+    // later. An app without CAP_NET_RAW can bind its socket, and nobody can undo that for it.
+    if !unsafe { device::leave(ctx, socket) } {
+        return Decision::Refuse;
     }
     log_capture(ctx, &ip, port);
     let source = source(socket);
@@ -239,10 +245,6 @@ unsafe fn decide(
     if MPTCP.load() != 0 {
         // SAFETY: as above.
         unsafe { set_record_of_mptcp(socket, &record) };
-    }
-    if record.kind == CLIENT {
-        // SAFETY: as above.
-        unsafe { leave_device(ctx, socket) };
     }
     decision
 }
@@ -317,7 +319,7 @@ unsafe fn set_record_of_mptcp(socket: *mut bpf_sock, record: &SocketRecord) {
 
 /// Destinations that no mesh has a business with: they do not leave the pod, or the link.
 #[inline(always)]
-fn is_local(ip: &Ip) -> bool {
+pub fn is_local(ip: &Ip) -> bool {
     if let Some(ip4) = unmapped(ip) {
         return ip4.to_ne_bytes()[0] == 127 || ip4 == 0;
     }
@@ -326,18 +328,6 @@ fn is_local(ip: &Ip) -> bool {
     // fe80::/10
     let is_link_local = u32::from_be(ip[0]) >> 22 == 0xfe80 >> 6;
     is_unspecified_or_loopback || is_link_local
-}
-
-/// A socket bound to a device cannot reach the listener on `lo`.
-#[inline(always)]
-unsafe fn leave_device(ctx: &SockAddrContext, socket: *mut bpf_sock) {
-    // SAFETY: a field that the verifier lets this program read; the name is an empty C string.
-    unsafe {
-        if field!(socket, bpf_sock, bound_dev_if) != 0 {
-            let mut no_device = 0_u32;
-            bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTODEVICE, (&raw mut no_device).cast(), 4);
-        }
-    }
 }
 
 /// Binds an unbound socket to the pod's address, so that getsockname() says what it says without a mesh.

@@ -15,7 +15,8 @@ use core::ptr;
 use pillion_ebpf_common::{Address, Event, Flow, FlowEnd, FlowKey, table};
 
 /// Open connections on the direct path, and those of pods with themselves, each with the namespace that it came from. An
-/// entry attests as long as the client's socket lives, and leads packets as long as the other's does. Where the table, or
+/// entry attests as long as the client's socket lives, and leads packets as long as the other's does. It counts for the
+/// client, and once the client's socket is gone for the server, which keeps it. Where the table, or
 /// the client's share of it, is full, the connection is refused: on the direct path by the client's veth, within a pod by
 /// the pod's guard. 1048576 is 32 pods that use up their quota.
 #[map]
@@ -78,9 +79,9 @@ fn insert(ends: &Ends, client: u64, attestation: &Attestation, usage: &PodUsage)
         // An earlier connection of the same addresses: its server has not ended yet, or its client's pod is dead.
         Err(EEXIST) => {
             let Some(former) = FLOWS.get_ptr(key) else { return false };
-            // SAFETY: the entry; one word of it, which does not change.
-            let former = unsafe { (*former).client };
-            remove(&key, former);
+            // SAFETY: the entry.
+            let charged = unsafe { charged(former) };
+            remove(&key, charged);
             if FLOWS.insert(key, flow, BPF_NOEXIST).is_err() {
                 return false;
             }
@@ -91,12 +92,46 @@ fn insert(ends: &Ends, client: u64, attestation: &Attestation, usage: &PodUsage)
     true
 }
 
-/// Removes an entry, and takes it off its client's share. Of two that do so at once, one does.
+/// Removes an entry, and takes it off the share that it counts for. Of two that do so at once, one does.
 #[inline(always)]
-fn remove(key: &FlowKey, client: u64) {
+fn remove(key: &FlowKey, charged: u64) {
     if FLOWS.remove(key).is_ok()
-        && let Some(usage) = usage::of(client)
+        && let Some(usage) = usage::of(charged)
     {
+        usage.subtract_flow();
+    }
+}
+
+/// The pod that an entry counts for: the client's, as long as its socket is there.
+///
+/// # Safety
+/// `flow` is an entry.
+#[inline(always)]
+unsafe fn charged(flow: *const Flow) -> u64 {
+    // SAFETY: the caller's promise; the mark is changed once.
+    unsafe {
+        match ptr::read_volatile(&raw const (*flow).client_closed) {
+            0 => (*flow).client,
+            _ => (*flow).server,
+        }
+    }
+}
+
+/// The client's socket is gone: from now on the entry counts for the server. Before `open` is changed, so that whoever removes
+/// the entry knows.
+///
+/// # Safety
+/// As [`charged`]; once for an entry.
+#[inline(always)]
+unsafe fn charge_server(flow: *mut Flow) {
+    // SAFETY: the caller's promise.
+    let (client, server) = unsafe { ((*flow).client, (*flow).server) };
+    if let Some(usage) = usage::of(server) {
+        usage.add_flow();
+    }
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(&raw mut (*flow).client_closed, 1) };
+    if let Some(usage) = usage::of(client) {
         usage.subtract_flow();
     }
 }
@@ -203,7 +238,7 @@ unsafe fn end(key: &FlowKey, flow: *mut Flow, is_client: bool) -> Option<End> {
             if (*flow).client_closed != 0 {
                 return None;
             }
-            ptr::write_volatile(&raw mut (*flow).client_closed, 1);
+            charge_server(flow);
             (*flow).client_received
         } else {
             if (*flow).server_open == 0 {
@@ -212,10 +247,9 @@ unsafe fn end(key: &FlowKey, flow: *mut Flow, is_client: bool) -> Option<End> {
             ptr::write_volatile(&raw mut (*flow).server_open, 0);
             (*flow).server_received
         };
-        let client = (*flow).client;
         usage::add(&raw mut (*flow).open, MINUS_ONE);
         if ptr::read_volatile(&raw const (*flow).open) == 0 {
-            remove(key, client);
+            remove(key, charged(flow));
         }
         Some(End { is_client, received })
     }

@@ -5,7 +5,13 @@ use crate::{
     context::{field, ip6_field, is_loopback, port_from_network},
     denials, flows, local, maps, node,
 };
-use aya_ebpf::{Global, bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
+use aya_ebpf::{
+    Global,
+    bindings::bpf_sk_lookup,
+    macros::{map, sk_lookup},
+    maps::SockHash,
+    programs::SkLookupContext,
+};
 use pillion_ebpf_common::{
     Address, HBONE_PORT, HandoffKey, InboundPort, LocalPod, OUTBOUND_PORT, count, inbound, list, local_flags,
     mapped,
@@ -55,21 +61,21 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
         let local_port = field!(lookup, bpf_sk_lookup, local_port);
         (Address { ip: remote, port: remote_port }, Address { ip: local, port: local_port })
     };
-    // It speaks TLS only.
-    if server.port == u32::from(HBONE_PORT) {
-        return PASS;
-    }
     if is_loopback(&server.ip) {
         // SAFETY: a field that the verifier lets this program read, behind a branch that older kernels never see.
         return unsafe { loopback(lookup) };
+    }
+    if server.port == u32::from(HBONE_PORT) {
+        return to_worker(ctx, &server, unknown);
     }
     let pod = local::local_pod(&server.ip);
     if is_loopback(&client.ip) || client.ip == server.ip {
         return own(client, server, pod.as_ref(), unknown);
     }
-    // It resets what the hook did not send there.
+    // Only what the hook sends comes there, and from within the pod. Whoever listens on that port at another address than the
+    // worker does is none of the mesh.
     if server.port == u32::from(OUTBOUND_PORT) {
-        return PASS;
+        return DROP;
     }
     let Some(pod) = pod else { return unknown };
     if is_vouched_for(client, server, &pod) {
@@ -78,6 +84,24 @@ unsafe fn verdict(ctx: &SkLookupContext, unknown: u32) -> u32 {
     match local::inbound_port(&pod, &server) {
         Some(port) => plain(client, server, &pod, &port),
         None => unknown,
+    }
+}
+
+/// The workers' listeners for peers, by netns cookie. The kernel takes one out when it closes.
+#[map]
+static HBONE: SockHash<u64> = SockHash::with_max_entries(4096, 0);
+
+/// What goes to the port of the workers goes to the pod's own worker, which speaks TLS only. Any process of the pod may listen
+/// there while no worker does: it gets nothing.
+#[inline(always)]
+fn to_worker(ctx: &SkLookupContext, server: &Address, unknown: u32) -> u32 {
+    let Some(pod) = local::local_pod(&server.ip) else { return unknown };
+    if pod.flags & local_flags::LEAVING != 0 {
+        return PASS;
+    }
+    match HBONE.redirect_sk_lookup(ctx, pod.netns, 0) {
+        Ok(()) => PASS,
+        Err(_) => DROP,
     }
 }
 

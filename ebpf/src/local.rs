@@ -18,12 +18,12 @@ use pillion_ebpf_common::{
 #[map]
 static LOCAL_PODS: HashMap<Ip, LocalPod> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
-/// What becomes of plaintext on ports of a pod that differ from its others.
+/// What becomes of plaintext on ports of a pod that differ from its others. 131072 are 128 pods that use up their quota.
 #[map]
-static INBOUND_PORTS: HashMap<PodPort, InboundPort> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+static INBOUND_PORTS: HashMap<PodPort, InboundPort> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
-/// Who may connect in plain: lists of networks, one for all pods and ports that policies say the same of. 262144 are 64
-/// networks of its own for each of 4096 pods. A list that finds no room is written as nobody's.
+/// Who may connect in plain: lists of networks, one for all pods and ports that policies say the same of. 262144 are 128
+/// pods that use up their quota with lists of their own. A list that finds no room is written as nobody's.
 #[map]
 static SOURCES: LpmTrie<Source, u8> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
@@ -43,6 +43,7 @@ static VERDICTS: LruHashMap<Verdict, u8> = LruHashMap::with_max_entries(65536, 0
 #[map]
 static SERVICES: HashMap<Address, Endpoints> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
+/// 262144 are 16 Kubernetes namespaces that use up their quota, twice: a list is written before the former one goes.
 #[map]
 static ENDPOINTS: HashMap<EndpointKey, Address> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 

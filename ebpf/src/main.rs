@@ -6,7 +6,8 @@
 //! 1. `connect` (cgroup root): an app's connect() is turned to the worker's listener in the same pod, and where it
 //!    wanted to go is written down in the socket's own storage; or it is left alone, for the direct path.
 //! 2. `sockops` (cgroup root): the record travels from the connecting socket to the accepted one; a direct connection
-//!    is attested before its SYN leaves, and the agent is told of its opening and its end.
+//!    is attested before its SYN leaves, and the agent is told of its opening and its end. What may be neither is held back
+//!    (`device`).
 //! 3. `path` (tc, at the node's end of a pod's veth): packets of direct connections go straight into the other pod; what
 //!    should be one and is not attested is sent back (`refuse`).
 //! 4. `guard` (sk_lookup, in the pod): plaintext that nobody vouches for is passed, counted or refused; where policies
@@ -22,6 +23,7 @@
 mod connect;
 mod context;
 mod denials;
+mod device;
 mod flows;
 mod getpeername;
 mod guard;

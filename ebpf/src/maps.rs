@@ -4,7 +4,7 @@ use crate::usage::{self, BPF_NOEXIST, EEXIST};
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::SkStorage,
-    helpers::generated::bpf_sk_storage_get,
+    helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get},
     macros::{btf_map, map},
     maps::{HashMap, LpmTrie, lpm_trie::Key},
 };
@@ -25,11 +25,17 @@ static PODS: HashMap<u64, PodEntry> = HashMap::with_max_entries(4096, BPF_F_NO_P
 #[map]
 static MEMBERS: HashMap<u64, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
+/// Since when each pod is a member (CLOCK_MONOTONIC, in nanoseconds), by netns cookie.
 #[map]
-static EXCLUDED_PORTS: HashMap<PodPort, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+static SINCE: HashMap<u64, u64> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
+/// 131072 are 128 pods that use up their quota.
 #[map]
-static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+static EXCLUDED_PORTS: HashMap<PodPort, u8> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+/// As above; a network that holds all of IPv4 by the way takes two.
+#[map]
+static EXCLUDED_CIDRS: LpmTrie<ExcludedCidr, u8> = LpmTrie::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// Records of connections between their SYN and their accept(): an entry lives for microseconds. One that is never
 /// accepted, or whose record the accepted socket had no memory for, lives as long as the client's end.
@@ -61,6 +67,15 @@ pub fn membership(netns: u64) -> Membership {
         Some(_) => pod(netns).map_or(Membership::Refused, Membership::Captured),
         None => Membership::None,
     }
+}
+
+/// Whether the pod has become a member just now: what had passed the connect hook before is on its way to its SYN.
+#[inline(always)]
+pub fn is_new(netns: u64) -> bool {
+    /// A connect() takes microseconds between the two, and longer where another process gets the CPU meanwhile.
+    const ON_ITS_WAY: u64 = 20_000_000;
+    // SAFETY: a lookup, whose value is copied, and a helper without arguments.
+    unsafe { SINCE.get(netns).copied().is_some_and(|since| bpf_ktime_get_ns() < since + ON_ITS_WAY) }
 }
 
 /// Whether connections from this namespace are attested: a pod that left the mesh has no standing, whatever it has

@@ -1,6 +1,7 @@
 //! Direct connections that nothing attests, at the client's veth. The connect hook has chosen the direct path, and the
 //! attestation is missing: its table was full, or the verdict was gone when the SYN was about to leave. Such a connection
-//! would leave in plain over the bridge, to whom it may concern; it is refused instead.
+//! would leave in plain over the bridge, to whom it may concern; it is refused instead. (Where one of the two pods is not on the
+//! direct path any more, the SYN does not leave the socket: `sockops`.)
 
 use crate::{
     local, maps,
@@ -8,7 +9,7 @@ use crate::{
 };
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use pillion_ebpf_common::{
-    Address, Device, HBONE_PORT, count,
+    Address, Device, HBONE_PORT, Ip, LocalPod, PodEntry, count,
     flags::{DIRECT, FAIL_OPEN},
     inbound, local_flags,
 };
@@ -42,17 +43,25 @@ pub fn is_unattested(ctx: &TcContext, packet: &Packet, device: &Device, destinat
         return false;
     }
     let Some(server) = local::local_pod(&destination.ip) else { return false };
-    if server.flags & local_flags::DIRECT == 0 {
-        return false;
-    }
     let Some(pod) = maps::pod(device.netns) else { return false };
-    if pod.flags & DIRECT == 0 || pod.flags & FAIL_OPEN != 0 {
+    if pod.flags & FAIL_OPEN != 0 || !are_direct(&pod, &server) {
         return false;
     }
     if local::inbound_port(&server, destination).is_some_and(|port| port.mode == inbound::IGNORE) {
         return false;
     }
     !maps::is_excluded(device.netns, &pod, &destination.ip, destination.port)
+}
+
+/// Whether a connection of that pod to that address is looked at here, by [`is_unattested`].
+#[inline(always)]
+pub fn is_between_direct_pods(pod: &PodEntry, ip: &Ip) -> bool {
+    pod.flags & FAIL_OPEN == 0 && local::local_pod(ip).is_some_and(|server| are_direct(pod, &server))
+}
+
+#[inline(always)]
+fn are_direct(pod: &PodEntry, server: &LocalPod) -> bool {
+    pod.flags & DIRECT != 0 && server.flags & local_flags::DIRECT != 0
 }
 
 /// Refuses it at once: the SYN goes back as the RST that the server would have sent, so that connect() fails with

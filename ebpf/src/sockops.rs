@@ -6,9 +6,13 @@
 //! the agent what becomes of them.
 
 use crate::{
+    connect::is_local,
     context::{Ends, field, is_loopback, wide_field},
+    device,
     flows::{self, Attestation, End},
-    local, maps, node,
+    local,
+    maps::{self, Membership},
+    node, refuse,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -22,9 +26,9 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use pillion_ebpf_common::{
-    Address, Event, OUTBOUND_PORT, SocketRecord, event,
+    Address, Event, OUTBOUND_PORT, SocketRecord, count, event,
     flags::DIRECT as DIRECT_PATH,
-    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, SERVER, TO_APP},
+    kind::{ACCEPTED, AGENT, CLIENT, DIRECT, OPEN, SERVER, TO_APP},
     local_flags,
 };
 
@@ -83,7 +87,14 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
                     }
                     flows::attest(&ends, netns, &attestation)
                 }
-                None => node::is_node(netns) && node::attest(&ends),
+                None if node::is_node(netns) => node::attest(&ends),
+                None => {
+                    if !may_leave(record.map(|record| record.kind), &ends, netns) {
+                        device::hold(ctx);
+                        local::count(netns, count::UNATTESTED);
+                    }
+                    false
+                }
             }
         };
         if is_noted {
@@ -99,6 +110,30 @@ unsafe fn ask_for_states(ctx: &SockOpsContext) {
     // SAFETY: see `sock_ops`.
     let flags = unsafe { field!(ctx.ops, bpf_sock_ops, bpf_sock_ops_cb_flags) };
     let _ = ctx.set_cb_flags((flags | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// Whether a SYN may leave its pod that nothing attests. The connect hook has let it go, a while ago perhaps: with
+/// TCP_FASTOPEN_CONNECT it leaves with the first bytes. What was to be direct then, or was asked of nobody because the pod was not
+/// captured, may not leave in plain now.
+#[inline(always)]
+fn may_leave(kind: Option<u32>, ends: &Ends, netns: u64) -> bool {
+    if kind == Some(AGENT) {
+        return true;
+    }
+    let pod = match maps::membership(netns) {
+        Membership::None => return true,
+        Membership::Captured(pod) => Some(pod),
+        Membership::Refused => None,
+    };
+    if ends.is_own() || is_local(&ends.remote_ip) {
+        return true;
+    }
+    let Some(pod) = pod else { return false };
+    pod.has(&ends.remote_ip)
+        || kind == Some(OPEN)
+        || maps::is_excluded(netns, &pod, &ends.remote_ip, ends.remote_port)
+        || refuse::is_between_direct_pods(&pod, &ends.remote_ip)
+        || maps::is_new(netns)
 }
 
 /// The devices of a connection that stays within its pod.

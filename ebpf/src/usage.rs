@@ -45,6 +45,12 @@ impl PodUsage {
     }
 
     #[inline(always)]
+    pub fn has_room_for_node_flow(&self) -> bool {
+        // SAFETY: as above.
+        is_below(unsafe { ptr::read_volatile(&raw const (*self.0).node_flows) }, quota::NODE_FLOWS)
+    }
+
+    #[inline(always)]
     pub fn add_handoff(&self) {
         // SAFETY: as above.
         unsafe { add(&raw mut (*self.0).handoff, 1) }
@@ -66,6 +72,18 @@ impl PodUsage {
     pub fn subtract_flow(&self) {
         // SAFETY: as above.
         unsafe { add(&raw mut (*self.0).flows, MINUS_ONE) }
+    }
+
+    #[inline(always)]
+    pub fn add_node_flow(&self) {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*self.0).node_flows, 1) }
+    }
+
+    #[inline(always)]
+    pub fn subtract_node_flow(&self) {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*self.0).node_flows, MINUS_ONE) }
     }
 }
 

@@ -26,4 +26,4 @@ pub use outbound::{Outbound, outbound};
 pub use placement::{Placed, Placement, PodAddresses, Standing};
 pub use plaintext::{PlaintextRules, SourceRules, plaintext};
 pub use refusal::Refusal;
-pub use services::services_of_node;
+pub use services::{NodeServices, services_of_node};

@@ -2,7 +2,7 @@
 
 use super::capture::PodCapture;
 use super::links::Place;
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, shares};
 use std::collections::{BTreeSet, HashMap};
 
 /// Something that was not as it should be, and is now.
@@ -44,7 +44,10 @@ impl Kernel {
             found.repairs.push(Repair { what: "source_list", detail });
         }
         let (mut written, mut others) = (HashMap::new(), BTreeSet::new());
-        for (&cookie, pod) in wanted {
+        let wanted: HashMap<u64, _> =
+            wanted.iter().map(|(cookie, pod)| (*cookie, shares::within(pod))).collect();
+        for (&cookie, pod) in &wanted {
+            let pod: &PodCapture = pod;
             match found.value(self.local.set_pod(cookie, pod, self.device(cookie))) {
                 Some(true) => drop(others.insert(cookie)),
                 Some(false) => {}
@@ -55,7 +58,7 @@ impl Kernel {
         }
         let removed = self.local.remove_others(|cookie| written.get(&cookie).copied());
         others.extend(found.value(removed).into_iter().flatten());
-        for (&cookie, pod) in wanted {
+        for (&cookie, pod) in &wanted {
             let mended = self.mend_pod(cookie, pod, others.contains(&cookie), &mut found.repairs);
             found.value(mended);
         }

@@ -19,7 +19,7 @@ pub enum NetnsLife {
     /// The kernel has taken the guard off. It does so when nothing is left in the namespace and nothing holds it. Somebody
     /// with root may have done so, too: who knows a path that still leads into the namespace knows better.
     Gone,
-    /// There is no guard: the pod was never served.
+    /// There is no guard: an agent ended between entering the namespace and guarding it.
     NotGuarded,
 }
 

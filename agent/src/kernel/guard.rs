@@ -1,7 +1,7 @@
 //! A pod's guard: the sk_lookup program in its namespace.
 
 use super::links::{self, Link, Place, Program};
-use super::{Kernel, KernelError, Pins, program};
+use super::{Kernel, KernelError, Pins, PodCapture, program, shares};
 use aya_obj::generated::bpf_attach_type;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -42,6 +42,21 @@ impl Kernel {
             Link::establish(&self.pins, &pin(cookie), &program, bpf_attach_type::BPF_SK_LOOKUP, &place)?;
         self.guards.insert(cookie, (link, unknown));
         Ok(None)
+    }
+
+    /// Guards a pod that is not served, or changes what plaintext it takes meanwhile. What it opens is another matter
+    /// ([`Kernel::refuse`]). What an earlier agent has left of a pod that it captured, or led direct connections of, stays.
+    pub fn guard_unserved(
+        &mut self,
+        cookie: u64,
+        netns: BorrowedFd,
+        pod: &PodCapture,
+        unknown: Unknown,
+    ) -> Result<(), KernelError> {
+        if !self.tables.has_pod(cookie)? && self.local.devices_of(cookie)?.is_empty() {
+            self.write_local(cookie, &shares::within(pod))?;
+        }
+        self.guard(cookie, netns, unknown).map(drop)
     }
 
     /// Takes the guard away: plaintext gets in again.

@@ -26,6 +26,7 @@ mod path;
 mod pins;
 mod preflight;
 mod services;
+mod shares;
 mod sock_diag;
 mod sockets;
 mod sources;
@@ -51,6 +52,7 @@ pub use path::{PathError, TrafficControl};
 pub use pillion_ebpf_common::Usage;
 pub use pins::Claim;
 pub use services::ServiceEndpoints;
+pub use shares::Excess;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable, Tag};
 pub use sys::{inherited, netns_cookie};
@@ -121,6 +123,8 @@ pub struct Kernel {
     services: ServiceTables,
     /// The socket-local storage map.
     storage: OwnedFd,
+    /// The workers' listeners for peers.
+    hbone: OwnedFd,
     /// Pods of the mesh that cannot be served: the audit leaves them refused.
     refused: BTreeSet<u64>,
     /// Released pods whose veths still have our programs, for the direct connections that are open.
@@ -181,7 +185,8 @@ impl Kernel {
         let services = ServiceTables::take(&mut ebpf)?;
         let flows = FlowTable::take(&mut ebpf)?;
         let handoffs = Handoffs::take(&mut ebpf)?;
-        let storage = storage(&mut ebpf)?;
+        let storage = descriptor(&mut ebpf, "SOCKETS")?;
+        let hbone = descriptor(&mut ebpf, "HBONE")?;
 
         // Whoever was in the mesh under another layout is refused from the moment these hooks are attached: between
         // the old hooks' end and the first capture nothing goes out in the clear.
@@ -212,6 +217,7 @@ impl Kernel {
             verdicts,
             services,
             storage,
+            hbone,
             refused: BTreeSet::new(),
             leaving: BTreeSet::new(),
             flows,
@@ -229,15 +235,17 @@ impl Kernel {
         if self.guards.contains_key(&cookie) {
             return Ok(());
         }
-        self.write_local(cookie, pod)
+        self.write_local(cookie, &shares::within(pod))
     }
 
     /// Captures a pod, or changes how it is captured. What it takes from others comes first, so that no connection is
-    /// decided by half of it.
+    /// decided by half of it. What it wants beyond its shares ([`PodCapture::excesses`]) it does without.
     pub fn capture(&mut self, cookie: u64, pod: &PodCapture) -> Result<(), KernelError> {
+        let pod = &*shares::within(pod);
         self.write_local(cookie, pod)?;
         let device = self.device(cookie);
         self.tables.add_exclusions(cookie, pod)?;
+        self.tables.begin(cookie)?;
         self.tables.set_pod(cookie, pod, device)?;
         self.tables.add_member(cookie)?;
         self.tables.remove_other_exclusions(cookie, pod)?;
@@ -364,14 +372,13 @@ impl Kernel {
         self.tables.pods()
     }
 
-    /// A handle for a worker, on a descriptor of its own.
+    /// A handle for a worker, on descriptors of its own.
     pub fn sockets(&self) -> Result<SocketTable, KernelError> {
-        let storage = self.storage.try_clone().map_err(|error| KernelError::Map {
-            map: "SOCKETS",
-            action: "opened once more",
-            source: error.into(),
-        })?;
-        Ok(SocketTable::new(storage))
+        let copy = |map, fd: &OwnedFd| {
+            let action = "opened once more";
+            fd.try_clone().map_err(|error| KernelError::Map { map, action, source: error.into() })
+        };
+        Ok(SocketTable::new(copy("SOCKETS", &self.storage)?, copy("HBONE", &self.hbone)?))
     }
 
     /// A handle for a worker, on descriptors of its own.
@@ -491,13 +498,13 @@ fn program<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<Program<'a>, Kernel
     Ok(Program { name, fd: program.fd().map_err(failed)?.as_fd(), id })
 }
 
-fn storage(ebpf: &mut Ebpf) -> Result<OwnedFd, KernelError> {
-    const NAME: &str = "SOCKETS";
-    let Map::SkStorage(map) = tables::take(ebpf, NAME)? else {
-        return Err(KernelError::Incomplete { what: "map", name: NAME });
+/// A descriptor of a map that is written by system calls of our own.
+fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+    let (Map::SkStorage(map) | Map::SockHash(map)) = tables::take(ebpf, name)? else {
+        return Err(KernelError::Incomplete { what: "map", name });
     };
     map.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::Map {
-        map: NAME,
+        map: name,
         action: "opened",
         source: error.into(),
     })

@@ -36,7 +36,7 @@ pub struct NodeTables {
 /// A handle on the connections that the node itself has opened to pods. Clones share its descriptor.
 #[derive(Clone)]
 pub struct NodeFlowTable {
-    flows: Arc<BpfHashMap<MapData, NodeFlow, u8>>,
+    flows: Arc<BpfHashMap<MapData, NodeFlow, u64>>,
 }
 
 impl NodeTables {

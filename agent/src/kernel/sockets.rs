@@ -1,4 +1,5 @@
-//! A worker's view of its sockets: where a captured connection wanted to go, and which sockets are the agent's own.
+//! A worker's view of its sockets: where a captured connection wanted to go, which sockets are the agent's own, and which one takes
+//! what peers open.
 
 use super::address::{from_address, to_address};
 use super::sys;
@@ -7,10 +8,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A handle on the socket-local storage. Every worker has its own; dropping it closes a descriptor, nothing else.
+/// A handle on what the hooks know of sockets. Every worker has its own; dropping it closes descriptors, nothing else.
 #[derive(Debug)]
 pub struct SocketTable {
     storage: OwnedFd,
+    hbone: OwnedFd,
 }
 
 /// What one of the agent's own sockets is for. The hooks leave all of them alone.
@@ -36,9 +38,16 @@ pub struct OriginalDestination {
 }
 
 impl SocketTable {
-    /// `storage` is a socket-local storage map of [`SocketRecord`]s.
-    pub(super) fn new(storage: OwnedFd) -> Self {
-        Self { storage }
+    /// `storage` is a socket-local storage map of [`SocketRecord`]s, `hbone` the map of listeners by netns cookie.
+    pub(super) fn new(storage: OwnedFd, hbone: OwnedFd) -> Self {
+        Self { storage, hbone }
+    }
+
+    /// Has the guard of the socket's pod lead what comes to the port of the workers to this socket, which listens, until it
+    /// closes. To no other one, and while there is none nothing gets in there.
+    pub fn take_peers(&self, listener: impl AsFd) -> io::Result<()> {
+        let listener = listener.as_fd();
+        sys::socket_set(self.hbone.as_fd(), sys::netns_cookie(listener)?, listener)
     }
 
     /// Where the app's connect() wanted to go, for a socket accepted on the outbound port. None when nothing was

@@ -142,7 +142,13 @@ pub fn storage_set<V: aya::Pod>(map: BorrowedFd, socket: BorrowedFd, value: &V) 
     storage(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, &key, &raw const *value as u64)
 }
 
-fn storage(command: bpf_cmd, map: BorrowedFd, key: &i32, value: u64) -> io::Result<()> {
+/// Puts a socket into a map of sockets whose keys are netns cookies.
+pub fn socket_set(map: BorrowedFd, cookie: u64, socket: BorrowedFd) -> io::Result<()> {
+    let value = socket.as_raw_fd();
+    storage(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, &cookie, &raw const value as u64)
+}
+
+fn storage<K: aya::Pod>(command: bpf_cmd, map: BorrowedFd, key: &K, value: u64) -> io::Result<()> {
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = fd(map);
     attr.__bindgen_anon_2.key = &raw const *key as u64;

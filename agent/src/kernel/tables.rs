@@ -10,6 +10,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net};
+use nix::time::{ClockId, clock_gettime};
 use pillion_ebpf_common::{
     ExcludedCidr, PodEntry, PodPort, cidr,
     flags::{DIRECT, FAIL_OPEN, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
@@ -17,15 +18,18 @@ use pillion_ebpf_common::{
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 /// Every map, by the name it is pinned under.
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 27] = [
     "PODS",
     MEMBERS,
+    "SINCE",
     "EXCLUDED_PORTS",
     "EXCLUDED_CIDRS",
     "HANDOFF",
     "SOCKETS",
+    "HBONE",
     "USAGE",
     "INSERTS_FAILED",
     "NODE",
@@ -57,6 +61,7 @@ const PRESENT: u8 = 1;
 pub struct Tables {
     pods: BpfHashMap<MapData, u64, PodEntry>,
     members: BpfHashMap<MapData, u64, u8>,
+    since: BpfHashMap<MapData, u64, u64>,
     ports: BpfHashMap<MapData, PodPort, u8>,
     cidrs: LpmTrie<MapData, ExcludedCidr, u8>,
 }
@@ -71,6 +76,7 @@ impl Tables {
         Ok(Self {
             pods: typed(ebpf, "PODS")?,
             members: typed(ebpf, MEMBERS)?,
+            since: typed(ebpf, "SINCE")?,
             ports: typed(ebpf, "EXCLUDED_PORTS")?,
             cidrs: typed(ebpf, "EXCLUDED_CIDRS")?,
         })
@@ -80,12 +86,21 @@ impl Tables {
         found(self.members.get(&cookie, 0), MEMBERS).map(|value| value.is_some())
     }
 
+    /// The pod is about to become a member: connections that are on their way to their SYN go on. Does nothing where it is one.
+    pub fn begin(&mut self, cookie: u64) -> Result<(), KernelError> {
+        if self.has_member(cookie)? || self.has_pod(cookie)? {
+            return Ok(());
+        }
+        self.since.insert(cookie, now(), 0).map_err(failed("SINCE", "written"))
+    }
+
     pub fn add_member(&mut self, cookie: u64) -> Result<(), KernelError> {
         self.members.insert(cookie, PRESENT, 0).map_err(failed(MEMBERS, "written"))
     }
 
     pub fn remove_member(&mut self, cookie: u64) -> Result<(), KernelError> {
-        found(self.members.remove(&cookie), MEMBERS).map(drop)
+        found(self.members.remove(&cookie), MEMBERS)?;
+        found(self.since.remove(&cookie), "SINCE").map(drop)
     }
 
     /// Makes the pod's entry say this, with its device where the kernel owns its path. Says whether it said otherwise.
@@ -185,6 +200,12 @@ impl Tables {
         let entries = entries.into_iter().map(|(key, verdict)| ((key.prefix_len(), key.data()), verdict));
         Ok(entries.filter(|((_, data), _)| data.netns == cookie).collect())
     }
+}
+
+/// The kernel's clock, as programs read it, in nanoseconds.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or_default()
 }
 
 /// The members that another layout's agent has left in this pin directory.

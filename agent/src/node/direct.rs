@@ -5,8 +5,8 @@ use super::pod::{Pod, State, capture};
 use super::supervisor::Supervisor;
 use crate::decide::{self, DirectMode, NotDirect};
 use crate::direct::{self, Directory};
-use crate::kernel::{self, Kernel, KernelError, NoPath, PathError, Unknown};
-use crate::mesh::{MtlsMode, PodName};
+use crate::kernel::{self, Kernel, KernelError, NoPath, PathError};
+use crate::mesh::PodName;
 use crate::worker::Terms;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -41,6 +41,16 @@ impl Supervisor {
         mended
     }
 
+    /// Guards a pod that its worker has entered and does not serve yet, or never will: its modes and policies hold from then
+    /// on, and the kernel can tell when its network namespace is gone.
+    ///
+    /// # Errors
+    /// Those of the kernel's side. It is tried again when the pod is refused, and before it is served.
+    pub(super) fn guard_early(kernel: &mut Kernel, pod: &Pod) -> Result<(), KernelError> {
+        let (Some(cookie), Some((netns, _))) = (pod.cookie, &pod.netns) else { return Ok(()) };
+        kernel.guard_unserved(cookie, netns.as_fd(), &capture(pod, false), pod.unknown())
+    }
+
     fn see_to(&mut self, name: &PodName, is_changed: bool) -> Result<Vec<String>, CaptureError> {
         let Some(pod) = self.pods.get_mut(name).filter(|pod| pod.state == State::Serving) else {
             return Ok(vec![]);
@@ -48,12 +58,7 @@ impl Supervisor {
         let Some(cookie) = pod.cookie else { return Ok(vec![]) };
         // As its worker has entered it: the path in the mesh may lead to another namespace by now.
         let netns = pod.netns.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.0.clone();
-        // Addresses that the mesh does not know have no rules of their own to be looked up.
-        let unknown = match pod.workload.mtls.default {
-            MtlsMode::Strict => Unknown::Refuse,
-            MtlsMode::Permissive | MtlsMode::Disable if pod.has_rules() => Unknown::Refuse,
-            MtlsMode::Permissive | MtlsMode::Disable => Unknown::Pass,
-        };
+        let unknown = pod.unknown();
         if is_changed {
             self.kernel.prepare(cookie, &capture(pod, pod.direct.is_ok()))?;
         }
@@ -72,6 +77,11 @@ impl Supervisor {
         }
         let wanted = capture(pod, pod.direct.is_ok());
         if is_changed {
+            let excesses = wanted.excesses();
+            for excess in excesses.iter().filter(|excess| !pod.excesses.contains(excess)) {
+                tracing::warn!(pod = %name, "{excess}");
+            }
+            pod.excesses = excesses;
             self.kernel.capture(cookie, &wanted)?;
             (pod.is_established, pod.was_captured, pod.is_closed) = (true, true, false);
         }
@@ -88,7 +98,18 @@ impl Supervisor {
     /// and once more when it does.
     pub(super) fn enforce(&mut self) {
         let mesh = self.mesh.borrow().clone();
-        let told = self.kernel.set_services(&decide::services_of_node(&mesh, &self.config.node));
+        let services = decide::services_of_node(&mesh, &self.config.node);
+        for (namespace, count) in &services.beyond_share {
+            if self.services_beyond_share.get(namespace) != Some(count) {
+                tracing::warn!(
+                    namespace,
+                    count,
+                    "Services beyond the namespace's share of the kernel's tables: workers lead them"
+                );
+            }
+        }
+        self.services_beyond_share = services.beyond_share;
+        let told = self.kernel.set_services(&services.endpoints);
         let told = told.map_err(|e| format!("the hooks cannot be told of all Services: {e}"));
         self.services = Pending::after(self.services.take(), told, "Services");
         self.place();

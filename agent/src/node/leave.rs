@@ -199,7 +199,7 @@ impl Supervisor {
         tracing::info!(pod = %name, "removed: {why}");
         let Some(pod) = self.pods.get(name) else { return };
         let (cookie, is_released) = (pod.cookie, pod.state == State::Retiring);
-        let netns = pod.netns.as_ref().filter(|_| pod.is_established).map(|(netns, _)| netns.clone());
+        let netns = pod.netns.as_ref().filter(|_| !is_released).map(|(netns, _)| netns.clone());
         self.forget(name);
         if let Some((cookie, netns)) = cookie.zip(netns)
             && let Err(e) = self.kernel.close(cookie, netns.as_fd())
@@ -292,8 +292,8 @@ impl Supervisor {
             (NetnsLife::Gone, Leads::There) => {
                 netns_cookie_at(&entry.netns).is_ok_and(|cookie| cookie != entry.cookie)
             }
-            (NetnsLife::NotGuarded, Leads::Elsewhere) => true,
-            (NetnsLife::NotGuarded, Leads::Nowhere) => object.is_none(),
+            // Its worker had no time to guard it. Another namespace under its path says nothing of this one.
+            (NetnsLife::NotGuarded, Leads::Elsewhere | Leads::Nowhere) => object.is_none(),
             (NetnsLife::NotGuarded, Leads::There) | (_, Leads::Unknown) => false,
         };
         Ok(if is_gone { Evidence::Gone } else { Evidence::None })

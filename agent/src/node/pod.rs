@@ -3,7 +3,7 @@
 use super::netns::{Leads, NetnsId, leads};
 use super::pending::Pending;
 use crate::decide::{NotDirect, Placed, PodAddresses, Standing, plaintext};
-use crate::kernel::{Inbound, InboundMode, PlainRules, PodCapture};
+use crate::kernel::{Excess, Inbound, InboundMode, PlainRules, PodCapture, Unknown};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
 use crate::worker::{CertificateState, Ready, Worker};
@@ -32,6 +32,8 @@ pub struct Pod {
     pub ready: Option<Ready>,
     /// Whether its connections within the node may be direct, and if not why.
     pub direct: Result<(), NotDirect>,
+    /// What it does without, because it asks for more of the kernel's tables than its share.
+    pub excesses: Vec<Excess>,
     /// They outlive a worker.
     pub metrics: Arc<WorkerMetrics>,
     /// The kernel captures the pod as it should, or did so before something failed. Then what is in force stays in force.
@@ -106,6 +108,7 @@ impl Pod {
             netns: None,
             ready: None,
             direct: Err(NotDirect::NotCaptured),
+            excesses: vec![],
             metrics,
             is_established: false,
             unsettled: None,
@@ -128,9 +131,14 @@ impl Pod {
         true
     }
 
-    /// Whether policies may refuse plaintext.
-    pub fn has_rules(&self) -> bool {
-        self.rules != PlainRules::default()
+    /// What becomes of plaintext on addresses that the mesh does not know: they have no rules of their own to be looked up.
+    pub fn unknown(&self) -> Unknown {
+        let has_rules = self.rules != PlainRules::default();
+        match self.workload.mtls.default {
+            MtlsMode::Strict => Unknown::Refuse,
+            MtlsMode::Permissive | MtlsMode::Disable if has_rules => Unknown::Refuse,
+            MtlsMode::Permissive | MtlsMode::Disable => Unknown::Pass,
+        }
     }
 
     /// Where a path leads, compared with the network namespace that the pod's worker has entered. While none has entered

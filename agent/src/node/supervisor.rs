@@ -11,12 +11,12 @@ use crate::cli::Run;
 use crate::cluster::{Happening, PodEvent, PodEvents};
 use crate::decide::Placement;
 use crate::direct::{Directory, Samples};
-use crate::kernel::{Kernel, PodCapture};
+use crate::kernel::{Kernel, KernelError, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics};
 use crate::worker::{Descriptors, Entered, Ready, Settings, SignCall, StartError, WorkerError};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub struct Supervisor {
     pub(super) enforcement: Option<Pending>,
     /// Why the hooks do not know all Services as they are, while they do not.
     pub(super) services: Option<Pending>,
+    /// Ports of Services that are left to workers, because their namespace has used up its share, by namespace.
+    pub(super) services_beyond_share: BTreeMap<String, usize>,
     /// The pods whose network namespaces this agent or an earlier one has entered.
     pub(super) ledger: Ledger,
     /// Pods of the ledger of which the kernel cannot be asked, or be told.
@@ -139,6 +141,7 @@ impl Supervisor {
             judged: 0,
             enforcement: None,
             services: None,
+            services_beyond_share: BTreeMap::new(),
             ledger,
             ledger_errors: vec![],
             strangers: BTreeSet::new(),
@@ -295,6 +298,10 @@ impl Supervisor {
                 self.write_down(&workload.name);
                 self.capture(&workload.name);
             }
+            (State::Starting | State::Failed { .. }, _) if changed && !pod.is_established => {
+                let guarded = Self::guard_early(&mut self.kernel, pod);
+                tell_unguarded(&workload.name, guarded);
+            }
             _ => {}
         }
     }
@@ -338,6 +345,9 @@ impl Supervisor {
             Ok(id) => pod.netns = Some((Arc::new(netns), id)),
             Err(e) => tracing::error!(pod = %name, "its network namespace cannot be told from others: {e}"),
         }
+        if !pod.is_established {
+            tell_unguarded(name, Self::guard_early(&mut self.kernel, pod));
+        }
         self.write_down(name);
         self.publish_directory();
     }
@@ -367,7 +377,7 @@ impl Supervisor {
             if !waits || !(is_failing() || is_late()) {
                 continue;
             }
-            match self.kernel.refuse(cookie) {
+            match self.kernel.refuse(cookie).and_then(|()| Self::guard_early(&mut self.kernel, pod)) {
                 Ok(()) => pod.is_closed = true,
                 // The next look tries again.
                 Err(e) => {
@@ -460,7 +470,7 @@ impl Supervisor {
         (pod.is_established, pod.unsettled) = (false, None);
         pod.state = State::Failed { reason, fault, retry_at: Instant::now() + delay };
         if let Some(cookie) = pod.cookie.filter(|cookie| !self.serves_another(&pod.workload.name, *cookie))
-            && let Err(e) = self.kernel.refuse(cookie)
+            && let Err(e) = self.kernel.refuse(cookie).and_then(|()| Self::guard_early(&mut self.kernel, pod))
         {
             tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
         }
@@ -490,5 +500,12 @@ impl Supervisor {
 
     fn serving(&self) -> usize {
         self.pods.values().filter(|pod| pod.state == State::Serving).count()
+    }
+}
+
+/// It is tried again when the pod is refused, and before it is served.
+fn tell_unguarded(pod: &PodName, guarded: Result<(), KernelError>) {
+    if let Err(e) = guarded {
+        tracing::error!(%pod, "it cannot be guarded before it is served: {e}");
     }
 }

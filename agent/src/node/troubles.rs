@@ -23,10 +23,11 @@ pub struct Trouble {
 }
 
 /// All reasons there are: a series that is 0 is there, too.
-pub const REASONS: [&str; 9] = [
+pub const REASONS: [&str; 10] = [
     "pod_refused",
     "pod_orphaned",
     "pod_unsettled",
+    "over_share",
     "policies",
     "judgement",
     "services",
@@ -69,6 +70,9 @@ impl Supervisor {
             if let Some(pending) = &pod.unsettled {
                 add("pod_unsettled", true, format!("pod {name}: {}", pending.reason));
             }
+            for excess in &pod.excesses {
+                add("over_share", false, format!("pod {name}: {excess}"));
+            }
         }
         for orphan in self.orphans() {
             let who = match (&orphan.pod, orphan.netns_cookie) {
@@ -89,6 +93,12 @@ impl Supervisor {
             if let Some(pending) = pending {
                 add(reason, true, pending.reason.clone());
             }
+        }
+        for (namespace, count) in &self.services_beyond_share {
+            let detail = format!(
+                "namespace {namespace}: {count} ports of its Services are beyond its share of the kernel's tables, and workers lead them"
+            );
+            add("over_share", false, detail);
         }
         for error in self.audit_errors.iter().chain(&self.ledger_errors) {
             add("kernel", true, format!("the kernel's side, which the audit could not mend: {error}"));

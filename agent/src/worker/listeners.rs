@@ -96,12 +96,14 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
             _ => Some(IN_POD_CONGESTION),
         };
         let listener = Rc::new(listen(address, congestion)?);
-        if address.port() == OUTBOUND_PORT {
-            // From now on the connect hook believes in this worker. It never does in another process's listener, which may
-            // have had the port while no worker ran.
-            let tagged = self.dialer.sockets.tag(&*listener, Tag::Listener);
-            tagged.map_err(|source| WorkerError::Listen { address, source })?;
-        }
+        // From now on hook and guard believe in this worker. They never do in another process's listener, which may have had
+        // the port while no worker ran.
+        let sockets = &self.dialer.sockets;
+        let told = match address.port() {
+            HBONE_PORT => sockets.take_peers(&*listener),
+            _ => sockets.tag(&*listener, Tag::Listener),
+        };
+        told.map_err(|source| WorkerError::Listen { address, source })?;
         let accepting = (self.accept)(listener.clone(), address);
         self.slots.push(Slot { address, listener, accepting });
         Ok(())

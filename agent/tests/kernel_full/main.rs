@@ -1,9 +1,12 @@
 //! Tables that are full, facts that are missing, and ends that nobody has told of: what depends on them is refused or is
 //! put right, and never becomes plain.
 
+mod bound;
 #[path = "../common/mod.rs"]
 mod common;
+mod deferred;
 mod scene;
+mod shares;
 
 use common::node::{NODE4, PATIENCE, Pod, on_node};
 use common::{Bed, Worker, ip};
@@ -153,10 +156,11 @@ fn a_syn_that_no_hook_has_attested_does_not_leave_for_a_direct_pod() {
             assert!(is_refused(&unattested), "{to}: {unattested:?}");
         }
         assert_eq!(pair.kernel.counts(pair.client.cookie).unwrap().unattested, 2);
-        let hbone = pair.server.listen(15008);
+        let hbone = pair.server.visit(|| std::net::TcpListener::bind("[::]:15008").unwrap());
+        pair.server_worker.sockets.take_peers(&hbone).unwrap();
         let peer = SocketAddr::new(pair.server.ipv4.into(), 15008);
         pair.client.visit(|| tagged(pair.client_worker(), Tag::Agent, peer)).unwrap();
-        assert!(hbone.accept().is_some(), "the workers' own port");
+        hbone.accept().expect("the workers' own port");
     });
 }
 
@@ -206,12 +210,12 @@ fn a_pod_that_uses_its_share_of_a_table_stops_itself_and_no_neighbour() {
     let bed = Bed::new();
     pair(&bed, |pair| {
         let mut usage = map::<u64, Usage>(&bed, "USAGE");
-        let full = Usage { handoff: quota::HANDOFF, flows: quota::FLOWS };
+        let full = Usage { handoff: quota::HANDOFF, flows: quota::FLOWS, node_flows: 0 };
         usage.insert(pair.client.cookie, full, 0).unwrap();
         assert!(is_refused(&pair.client.connect(pair.address4())), "no direct connection");
         assert!(pair.server.connect(pair.address4()).is_ok(), "a neighbour's connections go on");
         pair.app.accept().unwrap();
-        usage.insert(pair.client.cookie, Usage { flows: quota::FLOWS - 1, handoff: 0 }, 0).unwrap();
+        usage.insert(pair.client.cookie, Usage { flows: quota::FLOWS - 1, ..Usage::default() }, 0).unwrap();
         let last = pair.client.connect(pair.address4()).unwrap();
         assert!(is_refused(&pair.client.connect(pair.address4())), "that was the last place");
         drop((last, pair.app.accept()));
@@ -241,8 +245,8 @@ fn what_a_pod_uses_of_the_tables_is_given_back_to_the_last_entry() {
             let to_app = pair.server.visit(|| to_app(worker, pair.address4(), pair.presented())).unwrap();
             ends.push((to_app, pair.app.accept().unwrap()));
             let used = |pod: &Pod| pair.kernel.usage(pod.cookie).unwrap().unwrap();
-            assert_eq!(used(&pair.client), Usage { handoff: 0, flows: 2 });
-            assert_eq!(used(&pair.server), Usage { handoff: 0, flows: 2 });
+            assert_eq!(used(&pair.client), Usage { flows: 2, ..Usage::default() });
+            assert_eq!(used(&pair.server), Usage { flows: 2, ..Usage::default() });
             for (client, server) in ends {
                 // Both ends first, in turn; at last both at once.
                 match round % 3 {
@@ -278,6 +282,62 @@ fn a_listener_that_is_not_the_workers_is_never_given_a_connection() {
             assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{to}: {error}");
         }
         drop(thieves);
+    });
+}
+
+/// The worker listens on loopback, so that the port is free at the pod's own address.
+// proves: SEC-3, ID-3
+#[test]
+fn nobody_outside_gets_to_a_process_that_listens_beside_the_worker() {
+    let bed = Bed::new();
+    pair(&bed, |pair| {
+        pair.capture_server(Inbound { default: InboundMode::Refuse, ..Inbound::default() });
+        let beside = SocketAddr::new(pair.server.ipv4.into(), 15001);
+        let thief = pair.server.visit(|| std::net::TcpListener::bind(beside).unwrap());
+        assert!(is_refused(&pair.third.connect(beside)));
+        assert!(
+            is_refused(&pair.third.connect(SocketAddr::new(pair.server.ipv6.into(), 15001))),
+            "nor to the worker"
+        );
+        drop(thief);
+    });
+}
+
+/// No worker runs, so that any process may have its port.
+// proves: SEC-3, ID-3
+#[test]
+fn what_is_for_the_worker_goes_to_its_listener_and_to_no_other() {
+    let bed = Bed::new();
+    pair(&bed, |pair| {
+        let to =
+            [pair.server.ipv4.into(), pair.server.ipv6.into()].map(|ip: IpAddr| SocketAddr::new(ip, 15008));
+        // Connections of the listener before may still be there.
+        let listen = || {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15008)).into()).unwrap();
+            socket.listen(8).unwrap();
+            std::net::TcpListener::from(socket)
+        };
+        for default in [InboundMode::Count, InboundMode::Refuse] {
+            pair.capture_server(Inbound { default, ..Inbound::default() });
+            let thief = pair.server.visit(listen);
+            for to in to {
+                assert!(is_refused(&pair.third.connect(to)), "{default:?} {to}");
+            }
+            drop(thief);
+            let worker = pair.server.visit(listen);
+            pair.server_worker.sockets.take_peers(&worker).unwrap();
+            for to in to {
+                let peer = pair.third.connect(to).unwrap();
+                assert_eq!(worker.accept().unwrap().1.port(), peer.local_addr().unwrap().port());
+            }
+            // It ends, and so does what the guard knows of it.
+            drop(worker);
+            let thief = pair.server.visit(listen);
+            assert!(is_refused(&pair.third.connect(to[0])), "{default:?}");
+            drop(thief);
+        }
     });
 }
 

@@ -119,7 +119,7 @@ impl Pair<'_> {
                     .keys()
                     .count()
             }
-            _ => map::<NodeFlow, u8>(self.bed, name).keys().count(),
+            _ => map::<NodeFlow, u64>(self.bed, name).keys().count(),
         }
     }
 
@@ -153,7 +153,7 @@ pub fn map<K: aya::Pod, V: aya::Pod>(bed: &Bed, name: &str) -> BpfHashMap<MapDat
     Map::HashMap(map).try_into().unwrap()
 }
 
-fn wait_for<T: PartialEq + Debug>(expected: &T, found: impl Fn() -> T) {
+pub fn wait_for<T: PartialEq + Debug>(expected: &T, found: impl Fn() -> T) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = found();

@@ -132,3 +132,35 @@ fn a_pod_without_a_certificate_switches_nothing_off_for_others_and_is_refused() 
     agent.wait_serving(&late).unwrap();
     assert!(answers(&late, &mesh.server));
 }
+
+// proves: SEC-3, ID-3
+#[test]
+fn a_strict_pod_that_never_served_takes_no_plaintext_and_stays_refused_when_its_path_is_made_anew() {
+    let scene = Scene::new("never-served");
+    let (agent, mesh) = (scene.agent(), &scene.mesh);
+    fs::rename(mesh.bed.ca_dir().join("ca.pem"), mesh.bed.ca_dir().join("ca.pem.away")).unwrap();
+    let is_noticed = |metrics: &pillion_tests::metrics::Metrics| metrics.sum("pillion_ca_errors", &[]) == 1.0;
+    agent.wait_metrics("that nothing can be signed", is_noticed).unwrap();
+    let before = agent.members().unwrap();
+    let late = mesh.node().pod("late").label("app", "server").captured().create().unwrap();
+    apps::nginx(&late, 80).unwrap();
+    let refused = agent
+        .process()
+        .wait_for("the pod to be refused", Duration::from_secs(15), || {
+            Ok(agent.members()?.into_iter().find(|cookie| !before.contains(cookie)))
+        })
+        .unwrap();
+    assert!(!answers(&scene.outsider, &late), "STRICT holds for a pod that is not served");
+
+    // Its programs go on in the namespace that the path led to.
+    for change in ["del", "add"] {
+        let ip =
+            std::process::Command::new("ip").args(["netns", change, &late.netns_name()]).status().unwrap();
+        assert!(ip.success(), "{change}");
+    }
+    for _ in 0..2 {
+        agent.audit().unwrap();
+        assert!(agent.members().unwrap().contains(&refused), "what its programs open stays refused");
+        assert!(!answers(&scene.outsider, &late), "and nothing gets to them in plain");
+    }
+}
