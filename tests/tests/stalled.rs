@@ -67,7 +67,8 @@ fn beside_stalled(pair: &Pair, piece: usize, seconds: u64) -> (f64, u64) {
 fn a_hundred_readers_that_sleep_hold_up_nobody_else_of_the_pair() {
     let pair = Pair::new("stalled").unwrap();
     let (longest, grown) = beside_stalled(&pair, 65_536, 20);
-    assert!(longest < 1.0, "a neighbour waited {longest:.1} s");
+    // A second, and as much again for a machine that has other things to do.
+    assert!(longest < 2.0, "a neighbour waited {longest:.1} s");
     assert!(grown < 500, "the agents have grown by {grown} MiB");
     // What is new goes to another connection while one is busy; there are never many.
     let worker = pair.near.worker(&pair.client).unwrap().unwrap();

@@ -1,7 +1,7 @@
 //! File descriptors: how many a pod's connections may take of those that the agent's process has.
 //!
-//! A pod may take as long as it has no more than half of what is free then. One greedy pod gets a third of all, two get a
-//! quarter each, and however many there are, some is left for the next. A reserve is never a pod's: the node core needs it for
+//! A pod may take as long as it has no more than what is left free. One greedy pod gets half of all, two get a
+//! third each, and however many there are, some is left for the next. A reserve is never a pod's: the node core needs it for
 //! its endpoints, for the API server, for the runtime, and for new workers.
 
 use super::Settings;
@@ -80,7 +80,7 @@ impl Budget {
     /// When the pod has its share; that is counted.
     pub fn take(&self, count: usize) -> Result<Permit, OverBudget> {
         let Share { node, taken, metrics } = &*self.0;
-        if taken.get() + count > node.free() / 2 {
+        if taken.get() + count > node.free().saturating_sub(count) {
             metrics.budget_refused("descriptors");
             return Err(OverBudget);
         }
@@ -118,12 +118,12 @@ mod tests {
     #[test]
     fn a_greedy_pod_leaves_descriptors_to_its_neighbours_and_to_the_node() {
         let node = Arc::new(Descriptors::new(1128));
-        let greedy: Vec<Budget> = (0..10).map(|_| budget(&node)).collect();
+        let greedy: Vec<Budget> = (0..6).map(|_| budget(&node)).collect();
         let mut held: Vec<Vec<Permit>> = vec![all(&greedy[0])];
-        assert_eq!(held[0].len(), 282, "a third of what is not the node's");
+        assert_eq!(held[0].len(), 423, "half of what is not the node's");
         held.extend(greedy[1..].iter().map(all));
         assert!(
-            held.iter().all(|held| held.len() > 1),
+            held.iter().all(|held| held.len() > 10),
             "{:?}",
             held.iter().map(Vec::len).collect::<Vec<_>>()
         );

@@ -1,6 +1,6 @@
 //! A captured connection: from an app of the pod to wherever it meant to go.
 
-use super::budget::OverBudget;
+use super::budget::{OverBudget, Permit};
 use super::context::Context;
 use super::early::Early;
 use super::pool::PeerError;
@@ -41,8 +41,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         security: ConnectionSecurity::None,
         authorization: None,
     };
-    // The app's connection, and the one that it leads to where that has one of its own.
-    let _permit = match context.budget.take(2) {
+    let _permit = match context.budget.take(1) {
         Ok(permit) => permit,
         Err(e) => {
             reset_on_drop(&app);
@@ -51,7 +50,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
     };
     // Boxed, because it is large and short: what is open for long should be small.
     match Box::pin(reach(&context, &mesh, source, original, &mut app, &mut parties)).await {
-        Ok((far, early)) => {
+        Ok((far, early, _own_descriptor)) => {
             let record = Record::open(&context, began, parties);
             record.sent_by_app(early);
             let ending = relay(app, far, &record, pending()).await;
@@ -70,7 +69,8 @@ struct Failure {
     reason: String,
 }
 
-/// Decides where the connection goes, notes it in `parties`, and goes there; how much of what the app says went along.
+/// Decides where the connection goes, notes it in `parties`, and goes there; how much of what the app says went along, and the
+/// permit for a descriptor that the way out has of its own.
 async fn reach(
     context: &Rc<Context>,
     mesh: &Mesh,
@@ -78,7 +78,7 @@ async fn reach(
     original: OriginalDestination,
     app: &mut TcpStream,
     parties: &mut Parties,
-) -> Result<(Far, usize), Failure> {
+) -> Result<(Far, usize, Option<Permit>), Failure> {
     let pick = |choices: usize| rand::random_range(0..choices);
     match outbound(mesh, source, original.asked, original.chosen, pick) {
         Outbound::Mesh { peer, target, service } => {
@@ -90,14 +90,15 @@ async fn reach(
             context.direct.learn(context.netns_cookie, target);
             let mut early = Early::new(app);
             let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
-            Ok((Far::Mesh(stream), early.len()))
+            Ok((Far::Mesh(stream), early.len(), None))
         }
         Outbound::Passthrough { target, peer, service } => {
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
+            let permit = context.budget.take(1)?;
             let dialled = context.dialer.plain(target).await;
-            let far = dialled.map(|stream| (Far::Plain(stream), 0));
+            let far = dialled.map(|stream| (Far::Plain(stream), 0, Some(permit)));
             far.map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
         }
         Outbound::Refuse(refusal) => {
@@ -109,5 +110,11 @@ async fn reach(
 impl From<PeerError> for Failure {
     fn from(error: PeerError) -> Self {
         Self { flags: error.response_flags(), reason: error.to_string() }
+    }
+}
+
+impl From<OverBudget> for Failure {
+    fn from(error: OverBudget) -> Self {
+        Self { flags: OverBudget::RESPONSE_FLAGS, reason: error.to_string() }
     }
 }

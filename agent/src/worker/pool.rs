@@ -37,7 +37,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const CONNECTIONS_WHILE_BUSY: usize = 4;
 
 /// A new stream waits this long for such a connection before it takes a busy one.
-const PATIENCE_WHILE_BUSY: Duration = Duration::from_secs(1);
+const PATIENCE_WHILE_BUSY: Duration = Duration::from_millis(250);
 
 pub(super) struct Pool {
     means: Means,

@@ -46,8 +46,8 @@ fn our_tunnels_through_envoy_carry_what_tcp_carries() {
     );
     // Envoy itself turns the client's reset into an end of data. (`server.log()` has "watch saw an end".)
     envoy.wait_stat("http2.rx_reset", |count| count == 2).unwrap();
-    // All of them on one connection a family.
-    assert_eq!(envoy.stat("listener.hbone.ssl.handshake").unwrap(), 2);
+    // On one connection a family, and on others while that one is busy with much or with a reader that sleeps.
+    assert!((2..=8).contains(&envoy.stat("listener.hbone.ssl.handshake").unwrap()));
 }
 
 // proves: CAP-5
