@@ -75,7 +75,9 @@ while True:
     let pair = Pair::new("ports").unwrap();
     let server = apps::python(&pair.server, SERVER, [""; 0]).start().unwrap();
     server.wait_listening(7).unwrap();
-    let said = apps::python(&pair.client, CLIENT, [pair.server.ip4().to_string(), "30000".into()]).run();
+    let client = apps::python(&pair.client, CLIENT, [pair.server.ip4().to_string(), "30000".into()]);
+    // They are many, and a busy machine takes its time.
+    let said = client.timeout(Duration::from_secs(300)).run();
     assert_eq!(said.unwrap(), "done\n");
     let opened = [("reporter", "destination")];
     assert_eq!(pair.far.metrics().unwrap().sum("istio_tcp_connections_opened_total", &opened), 30_000.0);

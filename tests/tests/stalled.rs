@@ -50,6 +50,9 @@ async def main():
 asyncio.run(main())
 ";
 
+/// Seconds. Where a sleeper holds its neighbours up, it does so for as long as it sleeps; what is shorter is a busy machine's.
+const NOBODY_STANDS_STILL: f64 = 10.0;
+
 /// How long the neighbours waited at most, in seconds, and how much both agents have grown, in MiB.
 fn beside_stalled(pair: &Pair, piece: usize, seconds: u64) -> (f64, u64) {
     let rss = || pair.near.rss().unwrap() + pair.far.rss().unwrap();
@@ -67,8 +70,7 @@ fn beside_stalled(pair: &Pair, piece: usize, seconds: u64) -> (f64, u64) {
 fn a_hundred_readers_that_sleep_hold_up_nobody_else_of_the_pair() {
     let pair = Pair::new("stalled").unwrap();
     let (longest, grown) = beside_stalled(&pair, 65_536, 20);
-    // A second, and as much again for a machine that has other things to do.
-    assert!(longest < 2.0, "a neighbour waited {longest:.1} s");
+    assert!(longest < NOBODY_STANDS_STILL, "a neighbour waited {longest:.1} s");
     assert!(grown < 500, "the agents have grown by {grown} MiB");
     // What is new goes to another connection while one is busy; there are never many.
     let worker = pair.near.worker(&pair.client).unwrap().unwrap();
@@ -81,6 +83,6 @@ fn a_hundred_readers_that_sleep_hold_up_nobody_else_of_the_pair() {
 fn single_bytes_that_nobody_reads_end_no_connection() {
     let pair = Pair::new("single-bytes").unwrap();
     let (longest, grown) = beside_stalled(&pair, 1, 20);
-    assert!(longest < 1.0, "a neighbour waited {longest:.1} s");
+    assert!(longest < NOBODY_STANDS_STILL, "a neighbour waited {longest:.1} s");
     assert!(grown < 300, "the agents have grown by {grown} MiB");
 }
