@@ -207,3 +207,27 @@ pub struct ContainerStatus {
     #[prost(int32, tag = "7")]
     pub exit_code: i32,
 }
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainersRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: Option<ContainerFilter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerFilter {
+    #[prost(string, tag = "3")]
+    pub pod_sandbox_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub containers: Vec<ListedContainer>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListedContainer {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}

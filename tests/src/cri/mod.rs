@@ -146,10 +146,18 @@ impl Cri {
         Ok(())
     }
 
-    /// Ends a pod as a kubelet does, with all that is in it.
+    /// Ends a pod as a kubelet does: all that is in it is removed first. (containerd 2.4.2 removes containers with a sandbox, too,
+    /// and stands still for ever where an NRI plugin comes just then: `RemovePodSandbox` blocks plugins, and the `RemoveContainer` in
+    /// it waits for the one that waits.)
     pub fn remove_sandbox(&self, sandbox: &str) -> Result<()> {
         let request = SandboxId { pod_sandbox_id: sandbox.to_owned() };
         let Empty {} = self.ask("StopPodSandbox", &request)?;
+        let filter = ContainerFilter { pod_sandbox_id: sandbox.to_owned() };
+        let listed: ListContainersResponse =
+            self.ask("ListContainers", &ListContainersRequest { filter: Some(filter) })?;
+        for ListedContainer { id } in listed.containers {
+            let Empty {} = self.ask("RemoveContainer", &ContainerId { container_id: id })?;
+        }
         let Empty {} = self.ask("RemovePodSandbox", &request)?;
         Ok(())
     }
