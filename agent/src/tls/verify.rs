@@ -20,6 +20,10 @@ use webpki::{EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPol
 pub enum VerifyError {
     #[error("its certificate must name exactly one URI, but names {0}")]
     Names(usize),
+    #[error(
+        "it shows {0} certificates between its own and a root, and {MOST_INTERMEDIATES} are the most that are looked at"
+    )]
+    Chain(usize),
     #[error("its certificate names no workload of a mesh: {0}")]
     Form(#[from] crate::mesh::SpiffeIdError),
     #[error(
@@ -50,6 +54,10 @@ pub(super) struct ClientVerifier {
     pub domains: TrustDomains,
 }
 
+/// A stranger chooses how many he shows, and each costs signatures to check before anything is known of him. Authorities have
+/// two or three, and some show their root besides.
+const MOST_INTERMEDIATES: usize = 8;
+
 /// A chain to a root that is trusted, and nothing in it is revoked as far as is known.
 pub(super) fn verify_chain(
     trust: &Trust,
@@ -58,6 +66,9 @@ pub(super) fn verify_chain(
     now: UnixTime,
     usage: KeyUsage,
 ) -> Result<(), Error> {
+    if intermediates.len() > MOST_INTERMEDIATES {
+        return Err(refuse(VerifyError::Chain(intermediates.len())));
+    }
     let algorithms = provider().signature_verification_algorithms.all;
     let certificate = EndEntityCert::try_from(end_entity).map_err(in_rustls_words)?;
     let mut refusal = webpki::Error::UnknownIssuer;

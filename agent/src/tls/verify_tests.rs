@@ -87,6 +87,21 @@ fn said(trust: Trust, domains: &TrustDomains, leaf: &CertificateDer<'_>) -> [Str
     })
 }
 
+// proves: ISO-1
+#[test]
+fn a_chain_that_is_longer_than_any_authoritys_is_refused_before_it_is_verified() {
+    let authority = Authority::new("root", HOURS_3);
+    let trust = Trust::new(slice::from_ref(&authority.root), &[]).unwrap();
+    let leaf = authority.leaf(CART, 1);
+    let shown = vec![authority.leaf(CART, 2); MOST_INTERMEDIATES + 1];
+    let verified = |shown: &[CertificateDer<'_>]| {
+        verify_chain(&trust, &leaf, shown, UnixTime::now(), KeyUsage::client_auth())
+    };
+    let refused = verified(&shown).unwrap_err();
+    assert!(explain(&std::io::Error::other(refused)).contains("9 certificates between its own and a root"));
+    verified(&shown[1..]).unwrap();
+}
+
 fn assert_says(said: &[String; 2], what: &str) {
     assert!(said.iter().all(|said| said.contains(what)), "{said:?}");
 }
