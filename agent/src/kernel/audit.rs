@@ -39,6 +39,7 @@ impl Kernel {
     pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, Incomplete> {
         let mut found = Found::default();
         self.audit_links(&mut found);
+        self.tables.read_exclusions_anew();
         for list in found.value(self.local.mend_lists()).into_iter().flatten() {
             let detail = format!("the list {list} of who may connect in plain");
             found.repairs.push(Repair { what: "source_list", detail });

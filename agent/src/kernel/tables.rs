@@ -64,6 +64,16 @@ pub struct Tables {
     since: BpfHashMap<MapData, u64, u64>,
     ports: BpfHashMap<MapData, PodPort, u8>,
     cidrs: LpmTrie<MapData, ExcludedCidr, u8>,
+    /// What both hold, by pod. The maps are shared: to read one pod's entries takes a walk through everybody's, and who has many pods
+    /// would make it as long as he likes. Read once, kept up with what is written; an audit reads anew. `None`: not read.
+    exclusions: Option<HashMap<u64, Exclusions>>,
+}
+
+/// What one pod keeps out of the mesh.
+#[derive(Default)]
+struct Exclusions {
+    ports: Ports,
+    cidrs: Cidrs,
 }
 
 /// The excluded ports of one pod.
@@ -79,6 +89,7 @@ impl Tables {
             since: typed(ebpf, "SINCE")?,
             ports: typed(ebpf, "EXCLUDED_PORTS")?,
             cidrs: typed(ebpf, "EXCLUDED_CIDRS")?,
+            exclusions: None,
         })
     }
 
@@ -151,54 +162,85 @@ impl Tables {
         Ok(known)
     }
 
+    /// Forgets what the maps of exclusions are known to hold: the next question reads them.
+    pub fn read_exclusions_anew(&mut self) {
+        self.exclusions = None;
+    }
+
     /// Adds the exclusions that are missing. Says whether there were any.
     pub fn add_exclusions(&mut self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
-        let (has_ports, has_cidrs) = (self.ports_of(cookie)?, self.cidrs_of(cookie)?);
-        let mut added = false;
-        for port in wanted_ports(pod).difference(&has_ports) {
-            self.ports
-                .insert(port_key(cookie, *port), PRESENT, 0)
-                .map_err(failed("EXCLUDED_PORTS", "written"))?;
-            added = true;
-        }
-        for (key, verdict) in wanted_cidrs(cookie, pod) {
-            if has_cidrs.get(&key) != Some(&verdict) {
-                let key = Key::new(key.0, key.1);
-                self.cidrs.insert(&key, verdict, 0).map_err(failed("EXCLUDED_CIDRS", "written"))?;
-                added = true;
+        self.change_exclusions(cookie, |tables, has| {
+            let mut added = false;
+            for port in wanted_ports(pod) {
+                if !has.ports.contains(&port) {
+                    let written = tables.ports.insert(port_key(cookie, port), PRESENT, 0);
+                    written.map_err(failed("EXCLUDED_PORTS", "written"))?;
+                    added |= has.ports.insert(port);
+                }
             }
-        }
-        Ok(added)
+            for (key, verdict) in wanted_cidrs(cookie, pod) {
+                if has.cidrs.get(&key) != Some(&verdict) {
+                    let written = tables.cidrs.insert(&Key::new(key.0, key.1), verdict, 0);
+                    written.map_err(failed("EXCLUDED_CIDRS", "written"))?;
+                    has.cidrs.insert(key, verdict);
+                    added = true;
+                }
+            }
+            Ok(added)
+        })
     }
 
     /// Removes the exclusions that the pod no longer has. Says whether there were any.
     pub fn remove_other_exclusions(&mut self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
-        let (has_ports, has_cidrs) = (self.ports_of(cookie)?, self.cidrs_of(cookie)?);
-        let mut removed = false;
-        for port in has_ports.difference(&wanted_ports(pod)) {
-            found(self.ports.remove(&port_key(cookie, *port)), "EXCLUDED_PORTS")?;
-            removed = true;
-        }
-        let wanted_cidrs = wanted_cidrs(cookie, pod);
-        for (length, data) in has_cidrs.into_keys().filter(|key| !wanted_cidrs.contains_key(key)) {
-            found(self.cidrs.remove(&Key::new(length, data)), "EXCLUDED_CIDRS")?;
-            removed = true;
-        }
-        Ok(removed)
+        self.change_exclusions(cookie, |tables, has| {
+            let wanted = (wanted_ports(pod), wanted_cidrs(cookie, pod));
+            let mut removed = false;
+            for port in has.ports.difference(&wanted.0).copied().collect::<Vec<_>>() {
+                found(tables.ports.remove(&port_key(cookie, port)), "EXCLUDED_PORTS")?;
+                removed |= has.ports.remove(&port);
+            }
+            let others = has.cidrs.keys().filter(|key| !wanted.1.contains_key(key)).copied();
+            for key in others.collect::<Vec<_>>() {
+                found(tables.cidrs.remove(&Key::new(key.0, key.1)), "EXCLUDED_CIDRS")?;
+                has.cidrs.remove(&key);
+                removed = true;
+            }
+            Ok(removed)
+        })
     }
 
-    fn ports_of(&self, cookie: u64) -> Result<Ports, KernelError> {
-        let keys: Result<Vec<_>, _> = self.ports.keys().collect();
-        let keys = keys.map_err(failed("EXCLUDED_PORTS", "read"))?;
-        // The port was made from 16 bits.
-        Ok(keys.into_iter().filter(|key| key.netns == cookie).map(|key| key.port as u16).collect())
+    /// Changes a pod's entries. After an error nobody knows what the maps hold, and they are read again.
+    fn change_exclusions(
+        &mut self,
+        cookie: u64,
+        change: impl FnOnce(&mut Self, &mut Exclusions) -> Result<bool, KernelError>,
+    ) -> Result<bool, KernelError> {
+        let mut all = match self.exclusions.take() {
+            Some(all) => all,
+            None => self.exclusions()?,
+        };
+        let mut of_pod = all.remove(&cookie).unwrap_or_default();
+        let changed = change(self, &mut of_pod)?;
+        if !of_pod.ports.is_empty() || !of_pod.cidrs.is_empty() {
+            all.insert(cookie, of_pod);
+        }
+        self.exclusions = Some(all);
+        Ok(changed)
     }
 
-    fn cidrs_of(&self, cookie: u64) -> Result<Cidrs, KernelError> {
-        let entries: Result<Vec<_>, _> = self.cidrs.iter().collect();
-        let entries = entries.map_err(failed("EXCLUDED_CIDRS", "read"))?;
-        let entries = entries.into_iter().map(|(key, verdict)| ((key.prefix_len(), key.data()), verdict));
-        Ok(entries.filter(|((_, data), _)| data.netns == cookie).collect())
+    fn exclusions(&self) -> Result<HashMap<u64, Exclusions>, KernelError> {
+        let mut all: HashMap<u64, Exclusions> = HashMap::new();
+        for key in self.ports.keys() {
+            let key = key.map_err(failed("EXCLUDED_PORTS", "read"))?;
+            // The port was made from 16 bits.
+            all.entry(key.netns).or_default().ports.insert(key.port as u16);
+        }
+        for entry in self.cidrs.iter() {
+            let (key, verdict) = entry.map_err(failed("EXCLUDED_CIDRS", "read"))?;
+            let (length, data) = (key.prefix_len(), key.data());
+            all.entry(data.netns).or_default().cidrs.insert((length, data), verdict);
+        }
+        Ok(all)
     }
 }
 
