@@ -47,7 +47,7 @@ pub struct Attestation {
 #[inline(always)]
 pub fn attest(ends: &Ends, client: u64, attestation: &Attestation) -> bool {
     let is_written = usage::of(client)
-        .is_some_and(|usage| usage.has_room_for_flow() && insert(ends, client, attestation, &usage));
+        .is_some_and(|usage| usage.flows().has_room() && insert(ends, client, attestation, &usage));
     if !is_written {
         usage::count_failed(table::FLOWS);
     }
@@ -88,7 +88,7 @@ fn insert(ends: &Ends, client: u64, attestation: &Attestation, usage: &PodUsage)
         }
         Err(_) => return false,
     }
-    usage.add_flow();
+    usage.flows().add();
     true
 }
 
@@ -98,7 +98,7 @@ fn remove(key: &FlowKey, charged: u64) {
     if FLOWS.remove(key).is_ok()
         && let Some(usage) = usage::of(charged)
     {
-        usage.subtract_flow();
+        usage.flows().subtract();
     }
 }
 
@@ -127,12 +127,12 @@ unsafe fn charge_server(flow: *mut Flow) {
     // SAFETY: the caller's promise.
     let (client, server) = unsafe { ((*flow).client, (*flow).server) };
     if let Some(usage) = usage::of(server) {
-        usage.add_flow();
+        usage.flows().add();
     }
     // SAFETY: as above.
     unsafe { ptr::write_volatile(&raw mut (*flow).client_closed, 1) };
     if let Some(usage) = usage::of(client) {
-        usage.subtract_flow();
+        usage.flows().subtract();
     }
 }
 

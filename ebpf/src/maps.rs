@@ -112,12 +112,12 @@ pub fn is_excluded(netns: u64, pod: &PodEntry, ip: &Ip, port: u32) -> bool {
 #[inline(always)]
 pub fn hand_off(key: &HandoffKey, record: &SocketRecord) -> bool {
     let is_written = usage::of(key.netns).is_some_and(|usage| {
-        if !usage.has_room_for_handoff() {
+        if !usage.handoff().has_room() {
             return false;
         }
         match HANDOFF.insert(key, record, BPF_NOEXIST) {
             Ok(()) => {
-                usage.add_handoff();
+                usage.handoff().add();
                 true
             }
             // An earlier connection of the same addresses has left it. It is counted already.
@@ -149,7 +149,7 @@ pub fn forget_handoff(key: &HandoffKey) {
     if HANDOFF.remove(key).is_ok()
         && let Some(usage) = usage::of(key.netns)
     {
-        usage.subtract_handoff();
+        usage.handoff().subtract();
     }
 }
 

@@ -39,7 +39,7 @@ pub fn attest(ends: &Ends) -> bool {
     let Some(pod) = local::local_pod(&ends.remote_ip) else { return false };
     let flow = NodeFlow { client: ends.local(), server: ends.remote() };
     let is_written = usage::of(pod.netns)
-        .is_some_and(|usage| usage.has_room_for_node_flow() && insert(&flow, pod.netns, &usage));
+        .is_some_and(|usage| usage.node_flows().has_room() && insert(&flow, pod.netns, &usage));
     if !is_written {
         usage::count_failed(table::NODE_FLOWS);
     }
@@ -57,7 +57,7 @@ fn insert(flow: &NodeFlow, netns: u64, usage: &PodUsage) -> bool {
     if inserted.is_err() {
         return false;
     }
-    usage.add_node_flow();
+    usage.node_flows().add();
     true
 }
 
@@ -69,7 +69,7 @@ fn remove(flow: &NodeFlow) {
     if NODE_FLOWS.remove(flow).is_ok()
         && let Some(usage) = usage::of(netns)
     {
-        usage.subtract_node_flow();
+        usage.node_flows().subtract();
     }
 }
 

@@ -30,60 +30,50 @@ pub fn of(netns: u64) -> Option<PodUsage> {
     USAGE.get_ptr_mut(netns).map(PodUsage)
 }
 
+/// What a pod uses of one table, and the most that it may.
+pub struct Share {
+    used: *mut u64,
+    quota: u64,
+}
+
 impl PodUsage {
+    #[inline(always)]
+    pub fn handoff(&self) -> Share {
+        // SAFETY: the entry; the address of one word of it.
+        Share { used: unsafe { &raw mut (*self.0).handoff }, quota: quota::HANDOFF }
+    }
+
+    #[inline(always)]
+    pub fn flows(&self) -> Share {
+        // SAFETY: as above.
+        Share { used: unsafe { &raw mut (*self.0).flows }, quota: quota::FLOWS }
+    }
+
+    #[inline(always)]
+    pub fn node_flows(&self) -> Share {
+        // SAFETY: as above.
+        Share { used: unsafe { &raw mut (*self.0).node_flows }, quota: quota::NODE_FLOWS }
+    }
+}
+
+impl Share {
     /// Two programs at once may both find the last place: the quota is exceeded by as many as there are CPUs, at most.
     #[inline(always)]
-    pub fn has_room_for_handoff(&self) -> bool {
-        // SAFETY: the entry; one word, which others change atomically.
-        is_below(unsafe { ptr::read_volatile(&raw const (*self.0).handoff) }, quota::HANDOFF)
+    pub fn has_room(&self) -> bool {
+        // SAFETY: a word of the entry, which others change atomically.
+        is_below(unsafe { ptr::read_volatile(self.used) }, self.quota)
     }
 
     #[inline(always)]
-    pub fn has_room_for_flow(&self) -> bool {
+    pub fn add(&self) {
         // SAFETY: as above.
-        is_below(unsafe { ptr::read_volatile(&raw const (*self.0).flows) }, quota::FLOWS)
+        unsafe { add(self.used, 1) }
     }
 
     #[inline(always)]
-    pub fn has_room_for_node_flow(&self) -> bool {
+    pub fn subtract(&self) {
         // SAFETY: as above.
-        is_below(unsafe { ptr::read_volatile(&raw const (*self.0).node_flows) }, quota::NODE_FLOWS)
-    }
-
-    #[inline(always)]
-    pub fn add_handoff(&self) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*self.0).handoff, 1) }
-    }
-
-    #[inline(always)]
-    pub fn subtract_handoff(&self) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*self.0).handoff, MINUS_ONE) }
-    }
-
-    #[inline(always)]
-    pub fn add_flow(&self) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*self.0).flows, 1) }
-    }
-
-    #[inline(always)]
-    pub fn subtract_flow(&self) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*self.0).flows, MINUS_ONE) }
-    }
-
-    #[inline(always)]
-    pub fn add_node_flow(&self) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*self.0).node_flows, 1) }
-    }
-
-    #[inline(always)]
-    pub fn subtract_node_flow(&self) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*self.0).node_flows, MINUS_ONE) }
+        unsafe { add(self.used, MINUS_ONE) }
     }
 }
 

@@ -7,28 +7,18 @@ use time::{Duration, OffsetDateTime};
 /// minute once the watch is there.
 const STANDS_STILL: Duration = Duration::seconds(60);
 
-/// Since when a watch has failed without a word in between.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
-    failing_since: Option<OffsetDateTime>,
-}
-
-impl Progress {
-    /// Takes in what the watch has told.
-    pub fn take<T>(&mut self, what: &What<T>, now: OffsetDateTime) {
-        match what {
-            What::All(_) | What::Put(_) | What::Deleted(_) | What::Current | What::Absent => {
-                self.failing_since = None;
-            }
-            // What cannot be read comes after the connection is made.
-            What::Connected => {}
-            What::Disconnected(_) => drop(self.failing_since.get_or_insert(now)),
-        }
-    }
-
-    /// `None` while it does not fail, or has been heard since it did.
-    pub fn failing_since(&self) -> Option<OffsetDateTime> {
-        self.failing_since
+/// Since when a watch has failed without a word in between, after it has told this; `None` while it does not fail, or has been
+/// heard since it did.
+pub fn failing_since<T>(
+    before: Option<OffsetDateTime>,
+    what: &What<T>,
+    now: OffsetDateTime,
+) -> Option<OffsetDateTime> {
+    match what {
+        What::All(_) | What::Put(_) | What::Deleted(_) | What::Current | What::Absent => None,
+        // What cannot be read comes after the connection is made.
+        What::Connected => before,
+        What::Disconnected(_) => before.or(Some(now)),
     }
 }
 
@@ -46,18 +36,16 @@ mod tests {
     fn a_watch_that_is_made_again_and_again_and_brings_nothing_stands_still() {
         let begin = OffsetDateTime::UNIX_EPOCH;
         let at = |seconds| begin + Duration::seconds(seconds);
-        let mut progress = Progress::default();
+        let mut failing = None;
         for seconds in [0, 20, 40] {
-            progress.take(&What::<()>::Connected, at(seconds));
-            progress.take(&What::<()>::Disconnected("no event".into()), at(seconds));
-            assert_eq!(stands_still(progress.failing_since(), at(seconds)), None);
+            failing = failing_since(failing, &What::<()>::Connected, at(seconds));
+            failing = failing_since(failing, &What::<()>::Disconnected("no event".into()), at(seconds));
+            assert_eq!(stands_still(failing, at(seconds)), None);
         }
-        progress.take(&What::<()>::Connected, at(60));
-        assert_eq!(stands_still(progress.failing_since(), at(60)), Some(at(0)));
+        failing = failing_since(failing, &What::<()>::Connected, at(60));
+        assert_eq!(stands_still(failing, at(60)), Some(at(0)));
         for what in [What::Put(()), What::Deleted(()), What::All(vec![]), What::Current, What::Absent] {
-            let mut heard = progress;
-            heard.take(&what, at(61));
-            assert_eq!(heard.failing_since(), None);
+            assert_eq!(failing_since(failing, &what, at(61)), None);
         }
     }
 }

@@ -11,9 +11,7 @@ use super::connect::chain;
 use super::name::ObjectName;
 use super::value;
 use kube::Client;
-use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// The label by which a DaemonSet's controller tells its versions apart.
@@ -46,16 +44,9 @@ impl Rollout {
         let path = format!("/api/v1/namespaces/{}/pods?resourceVersion=0", self.daemon_set.namespace);
         let get = http::Request::get(path).body(vec![]).map_err(|error| error.to_string())?;
         let text = self.client.request_text(get).await.map_err(|error| chain(&error))?;
-        let list: List<'_> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let pods: Vec<Value> = list.items.iter().map(|item| value::read(item.get()).0).collect();
+        let pods: Vec<Value> = value::read_list(&text).map_err(|error| error.to_string())?.collect();
         Ok(self::others(&pods, &self.daemon_set.name, &self.revision, &self.node))
     }
-}
-
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow)]
-    items: Vec<&'a RawValue>,
 }
 
 fn others(pods: &[Value], daemon_set: &str, revision: &str, own_node: &str) -> Others {

@@ -3,7 +3,7 @@
 use super::connect::{ConnectError, connect};
 use super::events::{self, PodEvents};
 use super::options::ClusterOptions;
-use super::progress::Progress;
+use super::progress::failing_since;
 use super::resources::RESOURCES;
 use super::status::Statuses;
 use super::store::{Item, Store};
@@ -141,8 +141,6 @@ async fn follow(client: kube::Client, publisher: Publisher, settings: Settings, 
 struct Cluster {
     store: Store,
     watches: Vec<WatchStatus>,
-    /// How each watch gets on.
-    progress: [Progress; RESOURCES.len()],
     publisher: Publisher,
     /// When the next mesh is to be made; `None` while nothing has changed.
     due: Option<Instant>,
@@ -163,7 +161,6 @@ impl Cluster {
         let cluster = Self {
             store: Store::default(),
             watches: watches.collect(),
-            progress: [Progress::default(); RESOURCES.len()],
             publisher,
             due: None,
             rests_until: Instant::now(),
@@ -173,9 +170,10 @@ impl Cluster {
     }
 
     fn take(&mut self, News { resource, what }: News<Item>) {
-        self.progress[resource].take(&what, OffsetDateTime::now_utc());
-        if self.watches[resource].failing_since != self.progress[resource].failing_since() {
-            self.watches[resource].failing_since = self.progress[resource].failing_since();
+        let before = self.watches[resource].failing_since;
+        let failing = failing_since(before, &what, OffsetDateTime::now_utc());
+        if failing != before {
+            self.watches[resource].failing_since = failing;
             self.publisher.watches(self.watches.clone());
         }
         let has_changed = match what {

@@ -4,6 +4,7 @@
 //! `managedFields`, and in every field that a CustomResourceDefinition does not describe. So each field is read by itself. A field
 //! that cannot be read is that object's trouble alone, and who reads the object decides whether the field matters.
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -42,6 +43,21 @@ pub fn read(object: &str) -> (Value, Vec<Unreadable>) {
         Err(error) => cannot(String::new(), &error, &mut unreadable),
     };
     (value, unreadable)
+}
+
+/// The values of a list's objects, each as [`read`] has it: what is wrong with one is no reason to know nothing of the others.
+///
+/// # Errors
+/// When the text is no list.
+pub fn read_list(text: &str) -> serde_json::Result<impl Iterator<Item = Value>> {
+    let list: List<'_> = serde_json::from_str(text)?;
+    Ok(list.items.into_iter().map(|item| read(item.get()).0))
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 fn metadata(text: &RawValue, unreadable: &mut Vec<Unreadable>) -> Value {

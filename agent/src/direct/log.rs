@@ -3,9 +3,8 @@
 use super::directory::Directory;
 use super::recorder::{Recorder, WallClock};
 use super::sample::{Message, Samples};
-use crate::kernel::{Denials, Events, FlowTable};
+use crate::kernel::{Denials, Events, FlowTable, monotonic};
 use crate::telemetry::AccessLog;
-use nix::time::{ClockId, clock_gettime};
 use pillion_ebpf_common::{Denial, Event};
 use prometheus::IntCounter;
 use std::io;
@@ -151,9 +150,5 @@ impl Reader {
 }
 
 fn now() -> WallClock {
-    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    WallClock {
-        monotonic: monotonic.as_nanos().try_into().unwrap_or(u64::MAX),
-        wall: OffsetDateTime::now_utc(),
-    }
+    WallClock { monotonic: monotonic(), wall: OffsetDateTime::now_utc() }
 }

@@ -1,12 +1,14 @@
 //! The system calls that no crate here has a safe name for. The agent's only unsafe code.
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+use nix::time::{ClockId, clock_gettime};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
+use std::time::Duration;
 
 /// What the kernel says about a link.
 pub struct LinkInfo {
@@ -140,6 +142,12 @@ pub fn storage_get<V: aya::Pod>(map: BorrowedFd, socket: BorrowedFd) -> io::Resu
 pub fn storage_set<V: aya::Pod>(map: BorrowedFd, socket: BorrowedFd, value: &V) -> io::Result<()> {
     let key = socket.as_raw_fd();
     storage(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, &key, &raw const *value as u64)
+}
+
+/// The kernel's clock as programs read it (CLOCK_MONOTONIC), in nanoseconds.
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or_default()
 }
 
 /// Puts a socket into a map of sockets whose keys are netns cookies.

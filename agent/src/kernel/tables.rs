@@ -1,16 +1,14 @@
 //! The maps that say which pods are captured and what they keep out of the mesh.
 
-use super::KernelError;
 use super::address::{to_ip, to_ip4, words};
 use super::capture::PodCapture;
 use super::device::{PodDevice, peer_index};
-use super::own_inserts;
+use super::{KernelError, own_inserts, sys};
 use crate::decide::{PermittedPod, PodAddresses};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net};
-use nix::time::{ClockId, clock_gettime};
 use pillion_ebpf_common::{
     ExcludedCidr, PodEntry, PodPort, cidr,
     flags::{DIRECT, FAIL_OPEN, HAS_EXCLUDED_CIDRS, HAS_EXCLUDED_PORTS},
@@ -18,7 +16,6 @@ use pillion_ebpf_common::{
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::Duration;
 
 /// Every map, by the name it is pinned under.
 pub const MAPS: [&str; 27] = [
@@ -102,7 +99,7 @@ impl Tables {
         if self.has_member(cookie)? || self.has_pod(cookie)? {
             return Ok(());
         }
-        self.since.insert(cookie, now(), 0).map_err(failed("SINCE", "written"))
+        self.since.insert(cookie, sys::monotonic(), 0).map_err(failed("SINCE", "written"))
     }
 
     pub fn add_member(&mut self, cookie: u64) -> Result<(), KernelError> {
@@ -242,12 +239,6 @@ impl Tables {
         }
         Ok(all)
     }
-}
-
-/// The kernel's clock, as programs read it, in nanoseconds.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or_default()
 }
 
 /// The members that another layout's agent has left in this pin directory.

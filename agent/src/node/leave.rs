@@ -224,8 +224,18 @@ impl Supervisor {
     /// Whether a pod that is to be captured is in the network namespace, beside the named one: then what the kernel has of the
     /// namespace is that pod's. Whoever writes manifests may name any namespace.
     pub(super) fn is_anothers(&self, name: &PodName, cookie: u64) -> bool {
-        let is_there = |pod: &Pod| pod.cookie == Some(cookie) && pod.state != State::Retiring;
-        self.pods.iter().any(|(other, pod)| other != name && is_there(pod))
+        self.others_in(name, cookie).any(|pod| pod.state != State::Retiring)
+    }
+
+    /// Whether a pod that is served is in the network namespace, beside the named one: its connections are not the other's to
+    /// have refused.
+    pub(super) fn serves_another(&self, name: &PodName, cookie: u64) -> bool {
+        self.others_in(name, cookie).any(|pod| pod.state == State::Serving)
+    }
+
+    fn others_in(&self, name: &PodName, cookie: u64) -> impl Iterator<Item = &Pod> {
+        let others = self.pods.iter().filter(move |(other, _)| *other != name);
+        others.map(|(_, pod)| pod).filter(move |pod| pod.cookie == Some(cookie))
     }
 
     fn forget_in_kernel(&mut self, name: &PodName, cookie: u64) {

@@ -491,13 +491,6 @@ impl Supervisor {
         self.pods.insert(name.clone(), pod);
     }
 
-    /// Whether a pod that is served is in the network namespace, beside the named one: its connections are not the other's to
-    /// have refused.
-    fn serves_another(&self, name: &PodName, cookie: u64) -> bool {
-        let is_there = |pod: &Pod| pod.cookie == Some(cookie) && pod.state == State::Serving;
-        self.pods.iter().any(|(other, pod)| other != name && is_there(pod))
-    }
-
     fn serving(&self) -> usize {
         self.pods.values().filter(|pod| pod.state == State::Serving).count()
     }

@@ -5,6 +5,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use pillion_agent::kernel::{Kernel, NoPath, PodCapture, PodDevice, Unknown, netns_cookie, pod_device};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::Cell;
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -136,6 +137,19 @@ impl Pod {
 /// The addresses that end with `host`.
 pub fn addresses(host: u8) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::new(10, 79, 0, host), Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, host.into()))
+}
+
+/// Waits until what is found is what is expected: the last segments of a connection may still be on their way.
+pub fn wait_for<T: PartialEq + Debug>(expected: &T, found: impl Fn() -> T) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = found();
+        if found == *expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "found {found:?}, expected {expected:?}");
+        thread::yield_now();
+    }
 }
 
 /// Waits until the kernel has noticed that a device has a carrier, which it does in its own time. Until then a bridge drops

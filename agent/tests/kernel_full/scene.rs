@@ -2,17 +2,14 @@
 
 use crate::common::Bed;
 use crate::common::Worker;
-use crate::common::node::{Listener, PATIENCE, Pod, on_node};
+use crate::common::node::{Listener, PATIENCE, Pod, on_node, wait_for};
 use crate::common::permit::permit;
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use pillion_agent::kernel::{Inbound, Kernel, KernelConfig, PodCapture, Usage, from_address};
 use pillion_ebpf_common::{Flow, FlowKey, NodeFlow};
-use std::fmt::Debug;
 use std::io;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::thread;
-use std::time::Instant;
 
 pub const PORT: u16 = 80;
 
@@ -151,16 +148,4 @@ pub fn is_refused<T>(connected: &io::Result<T>) -> bool {
 pub fn map<K: aya::Pod, V: aya::Pod>(bed: &Bed, name: &str) -> BpfHashMap<MapData, K, V> {
     let map = MapData::from_pin(bed.pin(name)).unwrap();
     Map::HashMap(map).try_into().unwrap()
-}
-
-pub fn wait_for<T: PartialEq + Debug>(expected: &T, found: impl Fn() -> T) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = found();
-        if found == *expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "found {found:?}, expected {expected:?}");
-        thread::yield_now();
-    }
 }

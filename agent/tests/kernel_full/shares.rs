@@ -1,8 +1,8 @@
 //! One pod's wishes beyond its share of a table: that pod alone does without, and its neighbours get what is theirs.
 
 use crate::common::Bed;
-use crate::common::node::{Pod, on_node};
-use crate::scene::{PORT, Pair, is_refused, map, pair, pair_with, wait_for};
+use crate::common::node::{Pod, on_node, wait_for};
+use crate::scene::{PORT, Pair, is_refused, map, pair, pair_with};
 use ipnet::IpNet;
 use pillion_agent::kernel::{Inbound, InboundMode, KernelConfig, PlainRules, PodCapture, SourceRules, Usage};
 use pillion_ebpf_common::quota;

@@ -1,6 +1,6 @@
 //! The same pods for real: namespaces, sockets, and the agent's kernel side.
 
-use crate::common::node::{self, Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset};
+use crate::common::node::{self, Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset, wait_for};
 use crate::common::permit::permit;
 use crate::common::{Bed, Worker};
 use crate::reference::{Allowed, Generation, How, Outcome, Party, Standing};
@@ -12,12 +12,10 @@ use pillion_agent::kernel::{
 use pillion_ebpf_common::{Flow, FlowKey};
 use socket2::SockRef;
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Debug;
+use std::io;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
-use std::time::Instant;
-use std::{io, thread};
 
 /// The app's ports.
 pub const PORTS: [u16; 2] = [80, 81];
@@ -347,19 +345,6 @@ impl Connection {
                 assert_eq!(server_end.read(&mut nothing).unwrap(), 0);
             }
         }
-    }
-}
-
-/// The last segments of a connection may still be on their way.
-fn wait_for<T: PartialEq + Debug>(expected: &T, found: impl Fn() -> T) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = found();
-        if found == *expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "found {found:?}, expected {expected:?}");
-        thread::yield_now();
     }
 }
 

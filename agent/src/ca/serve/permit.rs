@@ -3,11 +3,9 @@
 use super::caller::{BoundPod, Caller};
 use super::pods::{Pod, Pods};
 use super::said;
-use crate::cluster::{ObjectName, read_value};
+use crate::cluster::{ObjectName, read_list};
 use crate::grpc::{Code, Status};
 use crate::mesh::{SpiffeId, TrustDomain};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -20,12 +18,6 @@ pub struct Permits {
     pub pods: Arc<Pods>,
     pub node_accounts: Vec<ObjectName>,
     pub trust_domain: TrustDomain,
-}
-
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow)]
-    items: Vec<&'a RawValue>,
 }
 
 impl Permits {
@@ -104,9 +96,8 @@ impl Permits {
             Ok(answer) => answer.map_err(|e| unavailable(said(&e)))?,
             Err(_) => return Err(unavailable(format!("no answer within {ANSWER_WITHIN:?}"))),
         };
-        let list: List<'_> = serde_json::from_str(&text).map_err(|e| unavailable(e.to_string()))?;
-        // What is wrong with one pod's object is no reason to know nothing of the others.
-        Ok(list.items.iter().filter_map(|item| Pod::of(&read_value(item.get()).0)).collect())
+        let pods = read_list(&text).map_err(|e| unavailable(e.to_string()))?;
+        Ok(pods.filter_map(|pod| Pod::of(&pod)).collect())
     }
 }
 

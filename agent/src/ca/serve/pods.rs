@@ -1,6 +1,8 @@
 //! Which accounts have pods on which node, as far as it was heard. Of a pod nothing else is kept: a cluster has many.
 
-use crate::cluster::{Heard, News, ObjectName, Progress, Resource, Unreadable, What, built_in, stands_still};
+use crate::cluster::{
+    Heard, News, ObjectName, Resource, Unreadable, What, built_in, failing_since, stands_still,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -74,7 +76,7 @@ pub struct Pods {
 struct Known {
     /// All of them have been heard once.
     is_whole: bool,
-    progress: Progress,
+    failing_since: Option<OffsetDateTime>,
     /// By node, and by `namespace/name`.
     nodes: BTreeMap<Box<str>, BTreeMap<Box<str>, Kept>>,
 }
@@ -97,7 +99,7 @@ impl Pods {
 
     /// Since when the pods are not heard of any more, though they should be.
     pub fn stands_still(&self) -> Option<OffsetDateTime> {
-        self.read(|known| stands_still(known.progress.failing_since(), OffsetDateTime::now_utc()))
+        self.read(|known| stands_still(known.failing_since, OffsetDateTime::now_utc()))
     }
 
     pub fn count(&self) -> usize {
@@ -133,10 +135,11 @@ impl Pods {
 
     pub fn take(&self, what: What<Pod>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.progress.take(&what, OffsetDateTime::now_utc());
+        known.failing_since = failing_since(known.failing_since, &what, OffsetDateTime::now_utc());
         match what {
             What::All(pods) => {
-                *known = Known { is_whole: true, progress: known.progress, ..Known::default() };
+                // It has just been heard.
+                *known = Known { is_whole: true, ..Known::default() };
                 for pod in pods {
                     self.put(&mut known, pod);
                 }
