@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// A lock that this process holds until this value is dropped.
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 #[derive(Debug)]
@@ -47,9 +47,15 @@ impl Lock {
             // Whoever had the lock may have removed the file between our open and our lock: then the next process would
             // make another file of that name, and lock that one.
             if is_at(&file, path).map_err(LockError::Io)? {
-                return Ok(Self { _file: file });
+                return Ok(Self { file });
             }
         }
+    }
+
+    /// Whether what is locked is what is found at `path`: somebody may have removed it, and the next process would make and
+    /// lock another.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        is_at(&self.file, path)
     }
 }
 

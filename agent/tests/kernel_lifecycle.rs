@@ -6,7 +6,7 @@ use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use common::node::on_node;
 use common::{Bed, NODE, Worker, exists, in_pod};
-use pillion_agent::kernel::{Kernel, KernelConfig, KernelError, PodCapture};
+use pillion_agent::kernel::{Claim, Kernel, KernelConfig, KernelError, PodCapture};
 use pillion_ebpf_common::PodEntry;
 use std::collections::HashMap;
 use std::fs;
@@ -17,6 +17,8 @@ use std::net::{SocketAddr, TcpStream};
 const OTHER: &str = "other-node";
 
 const NOWHERE: &str = "10.99.0.9:4444";
+/// How many maps are pinned.
+const MAPS: usize = 27;
 const LINKS: [&str; 5] =
     ["link_sockops", "link_getpeername4", "link_getpeername6", "link_connect4", "link_connect6"];
 
@@ -122,18 +124,84 @@ fn the_audit_mends_links() {
             TcpStream::connect_timeout(&NOWHERE.parse().unwrap(), std::time::Duration::from_millis(50))
                 .is_err()
         );
-        fs::create_dir_all(bed.pin("")).unwrap();
-        assert_eq!(repairs(&mut kernel, &wanted), ["link"; 5]);
+        assert_eq!(repairs(&mut kernel, &wanted), [vec!["pin"; 1 + MAPS], vec!["link"; 5]].concat());
         TcpStream::connect(NOWHERE).unwrap();
         assert!(worker.destination().is_some());
 
         move_pins(&bed, NODE, OTHER);
         let other = Kernel::open(&KernelConfig { node: OTHER.to_owned(), ..bed.config() }).unwrap();
-        fs::create_dir_all(bed.pin("")).unwrap();
-        assert_eq!(repairs(&mut kernel, &wanted), ["link"; 5], "another agent's programs ran");
+        let repaired = repairs(&mut kernel, &wanted);
+        assert_eq!(
+            repaired,
+            [vec!["pin"; 1 + MAPS], vec!["link"; 5]].concat(),
+            "another agent's programs ran"
+        );
         drop(other);
         Kernel::uninstall(&bed.bpffs, OTHER).unwrap();
     });
+}
+
+// proves: SEC-3, LIF-1
+#[test]
+fn the_audit_pins_again_what_somebody_has_removed() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        pod.captured(&mut kernel);
+        let wanted = HashMap::from([(pod.cookie, pod.capture())]);
+        fs::remove_file(bed.pin("MEMBERS")).unwrap();
+        let mended = kernel.audit(&wanted).unwrap();
+        assert_eq!((mended[0].what, mended[0].detail.as_str()), ("pin", "the map MEMBERS was not pinned"));
+        assert_eq!(mended.len(), 1);
+
+        // Everything, and the directory that is locked.
+        let node = bed.bpffs.join("pillion").join(NODE);
+        remove_pins(&bed, |_| true);
+        [bed.pin(""), node].iter().for_each(|directory| fs::remove_dir(directory).unwrap());
+        assert_eq!(repairs(&mut kernel, &wanted), [vec!["pin"; 1 + MAPS], vec!["link"; 5]].concat());
+        let second = Kernel::open(&bed.config()).err().expect("the pins are this agent's");
+        assert!(matches!(second, KernelError::Held { .. }), "{second}");
+        drop(kernel);
+        assert_eq!(bed.open().captured().unwrap(), [pod.cookie]);
+    });
+}
+
+// proves: SEC-3, LIF-1
+#[test]
+fn pods_that_were_captured_are_refused_when_the_kernel_has_lost_its_tables() {
+    let bed = Bed::new();
+    in_pod(|pod| {
+        let mut kernel = bed.open();
+        let worker = pod.captured(&mut kernel);
+        TcpStream::connect(NOWHERE).unwrap();
+        assert!(worker.destination().is_some());
+        drop(kernel);
+        remove_pins(&bed, |pin| !pin.starts_with("link_"));
+
+        let claim = Claim::take(&bed.bpffs, NODE, false).unwrap();
+        let kernel = Kernel::open_claimed(&bed.config(), claim, &[pod.cookie]).unwrap();
+        assert_eq!(kernel.captured().unwrap(), [0_u64; 0], "its tables are new");
+        let refused = TcpStream::connect(NOWHERE).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        drop(kernel);
+
+        // The tables are what counts where there are any: a pod that was let go meanwhile is nobody's.
+        let mut kernel = bed.open();
+        kernel.release(pod.cookie).unwrap();
+        drop(kernel);
+        let claim = Claim::take(&bed.bpffs, NODE, false).unwrap();
+        let kernel = Kernel::open_claimed(&bed.config(), claim, &[pod.cookie]).unwrap();
+        assert!(!kernel.is_in_the_mesh(pod.cookie).unwrap());
+    });
+}
+
+fn remove_pins(bed: &Bed, which: impl Fn(&str) -> bool) {
+    for pin in fs::read_dir(bed.pin("")).unwrap() {
+        let pin = pin.unwrap();
+        if which(pin.file_name().to_str().unwrap()) {
+            fs::remove_file(pin.path()).unwrap();
+        }
+    }
 }
 
 // proves: SEC-3

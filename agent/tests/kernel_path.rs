@@ -283,8 +283,7 @@ fn what_may_hide_a_segment_does_not_reach_a_pod_from_a_neighbour() {
             }
             let inbox = Inbox::at(&receiver);
             let [to4, to6] = [0, 1].map(|family| inbox.address(family));
-            let forged = || kernel.counts(receiver.cookie).unwrap().forged;
-            let mut expected = 0;
+            let unattested = || kernel.counts(neighbour.cookie).unwrap().unattested;
             for sender in [&neighbour, &outsider] {
                 let wire = Wire::of(sender);
                 let [from4, from6] = addresses(sender);
@@ -322,10 +321,10 @@ fn what_may_hide_a_segment_does_not_reach_a_pod_from_a_neighbour() {
                 send(&frame::datagram(from4, to4, b"4"));
                 send(&frame::datagram(from6, to6, b"6"));
                 assert_eq!(inbox.receive(2), ["4", "6"]);
+                // A captured pod's own do not even leave it: they would leave in plain, whoever they are for.
                 if sender.cookie == neighbour.cookie {
-                    expected += hidden.len() as u64;
+                    wait_for(|| unattested() == hidden.len() as u64);
                 }
-                wait_for(|| forged() == expected);
             }
         });
     }

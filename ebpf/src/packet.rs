@@ -148,14 +148,18 @@ impl Packet {
     }
 
     /// Whether there may be TCP in it that cannot be told apart: fragments, and IPv6 with further headers. A pod's own
-    /// kernel sends neither.
+    /// kernel sends them only where an app asks for them: by a routing header, for example.
     #[inline(always)]
     pub fn hides_tcp(&self, ctx: &TcContext) -> bool {
         if !self.is_ipv6 {
             return self.protocol == IPPROTO_TCP && self.is_fragment;
         }
         match self.protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => true,
+            // What may follow it is TCP, or a header that hides TCP. Listeners of multicast groups report with one before ICMP.
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                let next: Option<u8> = load(ctx, self.transport);
+                !matches!(next, Some(IPPROTO_UDP | IPPROTO_ICMPV6))
+            }
             FRAGMENT => load(ctx, self.transport).is_none_or(|header: FragmentHeader| header.hides_tcp()),
             _ => false,
         }

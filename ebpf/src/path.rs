@@ -44,6 +44,11 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
     let Some(device) = local::device(index) else { return NEXT };
     match packet {
+        Read::Ip(packet) if is_own(&packet.source, &device) && packet.hides_tcp(&ctx) => {
+            // It would be judged by none of the questions that a connection's first packet is asked.
+            local::count(device.netns, count::UNATTESTED);
+            DROP
+        }
         Read::Ip(packet) if is_own(&packet.source, &device) => match ends {
             Some((_, destination)) if refuse::is_unattested(&ctx, &packet, &device, &destination) => {
                 refuse::refuse(&ctx, &packet, &device, index)

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 /// Something that was not as it should be, and is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// `link`, `pod_entry`, `source_list`, `member` or `exclusion` (the label of the metric).
+    /// `pin`, `link`, `pod_entry`, `source_list`, `member` or `exclusion` (the label of the metric).
     pub what: &'static str,
     pub detail: String,
 }
@@ -38,6 +38,7 @@ impl Kernel {
     /// What could not be compared or mended. All the rest was looked at none the less.
     pub fn audit(&mut self, wanted: &HashMap<u64, PodCapture>) -> Result<Vec<Repair>, Incomplete> {
         let mut found = Found::default();
+        self.audit_pins(&mut found);
         self.audit_links(&mut found);
         self.tables.read_exclusions_anew();
         for list in found.value(self.local.mend_lists()).into_iter().flatten() {
@@ -135,6 +136,21 @@ impl Kernel {
             busy.extend([flow.client_netns, flow.server_netns]);
         }
         Ok(busy)
+    }
+
+    /// Without its pin a map ends with this agent, and its successor would begin with an empty one.
+    fn audit_pins(&mut self, found: &mut Found) {
+        let mut repaired = |detail: String| found.repairs.push(Repair { what: "pin", detail });
+        let mended = self.pins.mend().and_then(|were_gone| {
+            if were_gone {
+                repaired("the directory of the pins was gone".to_owned());
+            }
+            self.pinned.mend(&self.pins)
+        });
+        match mended {
+            Ok(maps) => maps.into_iter().for_each(|map| repaired(format!("the map {map} was not pinned"))),
+            Err(error) => found.errors.push(error),
+        }
     }
 
     fn audit_links(&mut self, found: &mut Found) {

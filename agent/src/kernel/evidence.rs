@@ -57,12 +57,17 @@ impl Kernel {
     }
 }
 
-/// The cookie of the network namespace that a path leads to. Takes a thread for a moment.
+/// The cookie of the network namespace that a path leads to.
 pub fn netns_cookie_at(path: &Path) -> io::Result<u64> {
+    netns_at(path).map(|(cookie, _)| cookie)
+}
+
+/// The network namespace that a path leads to, opened, and its cookie. Takes a thread for a moment.
+pub fn netns_at(path: &Path) -> io::Result<(u64, File)> {
     let netns = File::open(path)?;
     let visit = move || {
-        setns(netns, CloneFlags::CLONE_NEWNET)?;
-        netns_cookie(Socket::new(Domain::IPV4, Type::STREAM, None)?)
+        setns(&netns, CloneFlags::CLONE_NEWNET)?;
+        Ok((netns_cookie(Socket::new(Domain::IPV4, Type::STREAM, None)?)?, netns))
     };
     let visitor = thread::Builder::new().name("netns-cookie".to_owned()).spawn(visit)?;
     visitor.join().map_err(|_| io::Error::other("the thread that looked panicked"))?

@@ -43,7 +43,7 @@ pub use capture::{Inbound, InboundMode, PlainRules, PodCapture};
 pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};
-pub use evidence::{NetnsLife, netns_cookie_at};
+pub use evidence::{NetnsLife, netns_at, netns_cookie_at};
 pub use flows::{AttestedFlow, FlowEnd, FlowTable};
 pub use guard::Unknown;
 pub use local::Counts;
@@ -70,7 +70,7 @@ use links::{HOOKS, Hook, Link, Program};
 use local::LocalTables;
 use node::NodeTables;
 use path::Path as PodPath;
-use pins::Pins;
+use pins::{PinnedMaps, Pins};
 use services::ServiceTables;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -133,6 +133,7 @@ pub struct Kernel {
     handoffs: Handoffs,
     cgroup: Cgroup,
     pins: Pins,
+    pinned: PinnedMaps,
     #[cfg(feature = "bpf-log")]
     _log: Option<hook_log::HookLog>,
 }
@@ -148,7 +149,7 @@ impl Kernel {
     pub fn open(config: &KernelConfig) -> Result<Self, KernelError> {
         let cgroup = check(config)?;
         let claim = Claim::take(&config.bpffs, &config.node, config.mounts_bpffs)?;
-        Self::attach(config, cgroup, claim)
+        Self::attach(config, cgroup, claim, &[])
     }
 
     /// What can be said of the machine at once, without loading or making anything.
@@ -156,9 +157,11 @@ impl Kernel {
         check(config).map(drop)
     }
 
-    /// The same as [`Kernel::open`], for a process that has the node's pins already.
-    pub fn open_claimed(config: &KernelConfig, claim: Claim) -> Result<Self, KernelError> {
-        Self::attach(config, check(config)?, claim)
+    /// The same as [`Kernel::open`], for a process that has the node's pins already, and knows the netns cookies of the pods
+    /// that an earlier agent has captured. If the kernel does not know them any more (somebody has removed the pins), they are
+    /// refused from the hooks' first moment until they are captured again.
+    pub fn open_claimed(config: &KernelConfig, claim: Claim, captured: &[u64]) -> Result<Self, KernelError> {
+        Self::attach(config, check(config)?, claim, captured)
     }
 
     /// Whether [`Kernel::open`] would succeed on this machine: has the verifier judge the programs of this build, which are
@@ -172,9 +175,16 @@ impl Kernel {
         load(None, config).map(drop)
     }
 
-    fn attach(config: &KernelConfig, cgroup: Cgroup, claim: Claim) -> Result<Self, KernelError> {
+    fn attach(
+        config: &KernelConfig,
+        cgroup: Cgroup,
+        claim: Claim,
+        captured: &[u64],
+    ) -> Result<Self, KernelError> {
         let pins = Pins::open(claim)?;
+        let knows_members = pins.has(tables::MEMBERS);
         let mut ebpf = load(Some(&pins), config)?;
+        let pinned = PinnedMaps::open(&pins, &tables::MAPS)?;
         #[cfg(feature = "bpf-log")]
         let log = config.log_hooks.then(|| hook_log::HookLog::start(&mut ebpf)).transpose()?;
         let mut tables = Tables::take(&mut ebpf)?;
@@ -195,6 +205,9 @@ impl Kernel {
             for cookie in tables::members_of(directory)? {
                 tables.add_member(cookie)?;
             }
+        }
+        if !knows_members {
+            captured.iter().try_for_each(|cookie| tables.add_member(*cookie))?;
         }
         let hooks = HOOKS
             .iter()
@@ -224,6 +237,7 @@ impl Kernel {
             handoffs,
             cgroup,
             pins,
+            pinned,
             #[cfg(feature = "bpf-log")]
             _log: log,
         })

@@ -1,6 +1,6 @@
 //! Where the kernel keeps what outlives the agent: `<bpffs>/pillion/<node>/v<layout>/`.
 
-use super::KernelError;
+use super::{KernelError, sys};
 use crate::lock::{Lock, LockError};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -8,6 +8,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use pillion_ebpf_common::LAYOUT_VERSION;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The directory of a product, so that several nodes (and others' pins) share one bpffs.
@@ -18,7 +19,7 @@ const PRODUCT: &str = "pillion";
 pub struct Claim {
     /// `<bpffs>/pillion/<node>`, which is locked.
     node: PathBuf,
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// The pins of one agent.
@@ -39,11 +40,7 @@ impl Claim {
     pub fn take(bpffs: &Path, node: &str, mounts: bool) -> Result<Self, KernelError> {
         let node = node_directory(bpffs, node)?;
         ensure_bpffs(bpffs, mounts)?;
-        let lock = Lock::take(&node, |node| {
-            fs::create_dir_all(node)?;
-            File::open(node)
-        });
-        Self::of(node, lock)
+        Self::make(node)
     }
 
     /// The same, where there are pins; makes nothing.
@@ -59,9 +56,26 @@ impl Claim {
         &self.node
     }
 
+    /// Makes and locks the directory again where somebody has removed it. Says whether it was gone.
+    fn mend(&mut self) -> Result<bool, KernelError> {
+        if self.lock.is_at(&self.node).map_err(failed(&self.node, "looked at"))? {
+            return Ok(false);
+        }
+        *self = Self::make(self.node.clone())?;
+        Ok(true)
+    }
+
+    fn make(node: PathBuf) -> Result<Self, KernelError> {
+        let lock = Lock::take(&node, |node| {
+            fs::create_dir_all(node)?;
+            File::open(node)
+        });
+        Self::of(node, lock)
+    }
+
     fn of(node: PathBuf, lock: Result<Lock, LockError>) -> Result<Self, KernelError> {
         match lock {
-            Ok(lock) => Ok(Self { node, _lock: lock }),
+            Ok(lock) => Ok(Self { node, lock }),
             Err(LockError::Held(holder)) => Err(KernelError::Held { path: node, holder: holder.to_string() }),
             Err(LockError::Io(source)) => Err(failed(&node, "locked")(source)),
         }
@@ -74,6 +88,21 @@ impl Pins {
         let current = claim.node.join(format!("v{LAYOUT_VERSION}"));
         fs::create_dir_all(&current).map_err(failed(&current, "created"))?;
         Ok(Self { claim, current })
+    }
+
+    /// Makes the directories again that somebody has removed. Says whether any was gone.
+    pub fn mend(&mut self) -> Result<bool, KernelError> {
+        let was_unlocked = self.claim.mend()?;
+        if self.current.is_dir() {
+            return Ok(was_unlocked);
+        }
+        fs::create_dir_all(&self.current).map_err(failed(&self.current, "created"))?;
+        Ok(true)
+    }
+
+    /// Whether an object has a pin.
+    pub fn has(&self, object: &str) -> bool {
+        self.path(object).exists()
     }
 
     pub fn directory(&self) -> &Path {
@@ -92,6 +121,29 @@ impl Pins {
         let mut paths = paths.map_err(failed(node, "read"))?;
         paths.retain(|path| *path != self.current);
         Ok(paths)
+    }
+}
+
+/// The maps as they are pinned, held open: a map whose pin somebody removes gets another.
+pub struct PinnedMaps(Vec<(&'static str, OwnedFd)>);
+
+impl PinnedMaps {
+    pub fn open(pins: &Pins, maps: &[&'static str]) -> Result<Self, KernelError> {
+        let open = |&map: &&'static str| {
+            let path = pins.path(map);
+            Ok((map, sys::open_pin(&path).map_err(failed(&path, "opened"))?))
+        };
+        maps.iter().map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Pins the maps again that have no pin. Names them.
+    pub fn mend(&self, pins: &Pins) -> Result<Vec<&'static str>, KernelError> {
+        let lost: Vec<_> = self.0.iter().filter(|(map, _)| !pins.has(map)).collect();
+        for (map, fd) in &lost {
+            let path = pins.path(map);
+            sys::pin(fd.as_fd(), &path).map_err(failed(&path, "pinned"))?;
+        }
+        Ok(lost.into_iter().map(|(map, _)| *map).collect())
     }
 }
 

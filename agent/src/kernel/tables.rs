@@ -50,7 +50,7 @@ pub const MAPS: [&str; 27] = [
 
 /// Its layout (cookie → u8) is the same in every version: a new agent learns from it whom to refuse until it knows
 /// better.
-const MEMBERS: &str = "MEMBERS";
+pub const MEMBERS: &str = "MEMBERS";
 
 /// The value of maps that are sets.
 const PRESENT: u8 = 1;

@@ -5,6 +5,7 @@ use super::certifier;
 use super::health::{Health, TURN_EVERY};
 use super::introspect::{Mailbox, Question};
 use super::leave::RETIRE_GRACE;
+use super::ledger::Ledger;
 use super::runtime;
 use super::standby::{Held, Standby};
 use super::state_dir::{LAST_GOOD, Record, StateDir};
@@ -101,7 +102,9 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let former = state_dir.former();
     state_dir.write(&record, former.as_ref())?;
     install(former.and_then(|record| record.plugin), plugin.as_ref());
-    let mut kernel = Kernel::open_claimed(&kernel_config, claim)?;
+    let ledger = Ledger::open(&config.state_dir);
+    let captured: Vec<u64> = ledger.entries().map(|entry| entry.cookie).collect();
+    let mut kernel = Kernel::open_claimed(&kernel_config, claim, &captured)?;
 
     let access_log = match config.access_log {
         true => {
@@ -127,6 +130,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (supervisor, events) = Supervisor::new(Parts {
         config: config.clone(),
         kernel,
+        ledger,
         mesh,
         manifests: status,
         metrics,

@@ -19,6 +19,7 @@ mod lifecycle;
 mod netns;
 mod pending;
 mod pod;
+mod refused;
 mod revisit;
 mod runtime;
 mod sandboxes;

@@ -1,11 +1,12 @@
 //! How a pod gets its worker.
 
-use super::pod::Pod;
+use super::pod::{Fault, Pod};
 use super::supervisor::{Event, Supervisor};
 use crate::mesh::{PodName, Workload};
 use crate::telemetry::WorkerMetrics;
 use crate::worker::{CertificateState, DirectPath, Lifecycle, Signer, Worker, WorkerSpec};
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -18,28 +19,51 @@ impl Supervisor {
         pod
     }
 
-    pub(super) fn spawn(&self, pod: &Pod) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
-        let workload = &pod.workload;
+    /// Starts the pod's worker.
+    ///
+    /// # Errors
+    /// Why there is none, and who has to mend that.
+    pub(super) fn spawn(
+        &self,
+        pod: &Pod,
+    ) -> Result<(Worker, watch::Receiver<CertificateState>), (Fault, String)> {
+        let netns = self.netns_of(&pod.workload)?;
+        self.spawn_in(pod, netns).map_err(|reason| (Fault::Node, reason))
+    }
+
+    fn netns_of(&self, workload: &Workload) -> Result<PathBuf, (Fault, String)> {
         let sandbox = self.runtime.sandboxes.sandbox(workload);
         if let Some(reason) =
             sandbox.and_then(|sandbox| self.config.foreign_runtimes.refuses(&sandbox.handler))
         {
-            return Err(reason);
+            return Err((Fault::Pod, reason));
         }
-        let netns = workload.netns.clone().ok_or(match self.config.objects.kube {
-            _ if sandbox.is_some() => {
+        let (fault, missing) = match self.config.objects.kube {
+            _ if sandbox.is_some() => (
+                Fault::Pod,
                 "the container runtime names no network namespace for it, and does not say that it is on the host network: give \
-                 the pod a RuntimeClass whose pods have one, or take the label pillion.dev/capture off the pod and its namespace"
-            }
-            true => {
+                 the pod a RuntimeClass whose pods have one, or take the label pillion.dev/capture off the pod and its namespace",
+            ),
+            true => (
+                Fault::Node,
                 "nobody says where its network namespace is: give the agent --nri-socket, or --cri-socket where the container \
-                 runtime has no NRI"
-            }
-            false => {
+                 runtime has no NRI",
+            ),
+            false => (
+                Fault::Pod,
                 "it names no network namespace: add the annotation pillion.dev/netns with its path, \
-                 for example /run/netns/shop"
-            }
-        })?;
+                 for example /run/netns/shop",
+            ),
+        };
+        workload.netns.clone().ok_or_else(|| (fault, missing.to_owned()))
+    }
+
+    fn spawn_in(
+        &self,
+        pod: &Pod,
+        netns: PathBuf,
+    ) -> Result<(Worker, watch::Receiver<CertificateState>), String> {
+        let workload = &pod.workload;
         let spec = WorkerSpec {
             workload: workload.clone(),
             netns,

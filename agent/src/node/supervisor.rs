@@ -3,28 +3,25 @@
 use super::authority::Authority;
 use super::ledger::{Entry, Ledger};
 use super::netns::NetnsId;
-use super::pending::{self, Pending};
+use super::pending::Pending;
 use super::pod::{Fault, Orphan, Pod, State, capture};
+use super::refused::{CERTIFICATE_PATIENCE, tell_unguarded};
 use super::revisit::Revisit;
 use super::runtime::Runtime;
 use crate::cli::Run;
 use crate::cluster::{Happening, PodEvent, PodEvents};
 use crate::decide::Placement;
 use crate::direct::{Directory, Samples};
-use crate::kernel::{Kernel, KernelError, PodCapture};
+use crate::kernel::{Kernel, PodCapture};
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Mesh, PodName, Workload};
 use crate::telemetry::{AccessLog, NodeMetrics};
 use crate::worker::{Descriptors, Entered, Ready, Settings, SignCall, StartError, WorkerError};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
-
-/// How long a pod may wait for its certificate before the hooks refuse it. A certificate takes milliseconds; until it is there
-/// a pod that nobody has captured yet goes on as it was.
-const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(1);
 
 pub struct Supervisor {
     pub(super) config: Arc<Run>,
@@ -96,6 +93,8 @@ pub enum Event {
 pub struct Parts {
     pub config: Arc<Run>,
     pub kernel: Kernel,
+    /// What the last agent here has left.
+    pub ledger: Ledger,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub manifests: watch::Receiver<ManifestStatus>,
     pub metrics: Arc<NodeMetrics>,
@@ -112,7 +111,6 @@ impl Supervisor {
         let (events, inbox) = mpsc::unbounded_channel();
         let config = parts.config;
         let runtime = Runtime::new(&config);
-        let ledger = Ledger::open(&config.state_dir);
         let settings = Arc::new(Settings {
             connect_timeout: config.connect_timeout,
             cert_lifetime: config.cert_lifetime,
@@ -142,7 +140,7 @@ impl Supervisor {
             enforcement: None,
             services: None,
             services_beyond_share: BTreeMap::new(),
-            ledger,
+            ledger: parts.ledger,
             ledger_errors: vec![],
             strangers: BTreeSet::new(),
             revisit: Revisit::default(),
@@ -324,7 +322,7 @@ impl Supervisor {
             Ok((worker, certificate)) => {
                 (pod.worker, pod.certificate) = (Some(worker), Some(certificate));
             }
-            Err(reason) => self.fail(&mut pod, reason, Fault::Node),
+            Err((fault, reason)) => self.fail(&mut pod, reason, fault),
         }
         self.pods.insert(workload.name.clone(), pod);
     }
@@ -365,29 +363,6 @@ impl Supervisor {
         }
     }
 
-    /// Has the hooks refuse pods that cannot get a certificate: they are to be in the mesh, and not served.
-    fn close_waiting(&mut self, now: Instant) {
-        let serving = self.pods.values().filter(|pod| pod.state == State::Serving);
-        let served: HashSet<u64> = serving.filter_map(|pod| pod.cookie).collect();
-        for pod in self.pods.values_mut() {
-            let Some(cookie) = pod.cookie.filter(|cookie| !served.contains(cookie)) else { continue };
-            let is_failing = || pod.certificate().is_some_and(|certificate| certificate.failing.is_some());
-            let is_late = || pod.starting_since + CERTIFICATE_PATIENCE <= now;
-            let waits = pod.state == State::Starting && !pod.is_established && !pod.is_closed;
-            if !waits || !(is_failing() || is_late()) {
-                continue;
-            }
-            match self.kernel.refuse(cookie).and_then(|()| Self::guard_early(&mut self.kernel, pod)) {
-                Ok(()) => pod.is_closed = true,
-                // The next look tries again.
-                Err(e) => {
-                    pod.starting_since = now;
-                    tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
-                }
-            }
-        }
-    }
-
     fn on_started(&mut self, name: &PodName, result: Result<Ready, StartError>) {
         let Some(mut pod) = self.pods.remove(name) else { return };
         let had_failed = pod.last_failure.is_some();
@@ -424,7 +399,7 @@ impl Supervisor {
     }
 
     /// Tells whoever looks at the pod's object.
-    fn tell(&self, workload: &Workload, what: Happening) {
+    pub(super) fn tell(&self, workload: &Workload, what: Happening) {
         if let Some(events) = &self.pod_events {
             events.tell(PodEvent { pod: workload.name.clone(), uid: workload.uid.clone(), what });
         }
@@ -451,31 +426,6 @@ impl Supervisor {
         }
     }
 
-    /// No worker: refuse the pod's connections, say why, and try again later.
-    fn fail(&mut self, pod: &mut Pod, reason: String, fault: Fault) {
-        let delay = pending::delay(pod.failures);
-        // What fails again and again is told once.
-        match pod.last_failure.as_ref() == Some(&reason) {
-            true => tracing::debug!(pod = %pod.workload.name, "still not captured: {reason}"),
-            false => {
-                tracing::error!(pod = %pod.workload.name, "not captured, its connections are refused: {reason}");
-            }
-        }
-        self.tell(&pod.workload, Happening::CaptureFailed(reason.clone()));
-        pod.last_failure = Some(reason.clone());
-        pod.failures += 1;
-        if let Some(worker) = pod.worker.take() {
-            worker.stop();
-        }
-        (pod.is_established, pod.unsettled) = (false, None);
-        pod.state = State::Failed { reason, fault, retry_at: Instant::now() + delay };
-        if let Some(cookie) = pod.cookie.filter(|cookie| !self.serves_another(&pod.workload.name, *cookie))
-            && let Err(e) = self.kernel.refuse(cookie).and_then(|()| Self::guard_early(&mut self.kernel, pod))
-        {
-            tracing::error!(pod = %pod.workload.name, "the hooks cannot be told to refuse its connections: {e}");
-        }
-    }
-
     /// A pod that cannot be guarded and captured is not served. One that was before is served on under what is in force, and
     /// the change is tried again.
     pub(super) fn capture(&mut self, name: &PodName) {
@@ -493,12 +443,5 @@ impl Supervisor {
 
     fn serving(&self) -> usize {
         self.pods.values().filter(|pod| pod.state == State::Serving).count()
-    }
-}
-
-/// It is tried again when the pod is refused, and before it is served.
-fn tell_unguarded(pod: &PodName, guarded: Result<(), KernelError>) {
-    if let Err(e) = guarded {
-        tracing::error!(%pod, "it cannot be guarded before it is served: {e}");
     }
 }

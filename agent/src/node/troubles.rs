@@ -6,7 +6,7 @@ use super::netns::Leads;
 use super::pod::{Fault, State};
 use super::supervisor::Supervisor;
 use crate::cluster::stands_still;
-use crate::mesh::PodName;
+use crate::mesh::{PodName, Workload};
 use serde::Serialize;
 use std::time::Instant;
 use time::OffsetDateTime;
@@ -23,7 +23,8 @@ pub struct Trouble {
 }
 
 /// All reasons there are: a series that is 0 is there, too.
-pub const REASONS: [&str; 10] = [
+pub const REASONS: [&str; 11] = [
+    "pod_plain",
     "pod_refused",
     "pod_orphaned",
     "pod_unsettled",
@@ -53,8 +54,19 @@ impl Supervisor {
         let mut add = |reason, is_unready, detail| troubles.push(Trouble { reason, detail, is_unready });
         for (name, pod) in &self.pods {
             if let State::Failed { reason, fault, .. } = &pod.state {
-                let is_lost = pod.was_captured && *fault == Fault::Node;
-                add("pod_refused", is_lost, format!("pod {name}, whose connections are refused: {reason}"));
+                let is_nodes = *fault == Fault::Node;
+                match self.is_in_the_mesh(pod) {
+                    true => {
+                        let detail = format!("pod {name}, whose connections are refused: {reason}");
+                        add("pod_refused", pod.was_captured && is_nodes, detail);
+                    }
+                    false => {
+                        let detail = format!(
+                            "pod {name}, whose connections are neither captured nor refused: {reason}"
+                        );
+                        add("pod_plain", is_nodes && !self.says_itself_where_it_is(&pod.workload), detail);
+                    }
+                }
             }
             if pod.is_closed && pod.state == State::Starting {
                 let detail = format!("pod {name}, whose connections are refused: it has no certificate yet");
@@ -107,6 +119,12 @@ impl Supervisor {
             add("state_dir", false, error.to_owned());
         }
         troubles
+    }
+
+    /// Whether the path to the pod's network namespace is the object's own word, as in a manifest directory, which may be wrong.
+    fn says_itself_where_it_is(&self, pod: &Workload) -> bool {
+        let sandbox = self.runtime.sandboxes.sandbox(pod);
+        pod.netns.is_some() && sandbox.is_none_or(|sandbox| sandbox.netns.is_none())
     }
 
     /// The resources of which the API server says nothing any more, since when, and why.

@@ -91,16 +91,21 @@ impl FakeRuntime {
 
     /// The same where an API server gave the pod's object this uid.
     pub fn add_as(&self, pod: &Pod, uid: &str) -> Result<()> {
+        self.add_at(pod, uid, pod.netns());
+        Ok(())
+    }
+
+    /// The same with the pod's network namespace at this path.
+    pub fn add_at(&self, pod: &Pod, uid: &str, netns: PathBuf) {
         let sandbox = Sandbox {
             id: format!("{:0>64}", uid.replace('-', "")),
             namespace: pod.namespace().to_owned(),
             name: pod.name().to_owned(),
             uid: uid.to_owned(),
-            netns: pod.netns(),
+            netns,
             ips: pod.addresses().iter().map(ToString::to_string).collect(),
         };
         self.state.lock().expect("no holder panics").sandboxes.push(sandbox);
-        Ok(())
     }
 
     pub fn set_mood(&self, mood: Mood) {
