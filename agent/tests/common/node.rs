@@ -6,7 +6,7 @@ use pillion_agent::kernel::{Kernel, NoPath, PodCapture, PodDevice, Unknown, netn
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::Cell;
 use std::fmt::Debug;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -71,6 +71,7 @@ impl Node {
                 "link set lo up\nlink set eth0 up\naddr add {ipv4}/24 dev eth0\naddr add {ipv6}/64 dev eth0 nodad\n"
             ));
             wait_up("eth0");
+            wait_own(ipv6);
             netns_cookie(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
         });
         wait_up(&veth);
@@ -161,6 +162,16 @@ fn wait_up(device: &str) {
         assert!(Instant::now() < deadline, "{device} does not come up");
         thread::yield_now();
     }
+}
+
+/// The kernel makes an IPv6 address the calling thread's namespace's own in the background, on a busy machine well after it has
+/// taken the address: until then it looks for a neighbour of that address.
+fn wait_own(address: Ipv6Addr) {
+    let local = address.octets().map(|byte| format!("{byte:02x}")).concat() + " 80 ";
+    wait_for(&true, || {
+        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
+        routes.lines().any(|route| route.starts_with(&local))
+    });
 }
 
 fn mac(host: u8) -> [u8; 6] {

@@ -12,10 +12,11 @@ use pillion_agent::kernel::InboundMode;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use reference::{Allowed, Generation, How, Outcome, Party, Pod, Reference, Standing};
+use reference::{Allowed, Generation, How, Outcome, Party, Pod, Reference, Standing, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::thread;
 use world::{Connection, End, Family, PODS, PORTS, World};
 
 /// Set to the number that a failed run has told, it repeats that run.
@@ -36,7 +37,7 @@ fn verdicts_never_outlive_their_generation() {
     on_node(|node| {
         let world = World::new(&bed, node);
         let pods = (0..PODS).map(|place| Pod::stranger(world.cookie(place))).collect();
-        let reference = Reference { pods, verdicts: [].into(), in_force: None };
+        let reference = Reference { pods, verdicts: [].into(), in_force: None, full: None };
         let rng = StdRng::seed_from_u64(seed);
         let mut run =
             Run { world, reference, rng, agents: vec![None], unnoticed: 0, seen: [].into(), outdated: 0 };
@@ -50,7 +51,7 @@ fn verdicts_never_outlive_their_generation() {
         let seen = format!("{:?}, {} of them under an outdated verdict", run.seen, run.outdated);
         println!("{seen}");
         assert!(
-            steps < STEPS_BY_DEFAULT || run.seen.len() == 7 && run.outdated > 0,
+            steps < STEPS_BY_DEFAULT || run.seen.len() == 8 && run.outdated > 0,
             "not all was tried: {seen}"
         );
     });
@@ -87,8 +88,10 @@ impl Run<'_> {
             64..70 => self.enforce(),
             70..74 => self.capture(place),
             74..78 => self.capture_another(),
-            78..84 => self.close_one(),
-            84..90 => self.set_worker(place),
+            78..82 => self.close_one(),
+            82..83 => self.close_at_once(),
+            83..85 => self.connect_without_room(),
+            85..90 => self.set_worker(place),
             90..92 => self.release(place),
             92..93 => self.forget(place),
             93..94 => self.refuse(place),
@@ -133,6 +136,17 @@ impl Run<'_> {
         if let (Party::Pod(client), Party::Pod(server), Outcome::Worker) = (client, server, expected) {
             self.decide(client, server, port);
         }
+    }
+
+    /// A connection begins while a table is full that its like may need.
+    fn connect_without_room(&mut self) {
+        let table = self.pick(&Table::ALL);
+        println!("{table:?} has no room");
+        let ballast = self.world.fill(table);
+        self.reference.full = Some(table);
+        self.connect_any();
+        self.reference.full = None;
+        self.world.empty(table, ballast);
     }
 
     /// A worker decides that a pod may connect to another one directly: by the present snapshot or an older one, of this
@@ -282,9 +296,11 @@ impl Run<'_> {
         self.unnoticed = 0;
     }
 
-    /// The next agent knows nobody but those that it captures, or refuses.
+    /// The next agent knows nobody but those that it captures, or refuses. One that comes too early changes nothing.
     fn restart(&mut self) {
-        println!("another agent takes over");
+        println!("another agent comes too early, and takes over");
+        self.world.second_agent_is_refused();
+        self.check();
         self.agents.push(None);
         self.world.restart();
         for (place, pod) in self.reference.pods.iter_mut().enumerate() {
@@ -337,15 +353,33 @@ impl Run<'_> {
         self.world.check_no_flows();
     }
 
+    /// Several connections end in the same moment.
+    fn close_at_once(&mut self) {
+        let count = self.world.connections.len().min(6);
+        let some: Vec<_> = self.world.connections.drain(..count).collect();
+        let some: Vec<_> =
+            some.into_iter().map(|connection| (self.any_end(&connection), connection)).collect();
+        thread::scope(|scope| {
+            for (end, connection) in some {
+                scope.spawn(move || connection.close(end));
+            }
+        });
+    }
+
     fn close(&mut self, connection: Connection) {
+        let end = self.any_end(&connection);
+        connection.close(end);
+    }
+
+    fn any_end(&mut self, connection: &Connection) -> End {
         let end = self.pick(&[End::ByReset, End::ClientFirst, End::ServerFirst]);
-        let Connection { client, server, .. } = connection;
+        let &Connection { client, server, .. } = connection;
         println!("{client:?} to {server:?} ends: {end:?}");
         if connection.is_lost() {
             println!("(the server was gone: its successor finds a segment of no connection)");
             self.reference.stray(client, server, connection.port());
         }
-        connection.close(end);
+        end
     }
 
     fn any_how(&mut self) -> How {

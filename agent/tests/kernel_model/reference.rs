@@ -95,6 +95,22 @@ pub enum Outcome {
     Refused,
     /// As that, because of the rules.
     Denied,
+    /// connect() fails with ECONNREFUSED, or the worker resets what it gets: what should lead the connection finds no room in its
+    /// table.
+    NoRoom,
+}
+
+/// What a program of the kernel writes when a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Connections that the kernel vouches for.
+    Flows,
+    /// Connections on their way to a worker.
+    Handoff,
+}
+
+impl Table {
+    pub const ALL: [Self; 2] = [Self::Flows, Self::Handoff];
 }
 
 pub struct Reference {
@@ -102,6 +118,8 @@ pub struct Reference {
     pub verdicts: BTreeSet<Verdict>,
     /// None: none has ever been.
     pub in_force: Option<Generation>,
+    /// The table that has no room.
+    pub full: Option<Table>,
 }
 
 impl Outcome {
@@ -109,8 +127,18 @@ impl Outcome {
     pub fn as_seen_by_sockets(self) -> Self {
         match self {
             Self::Plain { .. } => Self::Plain { counted: false },
-            Self::Denied => Self::Refused,
+            Self::Denied | Self::NoRoom => Self::Refused,
             outcome => outcome,
+        }
+    }
+}
+
+impl How {
+    /// What becomes of plaintext to a port.
+    fn mode(&self, port: u16) -> InboundMode {
+        match self.open.contains(&port) {
+            true => InboundMode::Ignore,
+            false => *self.ports.get(&port).unwrap_or(&self.default),
         }
     }
 }
@@ -174,7 +202,14 @@ impl Reference {
 
     /// What becomes of a connection, and what the server counts.
     pub fn connect(&mut self, client: Party, server: Party, port: u16) -> Outcome {
-        let outcome = self.outcome(client, server, port);
+        let outcome = match (self.outcome(client, server, port), self.full) {
+            (Outcome::Worker, Some(Table::Handoff)) => Outcome::NoRoom,
+            (Outcome::Attested, Some(Table::Flows)) if self.asks_for_plain(client, server, port) => {
+                self.plain(client, server, port, true)
+            }
+            (Outcome::Attested, Some(Table::Flows)) => Outcome::NoRoom,
+            (outcome, _) => outcome,
+        };
         self.count(server, outcome);
         outcome
     }
@@ -219,7 +254,7 @@ impl Reference {
         if how.open.contains(&port) {
             return Outcome::Plain { counted: false };
         }
-        let mode = *how.ports.get(&port).unwrap_or(&how.default);
+        let mode = how.mode(port);
         let is_probe = is_open && client == Party::Node && how.probed.contains(&port);
         let is_allowed =
             how.port_rules.get(&port).or(how.rules.as_ref()).is_none_or(|rules| rules.has(client));
@@ -228,6 +263,16 @@ impl Reference {
             _ if !is_probe && !is_allowed => Outcome::Denied,
             mode => Outcome::Plain { counted: mode == InboundMode::Count },
         }
+    }
+
+    /// Whether either end has said that it is content with plain, where nobody can vouch for the connection.
+    fn asks_for_plain(&self, client: Party, server: Party, port: u16) -> bool {
+        let guarded = |party| match party {
+            Party::Pod(place) if client != server => self.pods[place].guarded(),
+            _ => None,
+        };
+        guarded(client).is_some_and(|how| how.fails_open)
+            || guarded(server).is_some_and(|how| how.mode(port) == InboundMode::Ignore)
     }
 
     /// Whether the connection may be direct, both pods being so, under the policies in force.

@@ -3,13 +3,14 @@
 use crate::common::node::{self, Listener, NODE4, NODE6, Node, PATIENCE, Pod, canonical, reset, wait_for};
 use crate::common::permit::permit;
 use crate::common::{Bed, Worker};
-use crate::reference::{Allowed, Generation, How, Outcome, Party, Standing};
+use crate::reference::{Allowed, Generation, How, Outcome, Party, Standing, Table};
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use ipnet::IpNet;
 use pillion_agent::kernel::{
-    AttestedFlow, Inbound, InboundMode, Kernel, PlainRules, PodCapture, SourceRules, Unknown, VerdictTable,
+    AttestedFlow, Inbound, InboundMode, Kernel, KernelConfig, KernelError, PlainRules, PodCapture,
+    SourceRules, Unknown, VerdictTable,
 };
-use pillion_ebpf_common::{Flow, FlowKey};
+use pillion_ebpf_common::{Address, Flow, FlowKey, HandoffKey, SocketRecord};
 use socket2::SockRef;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -21,6 +22,8 @@ use std::ops::{Deref, DerefMut};
 pub const PORTS: [u16; 2] = [80, 81];
 pub const PODS: usize = 3;
 const OUTSIDER: u8 = 99;
+/// Room for connections, in the tables that a run fills: for more than are open at a time, each with both of its ends.
+const MAP_SIZE: u32 = 64;
 
 /// How a client's socket and its destination are written.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +89,7 @@ pub struct Connection {
 
 impl<'a> World<'a> {
     pub fn new(bed: &'a Bed, node: &'a Node) -> Self {
-        let mut kernel = Running(Some(bed.open()));
+        let mut kernel = Running(Some(open(bed).unwrap()));
         kernel.set_node_addresses(&[NODE4.into(), NODE6.into()].into()).unwrap();
         let tables = vec![kernel.verdicts().unwrap()];
         let places = (0..PODS).map(|place| Place::new(node, host(place))).collect();
@@ -139,8 +142,47 @@ impl<'a> World<'a> {
     pub fn restart(&mut self) {
         // One at a time has the node's pins.
         self.kernel.0 = None;
-        self.kernel.0 = Some(self.bed.open());
+        self.kernel.0 = Some(open(self.bed).unwrap());
         self.tables.push(self.kernel.verdicts().unwrap());
+    }
+
+    pub fn second_agent_is_refused(&self) {
+        let refused = open(self.bed).err().expect("an agent runs");
+        assert!(matches!(refused, KernelError::Held { .. }), "{refused}");
+    }
+
+    /// Takes all the room that there is in a table.
+    pub fn fill(&self, table: Table) -> Vec<u16> {
+        let mut filled = vec![];
+        for number in 0..=MAP_SIZE as u16 {
+            let written = match table {
+                Table::Flows => self.flows().insert(ballast_flow(number), Flow::default(), 0),
+                Table::Handoff => self.handoffs().insert(ballast_handoff(number), SocketRecord::default(), 0),
+            };
+            match written {
+                Ok(()) => filled.push(number),
+                Err(_) => return filled,
+            }
+        }
+        panic!("{table:?} is not full with {} entries", filled.len());
+    }
+
+    /// Gives that room back.
+    pub fn empty(&self, table: Table, filled: Vec<u16>) {
+        for number in filled {
+            match table {
+                Table::Flows => self.flows().remove(&ballast_flow(number)).unwrap(),
+                Table::Handoff => self.handoffs().remove(&ballast_handoff(number)).unwrap(),
+            }
+        }
+    }
+
+    fn flows(&self) -> BpfHashMap<MapData, FlowKey, Flow> {
+        Map::HashMap(MapData::from_pin(self.bed.pin("FLOWS")).unwrap()).try_into().unwrap()
+    }
+
+    fn handoffs(&self) -> BpfHashMap<MapData, HandoffKey, SocketRecord> {
+        Map::HashMap(MapData::from_pin(self.bed.pin("HANDOFF")).unwrap()).try_into().unwrap()
     }
 
     /// A worker decides under a generation of its agent's.
@@ -195,6 +237,11 @@ impl<'a> World<'a> {
         assert_eq!(stream.peer_addr().unwrap(), to, "the app sees where it wanted to go");
         let worker = self.place_of(client).and_then(|place| place.worker.as_ref()?.accept());
         let (server_end, is_workers) = match worker {
+            // A worker resets what says nowhere where it wanted to go.
+            Some((accepted, None)) => {
+                [stream, accepted].into_iter().for_each(reset);
+                return Outcome::Refused;
+            }
             Some((accepted, destination)) => {
                 assert_eq!(destination, Some(canonical(to)));
                 (accepted, true)
@@ -256,9 +303,7 @@ impl<'a> World<'a> {
 
     /// Nothing is left of connections that are over, not even what vouches for none any more.
     pub fn check_no_flows(&self) {
-        let flows = Map::HashMap(MapData::from_pin(self.bed.pin("FLOWS")).unwrap());
-        let flows: BpfHashMap<_, FlowKey, Flow> = flows.try_into().unwrap();
-        wait_for(&0, || flows.keys().count());
+        wait_for(&0, || self.flows().keys().count());
     }
 
     /// What each pod has counted: plain connections that passed, that were refused, and that were denied.
@@ -346,6 +391,20 @@ impl Connection {
             }
         }
     }
+}
+
+fn open(bed: &Bed) -> Result<Kernel, KernelError> {
+    let map_sizes = vec![("FLOWS", MAP_SIZE), ("HANDOFF", MAP_SIZE)];
+    Kernel::open(&KernelConfig { map_sizes, ..bed.config() })
+}
+
+/// Of a namespace that there is not.
+fn ballast_flow(number: u16) -> FlowKey {
+    FlowKey { low: Address { ip: [u32::MAX; 4], port: number.into() }, ..FlowKey::default() }
+}
+
+fn ballast_handoff(number: u16) -> HandoffKey {
+    HandoffKey { netns: u64::MAX, source_port: number.into(), ..HandoffKey::default() }
 }
 
 fn host(place: usize) -> u8 {
