@@ -45,6 +45,7 @@ pub use objects::{Mistake, Object, Sourced};
 pub use policies::ROOT_NAMESPACE;
 pub use publish::{ManifestStatus, Published, Publisher, WatchState, WatchStatus};
 pub use refused::{InForce, PolicyKind, Refusal};
+pub use services::CompiledServices;
 pub use snapshot::Settings;
 pub use text::parse;
 pub use warnings::PolicyWarnings;

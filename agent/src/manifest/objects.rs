@@ -22,8 +22,8 @@ use std::sync::Arc;
 pub enum Object {
     Namespace(Namespace),
     Pod(Pod),
-    Service(Service),
-    EndpointSlice(EndpointSlice),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A policy that is none: what to do about it depends on what it was before.
@@ -210,8 +210,8 @@ impl Object {
         Ok(Some(match (field("apiVersion")?, field("kind")?) {
             ("v1", "Namespace") => Self::Namespace(typed(value)?),
             ("v1", "Pod") => Self::Pod(typed(value)?),
-            ("v1", "Service") => Self::Service(typed(value)?),
-            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(typed(value)?),
+            ("v1", "Service") => Self::Service(Arc::new(typed(value)?)),
+            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(Arc::new(typed(value)?)),
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 let read =
                     typed(value).and_then(|policy: PeerAuthentication| policy.check().map(|()| policy));

@@ -2,6 +2,7 @@
 
 use super::last_good::LastGood;
 use super::refused::{PolicyKind, Refusal};
+use super::services::CompiledServices;
 use super::{ManifestError, Object, PolicyWarnings, Settings, Sourced, snapshot};
 use crate::mesh::{Mesh, Policy};
 use serde::Serialize;
@@ -68,6 +69,7 @@ pub enum WatchState {
 /// Makes meshes of objects, one after the other.
 pub struct Publisher {
     last_good: LastGood,
+    services: CompiledServices,
     settings: Settings,
     mesh: watch::Sender<Arc<Mesh>>,
     status: watch::Sender<ManifestStatus>,
@@ -77,7 +79,8 @@ impl Publisher {
     pub fn new(settings: Settings) -> (Self, Published) {
         let (mesh, status) = (watch::Sender::default(), watch::Sender::default());
         let published = Published { mesh: mesh.subscribe(), status: status.subscribe() };
-        (Self { last_good: LastGood::open(settings.last_good.clone()), settings, mesh, status }, published)
+        let last_good = LastGood::open(settings.last_good.clone());
+        (Self { last_good, services: CompiledServices::default(), settings, mesh, status }, published)
     }
 
     /// Whether this node knows policies of this kind, of itself or of an earlier agent.
@@ -111,8 +114,12 @@ impl Publisher {
         let current = self.mesh.borrow().clone();
         let (objects, instead, refused) = self.resolve(objects, absent);
         let warnings = self.warnings(&objects);
-        let (mesh, wrong) =
-            snapshot::build_apart(objects.into_iter().chain(&instead), &self.settings, &current);
+        let (mesh, wrong) = snapshot::build_apart(
+            objects.into_iter().chain(&instead),
+            &self.settings,
+            &current,
+            &mut self.services,
+        );
         errors.extend(wrong);
         self.put(&current, mesh);
         self.report(errors, refused, warnings);
