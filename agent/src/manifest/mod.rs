@@ -16,6 +16,7 @@ mod kept;
 mod last_good;
 mod metadata;
 pub mod names;
+mod network_policies;
 mod null;
 pub mod objects;
 mod owners;

@@ -9,7 +9,7 @@ use super::null::null_as_default;
 use super::peer_authentication::PeerAuthentication;
 use super::probes::{Container, probe_ports};
 use super::refused::{PolicyKind, RefusedPolicy};
-use super::selector::LabelSelector;
+use super::selector::{LabelSelector, every_pod, selector_or_wrong};
 use crate::mesh::PortSet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -175,11 +175,18 @@ pub struct NetworkPolicy {
 }
 
 /// Only whom it selects matters here; the cluster's network enforces it.
-#[derive(Debug, PartialEq, Default, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub pod_selector: LabelSelector,
+    /// Or what is wrong with it: such a policy may select every pod.
+    #[serde(default = "every_pod", deserialize_with = "selector_or_wrong")]
+    pub pod_selector: Result<LabelSelector, String>,
+}
+
+impl Default for NetworkPolicySpec {
+    fn default() -> Self {
+        Self { pod_selector: every_pod() }
+    }
 }
 
 impl EndpointConditions {

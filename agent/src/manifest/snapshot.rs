@@ -83,6 +83,11 @@ fn assemble<'a>(
         objects.authorization_policies.values().map(|(_, policy)| *policy),
         objects.network_policies.values().map(|(_, policy)| *policy),
     );
+    for (key, why) in policies.refused_network_policies() {
+        if let Some((place, _)) = objects.network_policies.get(key) {
+            errors.push(place.error("spec.podSelector", why.clone()));
+        }
+    }
     let of_pods = objects.authorization_policies.values().filter(|(_, policy)| !policy.has_target);
     mesh.policies = of_pods.map(|(_, object)| (object.policy.name.clone(), object.policy.clone())).collect();
 

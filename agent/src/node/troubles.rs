@@ -23,7 +23,7 @@ pub struct Trouble {
 }
 
 /// All reasons there are: a series that is 0 is there, too.
-pub const REASONS: [&str; 10] = [
+pub const REASONS: [&str; 11] = [
     "pod_refused",
     "pod_orphaned",
     "pod_unsettled",
@@ -34,6 +34,7 @@ pub const REASONS: [&str; 10] = [
     "kernel",
     "state_dir",
     "watch",
+    "mesh_behind",
 ];
 
 /// A pod, or the namespace of one, that is still there and that nobody speaks of.
@@ -88,6 +89,11 @@ impl Supervisor {
                 true,
                 format!("news of {resource}, of which none has come since {}: {why}", date(since)),
             );
+        }
+        if let Some(since) = self.manifests.borrow().behind(OffsetDateTime::now_utc()) {
+            let detail =
+                format!("a mesh of what has been heard since {}: it is still being made", date(since));
+            add("mesh_behind", true, detail);
         }
         for (reason, pending) in [("policies", &self.enforcement), ("services", &self.services)] {
             if let Some(pending) = pending {
