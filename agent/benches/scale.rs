@@ -5,7 +5,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 use pillion_agent::cluster::{Heard, Item, RESOURCES, Store};
-use pillion_agent::manifest::{Settings, snapshot};
+use pillion_agent::manifest::{CompiledServices, Settings, snapshot};
 use pillion_agent::mesh::{Mesh, TrustDomains};
 use serde_json::{Value, json};
 use std::env;
@@ -98,7 +98,8 @@ fn simulate(pods: usize) {
 
 fn build(store: &Store, settings: &Settings, before: &Mesh) -> (Mesh, Duration) {
     let begun = cpu();
-    let (mesh, errors) = snapshot::build_apart(store.objects(), settings, before);
+    let (mesh, errors) =
+        snapshot::build_apart(store.objects(), settings, before, &mut CompiledServices::default());
     assert!(errors.is_empty(), "{}", errors[0]);
     (mesh, cpu() - begun)
 }

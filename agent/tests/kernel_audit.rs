@@ -52,6 +52,48 @@ fn an_error_about_one_pod_keeps_the_audit_from_none_of_the_others() {
     });
 }
 
+/// Pods with as many exclusions as they may have.
+fn excluding(pods: u64) -> HashMap<u64, PodCapture> {
+    let networks: Vec<_> = (0..1_000_u32)
+        .map(|i| ipnet::IpNet::from(std::net::IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + i))))
+        .collect();
+    let capture = PodCapture {
+        excluded_ports: (1..=1_000).collect(),
+        excluded_cidrs: networks,
+        ..PodCapture::default()
+    };
+    (1001..1001 + pods).map(|cookie| (cookie, capture.clone())).collect()
+}
+
+#[test]
+fn an_audit_of_many_exclusions_costs_no_more_for_each_pod_than_one_of_few() {
+    let bed = Bed::new();
+    let cost = |pods: u64| {
+        let mut of_audit = Duration::MAX;
+        in_pod(|_| {
+            let mut kernel = bed.open();
+            let wanted = excluding(pods);
+            for (cookie, capture) in &wanted {
+                kernel.capture(*cookie, capture).unwrap();
+            }
+            for _ in 0..5 {
+                let begun = Instant::now();
+                assert_eq!(kernel.audit(&wanted).unwrap(), []);
+                kernel.strangers(|cookie| wanted.contains_key(&cookie)).unwrap();
+                of_audit = of_audit.min(begun.elapsed());
+            }
+            for cookie in wanted.keys() {
+                kernel.forget(*cookie).unwrap();
+            }
+        });
+        of_audit
+    };
+    let (few, many) = (cost(10), cost(120));
+    println!("an audit of 10 pods: {few:?}; of 120: {many:?}");
+    assert!(many < few * 12 * 3, "of 10 pods: {few:?}; of 120: {many:?}");
+    assert!(many < Duration::from_secs(1), "{many:?}");
+}
+
 // proves: SEC-3
 #[test]
 fn the_kernel_says_of_a_guarded_pod_whether_its_namespace_is_there() {

@@ -74,8 +74,8 @@ fn an_endpoint_that_is_not_ready_gets_none_and_without_any_the_connection_is_res
     let service = pair.bed.service("web", 80, 8080, &[&pair.server]).unwrap();
     let endpoints = |count: usize| {
         move |dump: &serde_json::Value| {
-            let port = &dump["services"][0]["ports"][0];
-            port["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == count)
+            let slices = dump["services"][0]["slices"].as_array().into_iter().flatten();
+            slices.filter_map(serde_json::Value::as_array).flatten().count() == count
         }
     };
     pair.near.wait_config("both endpoints", endpoints(2)).unwrap();

@@ -194,6 +194,9 @@ impl Cluster {
                 self.store.replace(resource, Vec::new())
             }
         };
+        if has_changed && self.store.is_whole() {
+            self.publisher.heard(OffsetDateTime::now_utc());
+        }
         if has_changed && self.store.is_whole() && self.due.is_none() {
             self.due = Some((Instant::now() + DEBOUNCE).max(self.rests_until));
         }

@@ -27,6 +27,11 @@ const LIFETIME: std::ops::Range<u64> = 300..600;
 /// A connection that lived so long was a good one, whatever ended it.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// After so long without a word, with a connection at the end that was made and brought nothing, the version that was heard last is
+/// not believed any more: an API server whose store was restored from an older copy has not come to it yet, and says nothing
+/// until it has. Every watch brings a bookmark a minute.
+const DOUBTFUL: Duration = Duration::from_secs(90);
+
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How often a resource is looked for that the cluster does not have.
@@ -88,6 +93,17 @@ pub async fn follow<T: Heard>(
     was_there: bool,
     news: mpsc::Sender<News<T>>,
 ) {
+    follow_doubting(client, index, resource, was_there, news, DOUBTFUL).await;
+}
+
+async fn follow_doubting<T: Heard>(
+    client: Client,
+    index: usize,
+    resource: &'static Resource,
+    was_there: bool,
+    news: mpsc::Sender<News<T>>,
+    doubtful: Duration,
+) {
     let mut watch = Watch {
         client,
         index,
@@ -97,12 +113,16 @@ pub async fn follow<T: Heard>(
         streams: true,
         was_heard: was_there,
         missing_since: None,
+        is_made: false,
         says_something: false,
+        heard: Instant::now(),
+        doubtful,
     };
     let (mut failures, mut absences) = (Backoff::up_to(LONGEST_WAIT), Backoff::up_to(LONGEST_ABSENCE));
     loop {
         let begun = Instant::now();
         let result = watch.connection().await;
+        watch.doubt();
         if begun.elapsed() >= GOOD {
             failures.reset();
             absences.reset();
@@ -160,8 +180,14 @@ struct Watch<T> {
     was_heard: bool,
     /// Since when the API server has not known the resource.
     missing_since: Option<Instant>,
+    /// Whether the last connection came as far as a stream of events.
+    is_made: bool,
     /// Whether the last connection has brought an event.
     says_something: bool,
+    /// When an event was brought last.
+    heard: Instant,
+    /// After how long without an event the version is doubted.
+    doubtful: Duration,
 }
 
 impl<T: Heard> Watch<T> {
@@ -176,18 +202,23 @@ impl<T: Heard> Watch<T> {
             .headers_mut()
             .insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
         self.says_something = false;
+        self.is_made = false;
         let stream = in_time(self.client.request_stream(request)).await?;
         let mut lines = Lines::new(stream.map_err(|error| self.failure(&error))?);
-        (self.was_heard, self.missing_since) = (true, None);
+        (self.was_heard, self.missing_since, self.is_made) = (true, None, true);
         self.tell(What::Connected).await?;
         // What comes before the bookmark that ends it is all there is.
         let mut all = self.version.is_none().then(Vec::new);
         loop {
-            let line = in_time(lines.next()).await?.map_err(|error| Failure::Other(chain(&error)))?;
+            // Whoever takes up a version owes a bookmark within a minute, as all do.
+            let within = if all.is_none() && !self.says_something { self.doubtful } else { SILENCE };
+            let line =
+                within_time(within, lines.next()).await?.map_err(|error| Failure::Other(chain(&error)))?;
             let Some(line) = line else { return Ok(()) };
             let event = Event::read(&line).map_err(|error| {
                 Failure::Other(format!("the API server says what is no event of a watch: {error}"))
             })?;
+            self.heard = Instant::now();
             let (object, is_deleted) = match event {
                 Event::Put(object) => (object, false),
                 Event::Deleted(object) => (object, true),
@@ -250,6 +281,21 @@ impl<T: Heard> Watch<T> {
         }
     }
 
+    /// Forgets the version where the API server has taken it and said nothing since, so that all is heard anew.
+    fn doubt(&mut self) {
+        if self.is_made
+            && !self.says_something
+            && self.version.is_some()
+            && self.heard.elapsed() >= self.doubtful
+        {
+            tracing::warn!(
+                resource = self.resource.name,
+                "the API server says nothing of what came after the version that was heard last: all is heard anew"
+            );
+            self.version = None;
+        }
+    }
+
     /// Whether a resource that the API server does not know is to be taken for gone.
     fn is_gone(&mut self) -> bool {
         let since = *self.missing_since.get_or_insert_with(Instant::now);
@@ -302,8 +348,12 @@ impl<T: Heard> Watch<T> {
 }
 
 async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Failure> {
-    let answer = timeout(SILENCE, answer).await;
-    answer.map_err(|_| Failure::Other(format!("nothing was heard for {} s", SILENCE.as_secs())))
+    within_time(SILENCE, answer).await
+}
+
+async fn within_time<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, Failure> {
+    let answer = timeout(limit, answer).await;
+    answer.map_err(|_| Failure::Other(format!("nothing was heard for {} s", limit.as_secs())))
 }
 
 /// One page of a list. Its items are read one by one: of their text as values there is never more than one.

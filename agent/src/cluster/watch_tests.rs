@@ -57,16 +57,21 @@ async fn watched() -> (TcpListener, mpsc::Receiver<News<Item>>) {
 }
 
 async fn watched_after(was_there: bool) -> (TcpListener, mpsc::Receiver<News<Item>>) {
+    watched_doubting(was_there, DOUBTFUL).await
+}
+
+async fn watched_doubting(was_there: bool, doubtful: Duration) -> (TcpListener, mpsc::Receiver<News<Item>>) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();
     let config = kube::Config::new(format!("http://{address}").parse().unwrap());
     let (sender, news) = mpsc::channel(16);
-    tokio::spawn(follow(
+    tokio::spawn(follow_doubting(
         Client::try_from(config).unwrap(),
         PEER_AUTHENTICATIONS,
         &RESOURCES[PEER_AUTHENTICATIONS],
         was_there,
         sender,
+        doubtful,
     ));
     (server, news)
 }
@@ -179,4 +184,29 @@ async fn a_kind_that_is_missing_is_gone_at_once_only_where_none_of_it_was_known(
             _ => panic!("there is no news"),
         }
     }
+}
+
+// proves: OPS-3
+#[tokio::test]
+async fn a_version_that_the_api_server_has_not_come_to_yet_is_forgotten_and_all_is_heard_anew() {
+    let (server, mut news) = watched_doubting(false, Duration::from_millis(300)).await;
+    let (mut stream, _) = asked(&server).await;
+    begin(&mut stream, &(added(&policy("a", "")) + &bookmark())).await;
+    assert_eq!(names(&heard(&mut news, 0).await).len(), 1);
+    drop(stream);
+    // The store is an older one now: version 8 is in its future, and it says nothing of what comes before that.
+    let (mut stream, question) = asked(&server).await;
+    assert!(question.contains("resourceVersion=8"), "{question}");
+    begin(&mut stream, "").await;
+    let (mut anew, question) = timeout(WITHIN, asked(&server)).await.expect("it is never given up");
+    assert!(question.contains("sendInitialEvents=true"), "{question}");
+    begin(&mut anew, &(added(&policy("b", "")) + &bookmark())).await;
+    let mut store = Store::default();
+    while names(&store).is_empty() {
+        let received = timeout(WITHIN, news.recv()).await.expect("the watch stands still").unwrap();
+        if let What::All(items) = received.what {
+            store.replace(received.resource, items);
+        }
+    }
+    assert_eq!(names(&store), ["PeerAuthentication shop/b read"]);
 }

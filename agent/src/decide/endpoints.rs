@@ -20,17 +20,20 @@ pub fn endpoints(
     node: &str,
 ) -> Result<Vec<SocketAddr>, Refusal> {
     let name = || format!("{}/{}", service.namespace, service.name);
+    if service.is_refused {
+        return Err(Refusal::RefusedService { service: name() });
+    }
     let Some(of_port) = service.endpoints(port) else {
         return Err(Refusal::NoServicePort { service: name(), port });
     };
-    let is_here = |endpoint: &Endpoint| node_of(mesh, endpoint) == Some(node);
+    let is_here = |endpoint: &Endpoint<'_>| node_of(mesh, endpoint) == Some(node);
     let (only_here, rather_here) = match service.locality {
         Locality::Anywhere => (false, false),
         Locality::PreferSameNode => (false, true),
         Locality::OnlySameNode => (true, false),
     };
     let reachable = || of_port.iter().filter(|e| e.address.is_ipv6() == ipv6 && (!only_here || is_here(e)));
-    let drawback = |e: &Endpoint| (e.draining, is_leaving(mesh, e), rather_here && !is_here(e));
+    let drawback = |e: &Endpoint<'_>| (e.draining, is_leaving(mesh, e), rather_here && !is_here(e));
     match reachable().map(drawback).min() {
         Some(least) => Ok(reachable().filter(|e| drawback(e) == least).map(|e| e.address).collect()),
         None if only_here => Err(Refusal::NoEndpointOnNode { service: name(), port, node: node.to_owned() }),
@@ -38,14 +41,14 @@ pub fn endpoints(
     }
 }
 
-fn is_leaving(mesh: &Mesh, endpoint: &Endpoint) -> bool {
+fn is_leaving(mesh: &Mesh, endpoint: &Endpoint<'_>) -> bool {
     mesh.by_address.get(&endpoint.address.ip()).is_some_and(|pod| pod.terminating)
 }
 
 /// Where the slice does not say it, the pod does.
-fn node_of<'a>(mesh: &'a Mesh, endpoint: &'a Endpoint) -> Option<&'a str> {
+fn node_of<'a>(mesh: &'a Mesh, endpoint: &Endpoint<'a>) -> Option<&'a str> {
     let of_pod = || mesh.by_address.get(&endpoint.address.ip()).map(|pod| pod.node.as_str());
-    endpoint.node.as_deref().or_else(of_pod)
+    endpoint.node.or_else(of_pod)
 }
 
 #[cfg(test)]

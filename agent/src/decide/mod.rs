@@ -24,6 +24,6 @@ pub use inbound::{InboundError, inbound, peer, presented};
 pub use not_direct::NotDirect;
 pub use outbound::{Outbound, outbound};
 pub use placement::{Placed, Placement, PodAddresses, Standing};
-pub use plaintext::{PlaintextRules, SourceRules, plaintext};
+pub use plaintext::{PlaintextRules, SourceRules, asks_for_own_address, plaintext};
 pub use refusal::Refusal;
 pub use services::{NodeServices, services_of_node};

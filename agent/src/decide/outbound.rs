@@ -64,7 +64,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Settings, parse, snapshot};
+    use crate::manifest::{CompiledServices, Settings, parse, snapshot};
     use crate::mesh::PodName;
 
     const MANIFESTS: &str = r#"
@@ -204,5 +204,28 @@ mod tests {
             mesh.disputed.insert(target.ip());
             assert!(!is_plain(&mesh));
         }
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn nobody_connects_in_plain_to_a_service_that_is_refused() {
+        let ports: Vec<_> = (1..=1025).map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: client, labels: {{pillion.dev/capture: enabled}}}}}}\n---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: wide}}, spec: {{clusterIP: 10.96.0.1, ports: [{}]}}}}\n",
+            ports.join(", ")
+        );
+        let objects = parse("x.yaml", text.as_bytes()).unwrap();
+        let (mesh, errors) = snapshot::build_apart(
+            &objects,
+            &Settings::default(),
+            &Mesh::default(),
+            &mut CompiledServices::default(),
+        );
+        assert_eq!(errors[0].field.as_deref(), Some("spec.ports"));
+        let client = &mesh.workloads[&PodName { namespace: "default".into(), name: "client".into() }];
+        let decision = outbound(&mesh, client, "10.96.0.1:80".parse().unwrap(), None, |_| 0);
+        let Outbound::Refuse(refusal) = decision else { panic!("it is not refused") };
+        assert!(refusal.to_string().starts_with("service default/wide is refused"), "{refusal}");
     }
 }

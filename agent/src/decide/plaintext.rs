@@ -53,6 +53,12 @@ pub fn plaintext(pod: &Workload) -> Option<PlaintextRules> {
     is_closed.then_some(PlaintextRules { default, ports, is_too_large: false })
 }
 
+/// Whether what [`plaintext`] says may be another for pods of other addresses.
+pub fn asks_for_own_address(authorization: &Authorization) -> bool {
+    let mut all = authorization.policies().iter().flat_map(|policy| conditions(policy));
+    all.any(|condition| matches!(condition, Condition::DestinationAddress(_)))
+}
+
 /// What the policies in force name.
 struct Named {
     networks: BTreeSet<IpNet>,

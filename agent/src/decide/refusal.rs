@@ -10,6 +10,8 @@ pub enum Refusal {
         "service {service} has no endpoint for port {port} on node {node}, and its internalTrafficPolicy is Local"
     )]
     NoEndpointOnNode { service: String, port: u16, node: String },
+    #[error("service {service} is refused; manifests.errors in /config_dump says why")]
+    RefusedService { service: String },
     #[error("service {service} has no TCP port {port}")]
     NoServicePort { service: String, port: u16 },
     #[error("port {} of pod {pod} is the mesh's own", target.port())]
@@ -21,7 +23,7 @@ impl Refusal {
     pub fn response_flags(&self) -> &'static str {
         match self {
             Self::NoEndpoint { .. } | Self::NoEndpointOnNode { .. } => "UH",
-            Self::NoServicePort { .. } | Self::ReservedPort { .. } => "NR",
+            Self::RefusedService { .. } | Self::NoServicePort { .. } | Self::ReservedPort { .. } => "NR",
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The Services that the connect hook has to know.
 
 use super::endpoints;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, ServicePort};
 use pillion_ebpf_common::quota;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The Services of a node, as far as each Kubernetes namespace's share of the kernel's tables goes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,32 +20,44 @@ pub struct NodeServices {
 struct Used {
     services: usize,
     endpoints: usize,
+    /// A port found no room: what comes after it is left out, too, and nobody looks for its candidates.
+    is_up: bool,
 }
 
 /// The candidates of each Service port that has a captured pod of this node among them: those that may lead to a direct
 /// connection. A worker chooses the endpoints of all others, and of those beyond their namespace's share.
 pub fn services_of_node(mesh: &Mesh, node: &str) -> NodeServices {
-    let is_here = |endpoint: &SocketAddr| {
-        mesh.by_address.get(&endpoint.ip()).is_some_and(|pod| pod.captured && pod.node == node)
-    };
+    let is_here =
+        |address: &IpAddr| mesh.by_address.get(address).is_some_and(|pod| pod.captured && pod.node == node);
     let mut found = NodeServices::default();
     let mut used: BTreeMap<&str, Used> = BTreeMap::new();
     // In one order, so that a namespace's share goes to the same Services each time.
     let services: BTreeMap<_, _> = mesh.services.iter().collect();
     for (ip, service) in services {
-        for port in &service.ports {
-            // Without any endpoint there is nothing to choose: the worker says so to the app.
-            let Ok(candidates) = endpoints(mesh, service, port.port, ip.is_ipv6(), node) else { continue };
-            if !candidates.iter().any(is_here) {
-                continue;
-            }
+        // Asked once for each host, however many ports are served there.
+        let are_here: Vec<bool> =
+            service.slices.iter().map(|hosts| hosts.iter().any(|host| is_here(&host.address))).collect();
+        let may_be_here = |port: &&ServicePort| {
+            port.backends.iter().any(|backend| are_here.get(backend.slice).copied().unwrap_or(false))
+        };
+        for port in service.ports.iter().filter(may_be_here) {
             let used = used.entry(&service.namespace).or_default();
-            let endpoints = used.endpoints + candidates.len();
-            if used.services == quota::SERVICES || endpoints > quota::ENDPOINTS {
+            if used.is_up {
                 *found.beyond_share.entry(service.namespace.clone()).or_default() += 1;
                 continue;
             }
-            *used = Used { services: used.services + 1, endpoints };
+            // Without any endpoint there is nothing to choose: the worker says so to the app.
+            let Ok(candidates) = endpoints(mesh, service, port.port, ip.is_ipv6(), node) else { continue };
+            if !candidates.iter().any(|endpoint| is_here(&endpoint.ip())) {
+                continue;
+            }
+            let endpoints = used.endpoints + candidates.len();
+            if used.services == quota::SERVICES || endpoints > quota::ENDPOINTS {
+                used.is_up = true;
+                *found.beyond_share.entry(service.namespace.clone()).or_default() += 1;
+                continue;
+            }
+            (used.services, used.endpoints) = (used.services + 1, endpoints);
             found.endpoints.insert(SocketAddr::new(*ip, port.port), candidates);
         }
     }

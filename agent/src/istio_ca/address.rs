@@ -49,7 +49,8 @@ impl CaAddr {
         let endpoints = service
             .endpoints(self.port)
             .ok_or_else(|| format!("the Service {namespace}/{name} has no port {}", self.port))?;
-        let (draining, ready): (Vec<_>, Vec<_>) = endpoints.iter().partition(|endpoint| endpoint.draining);
+        let (draining, ready): (Vec<_>, Vec<_>) =
+            endpoints.into_iter().partition(|endpoint| endpoint.draining);
         let all: Vec<_> = ready.into_iter().chain(draining).map(|endpoint| endpoint.address).collect();
         if all.is_empty() {
             return Err(format!("the Service {namespace}/{name} has no ready endpoint"));

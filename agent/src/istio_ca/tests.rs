@@ -5,25 +5,28 @@ use crate::cluster::What;
 use crate::grpc::{Code, Status, frame, unframe};
 use crate::identity::mint;
 use crate::manifest::names;
-use crate::mesh::{Endpoint, Locality, Mesh, Service, ServicePort};
+use crate::mesh::{Backend, Host, Locality, Mesh, Service, ServicePort};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 fn mesh(endpoints: &[(&str, bool)]) -> watch::Receiver<Arc<Mesh>> {
-    let endpoints = endpoints.iter().map(|(address, draining)| Endpoint {
+    let hosts = endpoints.iter().map(|(address, draining)| Host {
         address: address.parse().unwrap(),
         node: None,
         draining: *draining,
     });
-    let port = ServicePort { port: 15012, name: String::new(), endpoints: endpoints.collect() };
+    let backends = vec![Backend { slice: 0, port: 15012 }];
+    let port = ServicePort { port: 15012, name: String::new(), backends };
     let address = "10.96.0.7".parse().unwrap();
     let service = Service {
         namespace: "mesh".into(),
         name: "ca".into(),
         cluster_ips: vec![address],
         locality: Locality::Anywhere,
+        is_refused: false,
         ports: vec![port],
+        slices: vec![hosts.collect()],
     };
     let services = [(address, Arc::new(service))].into();
     watch::channel(Arc::new(Mesh { generation: 1, services, ..Mesh::default() })).1
@@ -31,7 +34,7 @@ fn mesh(endpoints: &[(&str, bool)]) -> watch::Receiver<Arc<Mesh>> {
 
 #[tokio::test]
 async fn a_service_of_the_cluster_is_found_without_dns_the_ready_endpoints_first() {
-    let mesh = mesh(&[("10.0.0.1:15012", true), ("10.0.0.2:15012", false)]);
+    let mesh = mesh(&[("10.0.0.1", true), ("10.0.0.2", false)]);
     for host in ["ca.mesh.svc", "ca.mesh.svc.cluster.local", "ca.mesh.svc.corp.example"] {
         let address: CaAddr = format!("{host}:15012").parse().unwrap();
         let found = address.endpoints(&mesh).await.unwrap();

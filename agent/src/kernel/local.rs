@@ -5,7 +5,7 @@ use super::address::{to_ip, to_ip4, words};
 use super::capture::{PodCapture, PortRules};
 use super::device::{PodDevice, peer_index};
 use super::sources::SourceTable;
-use super::tables::{failed, found, typed};
+use super::tables::{descriptor, entries, failed, found, typed};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuHashMap, PerCpuValues};
 use pillion_ebpf_common::{
@@ -13,6 +13,7 @@ use pillion_ebpf_common::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 /// What has been counted of a pod since it was captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Counts {
 pub struct LocalTables {
     pods: BpfHashMap<MapData, Ip, LocalPod>,
     ports: BpfHashMap<MapData, PodPort, InboundPort>,
+    /// Of `ports`, to read them whole.
+    ports_fd: OwnedFd,
     sources: SourceTable,
     /// Lists of sources may be there that nothing names any more.
     has_stale_lists: bool,
@@ -46,11 +49,13 @@ pub struct LocalTables {
 
 impl LocalTables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let ports_fd = descriptor(ebpf, "INBOUND_PORTS")?;
         let (pods, ports) = (typed(ebpf, "LOCAL_PODS")?, typed(ebpf, "INBOUND_PORTS")?);
         let sources = SourceTable::take(ebpf, named_lists(&pods, &ports)?)?;
         Ok(Self {
             pods,
             ports,
+            ports_fd,
             sources,
             has_stale_lists: true,
             unwritten: None,
@@ -201,9 +206,7 @@ impl LocalTables {
     pub fn known(&self) -> Result<BTreeSet<u64>, KernelError> {
         let mut known: BTreeSet<u64> = self.owners()?.into_iter().map(|(_, netns)| netns).collect();
         known.extend(self.devices()?.values().map(|device| device.netns));
-        for port in self.ports.keys() {
-            known.insert(port.map_err(failed("INBOUND_PORTS", "read"))?.netns);
-        }
+        known.extend(self.all_ports()?.into_iter().map(|(port, _)| port.netns));
         for cookie in self.usage.keys() {
             known.insert(cookie.map_err(failed("USAGE", "read"))?);
         }
@@ -230,6 +233,10 @@ impl LocalTables {
     fn owners(&self) -> Result<Vec<(Ip, u64)>, KernelError> {
         let owners = self.pods.iter().map(|entry| entry.map(|(ip, pod)| (ip, pod.netns)));
         owners.collect::<Result<_, _>>().map_err(failed("LOCAL_PODS", "read"))
+    }
+
+    fn all_ports(&self) -> Result<Vec<(PodPort, InboundPort)>, KernelError> {
+        entries(self.ports_fd.as_fd(), "INBOUND_PORTS")
     }
 
     fn devices(&self) -> Result<BTreeMap<u32, Device>, KernelError> {
@@ -276,9 +283,8 @@ impl LocalTables {
         &mut self,
         wanted: &impl Fn(u64) -> Option<&'a PodCapture>,
     ) -> Result<BTreeSet<u64>, KernelError> {
-        let keys: Result<Vec<PodPort>, _> = self.ports.keys().collect();
         let mut had = BTreeSet::new();
-        for key in keys.map_err(failed("INBOUND_PORTS", "read"))? {
+        for (key, _) in self.all_ports()? {
             // The port was made from 16 bits.
             if wanted(key.netns).is_some_and(|pod| !pod.inbound.differs(key.port as u16)) {
                 found(self.ports.remove(&key), "INBOUND_PORTS")?;

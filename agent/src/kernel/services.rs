@@ -18,6 +18,8 @@ pub struct ServiceTables {
     /// What the tables hold, and under which name its list is.
     known: HashMap<SocketAddr, (u32, Vec<SocketAddr>)>,
     next_list: u32,
+    /// `known` is all that there is: nothing of an earlier agent's, and nothing whose removal failed.
+    is_known: bool,
     /// Lists may be there that no Service has any more.
     has_stale_lists: bool,
 }
@@ -32,7 +34,14 @@ impl ServiceTables {
             let (_, Endpoints { list, .. }) = service.map_err(failed("SERVICES", "read"))?;
             next_list = next_list.max(list.wrapping_add(1));
         }
-        Ok(Self { services, endpoints, known: HashMap::new(), next_list, has_stale_lists: true })
+        Ok(Self {
+            services,
+            endpoints,
+            known: HashMap::new(),
+            next_list,
+            is_known: false,
+            has_stale_lists: true,
+        })
     }
 
     /// Makes the tables hold these Services and no others. A list that changes gets another name, so that a hook never
@@ -54,15 +63,22 @@ impl ServiceTables {
                 failures.extend(self.remove(*service).err());
             }
         }
-        let keys: Result<Vec<Address>, _> = self.services.keys().collect();
-        for key in keys.map_err(failed("SERVICES", "read"))? {
-            let service = from_address(&key);
-            if !wanted.contains_key(&service) {
-                failures.extend(self.remove(service).err());
-            }
+        for service in self.held()?.into_iter().filter(|service| !wanted.contains_key(service)) {
+            failures.extend(self.remove(service).err());
         }
+        // Whatever was another agent's is known now, or was removed.
+        self.is_known |= failures.is_empty();
         failures.extend(self.remove_stale_lists().err());
         failures.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// The Services that are in the table. It is read only as long as an earlier agent's may be among them.
+    fn held(&self) -> Result<Vec<SocketAddr>, KernelError> {
+        if self.is_known {
+            return Ok(self.known.keys().copied().collect());
+        }
+        let keys: Result<Vec<Address>, _> = self.services.keys().collect();
+        Ok(keys.map_err(failed("SERVICES", "read"))?.iter().map(from_address).collect())
     }
 
     fn set_one(&mut self, service: SocketAddr, endpoints: &[SocketAddr]) -> Result<(), KernelError> {

@@ -5,7 +5,7 @@
 
 use super::KernelError;
 use super::address::to_ip;
-use super::tables::{failed, found, typed};
+use super::tables::{descriptor, entries, failed, found, typed};
 use crate::decide::SourceRules;
 use aya::Ebpf;
 use aya::maps::MapData;
@@ -14,9 +14,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pillion_ebpf_common::{Ip, Source, list, source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 pub struct SourceTable {
     sources: LpmTrie<MapData, Source, u8>,
+    /// Of `sources`, to read them whole.
+    fd: OwnedFd,
     /// The lists that are there, by number. An earlier agent's are among them, and those that its pods name although
     /// they are lost: their numbers are never given to others.
     lists: BTreeMap<u32, Networks>,
@@ -30,7 +33,9 @@ type Networks = BTreeMap<(u32, Ip), u8>;
 impl SourceTable {
     /// `named` are the lists that are in use.
     pub fn take(ebpf: &mut Ebpf, named: BTreeSet<u32>) -> Result<Self, KernelError> {
-        let mut table = Self { sources: typed(ebpf, "SOURCES")?, lists: BTreeMap::new(), last: list::NOBODY };
+        let fd = descriptor(ebpf, "SOURCES")?;
+        let mut table =
+            Self { fd, sources: typed(ebpf, "SOURCES")?, lists: BTreeMap::new(), last: list::NOBODY };
         table.lists = table.read()?;
         for number in named {
             table.lists.entry(number).or_default();
@@ -96,8 +101,7 @@ impl SourceTable {
 
     fn read(&self) -> Result<BTreeMap<u32, Networks>, KernelError> {
         let mut lists: BTreeMap<u32, Networks> = BTreeMap::new();
-        for entry in self.sources.iter() {
-            let (key, verdict) = entry.map_err(failed("SOURCES", "read"))?;
+        for (key, verdict) in entries::<Key<Source>, u8>(self.fd.as_fd(), "SOURCES")? {
             let Source { list, ip } = key.data();
             let length = key.prefix_len().saturating_sub(Source::LIST_BITS);
             lists.entry(list).or_default().insert((length, ip), verdict);

@@ -205,6 +205,47 @@ pub fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
 }
 
+/// All entries of a hash or of a trie, read so many at a time: a table that pods have filled is read in some hundredths of a second,
+/// and one by one in half of one. An entry that is written or removed meanwhile may be missing, or be there twice.
+pub fn map_entries<K: aya::Pod, V: aya::Pod>(map: BorrowedFd) -> io::Result<Vec<(K, V)>> {
+    // More than any bucket of a hash has.
+    const BATCH: usize = 4096;
+    let mut entries = Vec::new();
+    // Where the kernel goes on: the index of a bucket, or a key.
+    let mut place = vec![0_u64; size_of::<K>().div_ceil(8).max(1)];
+    let mut next = place.clone();
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(BATCH), Vec::<V>::with_capacity(BATCH));
+    let mut has_begun = false;
+    loop {
+        (keys.clear(), values.clear());
+        let mut attr = zeroed();
+        attr.batch.in_batch = if has_begun { place.as_ptr() as u64 } else { 0 };
+        attr.batch.out_batch = next.as_mut_ptr() as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = BATCH as u32;
+        attr.batch.map_fd = fd(map);
+        let is_last = match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: the kernel has written so many keys and values, for which there is room, and any bytes are one of either
+        // (`Pod`). It says the number also where it has come to the end.
+        unsafe {
+            let count = (attr.batch.count as usize).min(BATCH);
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        entries.extend(keys.iter().copied().zip(values.iter().copied()));
+        if is_last {
+            return Ok(entries);
+        }
+        std::mem::swap(&mut place, &mut next);
+        has_begun = true;
+    }
+}
+
 fn zeroed() -> bpf_attr {
     // SAFETY: a union of plain C structs of integers, for which zeroes are a value.
     unsafe { std::mem::zeroed() }

@@ -15,6 +15,7 @@ use pillion_ebpf_common::{
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Every map, by the name it is pinned under.
@@ -61,6 +62,8 @@ pub struct Tables {
     since: BpfHashMap<MapData, u64, u64>,
     ports: BpfHashMap<MapData, PodPort, u8>,
     cidrs: LpmTrie<MapData, ExcludedCidr, u8>,
+    /// Of `ports` and of `cidrs`, to read them whole.
+    fds: [OwnedFd; 2],
     /// What both hold, by pod. The maps are shared: to read one pod's entries takes a walk through everybody's, and who has many pods
     /// would make it as long as he likes. Read once, kept up with what is written; an audit reads anew. `None`: not read.
     exclusions: Option<HashMap<u64, Exclusions>>,
@@ -80,7 +83,9 @@ type Cidrs = HashMap<(u32, ExcludedCidr), u8>;
 
 impl Tables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let fds = [descriptor(ebpf, "EXCLUDED_PORTS")?, descriptor(ebpf, "EXCLUDED_CIDRS")?];
         Ok(Self {
+            fds,
             pods: typed(ebpf, "PODS")?,
             members: typed(ebpf, MEMBERS)?,
             since: typed(ebpf, "SINCE")?,
@@ -150,11 +155,9 @@ impl Tables {
         for cookie in self.members.keys() {
             known.insert(cookie.map_err(failed(MEMBERS, "read"))?);
         }
-        for port in self.ports.keys() {
-            known.insert(port.map_err(failed("EXCLUDED_PORTS", "read"))?.netns);
-        }
-        for cidr in self.cidrs.keys() {
-            known.insert(cidr.map_err(failed("EXCLUDED_CIDRS", "read"))?.data().netns);
+        match &self.exclusions {
+            Some(all) => known.extend(all.keys()),
+            None => known.extend(self.exclusions()?.into_keys()),
         }
         Ok(known)
     }
@@ -168,7 +171,7 @@ impl Tables {
     pub fn add_exclusions(&mut self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
         self.change_exclusions(cookie, |tables, has| {
             let mut added = false;
-            for port in wanted_ports(pod) {
+            for port in pod.excluded_ports.iter().copied() {
                 if !has.ports.contains(&port) {
                     let written = tables.ports.insert(port_key(cookie, port), PRESENT, 0);
                     written.map_err(failed("EXCLUDED_PORTS", "written"))?;
@@ -190,13 +193,14 @@ impl Tables {
     /// Removes the exclusions that the pod no longer has. Says whether there were any.
     pub fn remove_other_exclusions(&mut self, cookie: u64, pod: &PodCapture) -> Result<bool, KernelError> {
         self.change_exclusions(cookie, |tables, has| {
-            let wanted = (wanted_ports(pod), wanted_cidrs(cookie, pod));
+            let wanted = wanted_cidrs(cookie, pod);
             let mut removed = false;
-            for port in has.ports.difference(&wanted.0).copied().collect::<Vec<_>>() {
+            let others = has.ports.iter().filter(|port| !pod.excluded_ports.contains(port)).copied();
+            for port in others.collect::<Vec<_>>() {
                 found(tables.ports.remove(&port_key(cookie, port)), "EXCLUDED_PORTS")?;
                 removed |= has.ports.remove(&port);
             }
-            let others = has.cidrs.keys().filter(|key| !wanted.1.contains_key(key)).copied();
+            let others = has.cidrs.keys().filter(|key| !wanted.contains_key(key)).copied();
             for key in others.collect::<Vec<_>>() {
                 found(tables.cidrs.remove(&Key::new(key.0, key.1)), "EXCLUDED_CIDRS")?;
                 has.cidrs.remove(&key);
@@ -227,13 +231,13 @@ impl Tables {
 
     fn exclusions(&self) -> Result<HashMap<u64, Exclusions>, KernelError> {
         let mut all: HashMap<u64, Exclusions> = HashMap::new();
-        for key in self.ports.keys() {
-            let key = key.map_err(failed("EXCLUDED_PORTS", "read"))?;
+        let ports = entries::<PodPort, u8>(self.fds[0].as_fd(), "EXCLUDED_PORTS")?;
+        for (key, _) in ports {
             // The port was made from 16 bits.
             all.entry(key.netns).or_default().ports.insert(key.port as u16);
         }
-        for entry in self.cidrs.iter() {
-            let (key, verdict) = entry.map_err(failed("EXCLUDED_CIDRS", "read"))?;
+        let cidrs = entries::<Key<ExcludedCidr>, u8>(self.fds[1].as_fd(), "EXCLUDED_CIDRS")?;
+        for (key, verdict) in cidrs {
             let (length, data) = (key.prefix_len(), key.data());
             all.entry(data.netns).or_default().cidrs.insert((length, data), verdict);
         }
@@ -264,6 +268,25 @@ pub fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(map).ok_or(KernelError::Incomplete { what: "map", name: map })
 }
 
+/// A descriptor of a map, a hash or a trie, to read all of it by. To be asked for before the map is taken.
+pub fn descriptor(ebpf: &Ebpf, map: &'static str) -> Result<OwnedFd, KernelError> {
+    match ebpf.map(map) {
+        Some(Map::HashMap(data) | Map::LpmTrie(data)) => {
+            let owned = data.fd().as_fd().try_clone_to_owned();
+            owned.map_err(|error| failed(map, "opened")(error.into()))
+        }
+        _ => Err(KernelError::Incomplete { what: "map", name: map }),
+    }
+}
+
+/// All entries of a map, a hash or a trie.
+pub fn entries<K: aya::Pod, V: aya::Pod>(
+    fd: BorrowedFd,
+    map: &'static str,
+) -> Result<Vec<(K, V)>, KernelError> {
+    sys::map_entries(fd).map_err(|error| failed(map, "read")(error.into()))
+}
+
 /// Whether the entry has exactly these addresses.
 pub fn is_at(entry: &PodEntry, addresses: PodAddresses) -> bool {
     let PodAddresses { ipv4, ipv6 } = addresses;
@@ -290,10 +313,6 @@ fn entry(pod: &PodCapture, device: Option<PodDevice>) -> PodEntry {
         flags,
         device: peer_index(device),
     }
-}
-
-fn wanted_ports(pod: &PodCapture) -> Ports {
-    pod.excluded_ports.iter().copied().collect()
 }
 
 fn wanted_cidrs(cookie: u64, pod: &PodCapture) -> Cidrs {

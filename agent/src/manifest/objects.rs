@@ -9,7 +9,7 @@ use super::null::null_as_default;
 use super::peer_authentication::PeerAuthentication;
 use super::probes::{Container, probe_ports};
 use super::refused::{PolicyKind, RefusedPolicy};
-use super::selector::LabelSelector;
+use super::selector::{LabelSelector, every_pod, selector_or_wrong};
 use crate::mesh::PortSet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -22,8 +22,8 @@ use std::sync::Arc;
 pub enum Object {
     Namespace(Namespace),
     Pod(Pod),
-    Service(Service),
-    EndpointSlice(EndpointSlice),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A policy that is none: what to do about it depends on what it was before.
@@ -175,11 +175,18 @@ pub struct NetworkPolicy {
 }
 
 /// Only whom it selects matters here; the cluster's network enforces it.
-#[derive(Debug, PartialEq, Default, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub pod_selector: LabelSelector,
+    /// Or what is wrong with it: such a policy may select every pod.
+    #[serde(default = "every_pod", deserialize_with = "selector_or_wrong")]
+    pub pod_selector: Result<LabelSelector, String>,
+}
+
+impl Default for NetworkPolicySpec {
+    fn default() -> Self {
+        Self { pod_selector: every_pod() }
+    }
 }
 
 impl EndpointConditions {
@@ -210,8 +217,8 @@ impl Object {
         Ok(Some(match (field("apiVersion")?, field("kind")?) {
             ("v1", "Namespace") => Self::Namespace(typed(value)?),
             ("v1", "Pod") => Self::Pod(typed(value)?),
-            ("v1", "Service") => Self::Service(typed(value)?),
-            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(typed(value)?),
+            ("v1", "Service") => Self::Service(Arc::new(typed(value)?)),
+            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(Arc::new(typed(value)?)),
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 let read =
                     typed(value).and_then(|policy: PeerAuthentication| policy.check().map(|()| policy));

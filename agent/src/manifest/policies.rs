@@ -1,6 +1,8 @@
 //! Which policies apply to a pod, and what follows from them.
 
 use super::authorization::{AuthorizationPolicy, Scopes};
+use super::metadata::Key;
+use super::network_policies::NetworkPolicies;
 use super::objects::NetworkPolicy;
 use super::peer_authentication::{Mode, PeerAuthentication};
 use super::selector::Labels;
@@ -17,8 +19,7 @@ pub(super) struct Policies<'a> {
     /// The mesh's own mode.
     mesh: Option<Mode>,
     namespaces: BTreeMap<&'a str, Namespace<'a>>,
-    /// In the order of their names.
-    network_policies: BTreeMap<&'a str, Vec<&'a NetworkPolicy>>,
+    network_policies: NetworkPolicies<'a>,
     authorization: Scopes<'a>,
 }
 
@@ -41,7 +42,8 @@ impl<'a> Policies<'a> {
         network_policies: impl IntoIterator<Item = &'a NetworkPolicy>,
     ) -> Self {
         let authorization = Scopes::new(root_namespace, trust_domains, authorization_policies);
-        let mut policies = Self { authorization, ..Self::default() };
+        let network_policies = NetworkPolicies::new(network_policies);
+        let mut policies = Self { authorization, network_policies, ..Self::default() };
         let mut by_age: Vec<_> = peer_authentications.into_iter().collect();
         // A policy that does not say when it was made is older than all that do: stand-ins are such.
         by_age.sort_by_key(|policy| {
@@ -59,12 +61,6 @@ impl<'a> Policies<'a> {
                 }
                 (false, true) => policies.namespaces.entry(namespace).or_default().workloads.push(policy),
             }
-        }
-        for policy in network_policies {
-            policies.network_policies.entry(policy.metadata.namespace()).or_default().push(policy);
-        }
-        for of_namespace in policies.network_policies.values_mut() {
-            of_namespace.sort_by_key(|policy| &policy.metadata.name);
         }
         policies
     }
@@ -90,11 +86,17 @@ impl<'a> Policies<'a> {
         self.authorization.authorization(namespace, labels)
     }
 
-    /// The first NetworkPolicy by name that selects a pod.
-    pub fn network_policy(&self, namespace: &str, labels: &Labels) -> Option<String> {
-        let mut of_namespace = self.network_policies.get(namespace)?.iter();
-        let selecting = of_namespace.find(|policy| policy.spec.pod_selector.selects(labels))?;
-        Some(selecting.metadata.name.clone())
+    /// The first NetworkPolicy by name that selects a pod. Of a pod that runs nowhere, one that may.
+    pub fn network_policy(&self, namespace: &str, labels: &Labels, runs: bool) -> Option<String> {
+        match runs {
+            true => self.network_policies.of(namespace, labels),
+            false => self.network_policies.any_of(namespace),
+        }
+    }
+
+    /// The NetworkPolicies that are taken to select every pod, and why.
+    pub fn refused_network_policies(&self) -> &[(Key<'a>, String)] {
+        &self.network_policies.refused
     }
 }
 
@@ -269,7 +271,7 @@ mod tests {
         ];
         let policies = Policies::new(ROOT_NAMESPACE, &TrustDomains::default(), [], [], &all);
         let found = |namespace: &str, app: &str| {
-            policies.network_policy(namespace, &[("app".to_owned(), app.to_owned())].into())
+            policies.network_policy(namespace, &[("app".to_owned(), app.to_owned())].into(), true)
         };
         assert_eq!(found("shop", "cart").as_deref(), Some("b-cart"));
         assert_eq!(found("shop", "db").as_deref(), Some("a-not-cart"));

@@ -2,11 +2,12 @@
 
 use super::last_good::LastGood;
 use super::refused::{PolicyKind, Refusal};
+use super::services::CompiledServices;
 use super::{ManifestError, Object, PolicyWarnings, Settings, Sourced, snapshot};
 use crate::mesh::{Mesh, Policy};
 use serde::Serialize;
 use std::sync::Arc;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 
 /// What everybody may read of the objects: the mesh, and how it stands with it.
@@ -36,6 +37,20 @@ pub struct ManifestStatus {
     /// How it stands with what comes from the API server, for each resource; none for a directory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub watches: Vec<WatchStatus>,
+    /// Since when something has been heard that no mesh was made of yet; absent while there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub behind_since: Option<OffsetDateTime>,
+}
+
+/// A mesh that is so much older than what has been heard is told: pods may be under rules that are no longer those of the
+/// cluster. A cluster of 10,000 pods is read and made a mesh of in less than a second.
+const BEHIND: Duration = Duration::seconds(10);
+
+impl ManifestStatus {
+    /// Since when the mesh has been behind what was heard; `None` where it is not, or not for long.
+    pub fn behind(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        self.behind_since.filter(|since| now - *since >= BEHIND)
+    }
 }
 
 /// How a watch on one resource of the API server goes.
@@ -68,6 +83,7 @@ pub enum WatchState {
 /// Makes meshes of objects, one after the other.
 pub struct Publisher {
     last_good: LastGood,
+    services: CompiledServices,
     settings: Settings,
     mesh: watch::Sender<Arc<Mesh>>,
     status: watch::Sender<ManifestStatus>,
@@ -77,7 +93,8 @@ impl Publisher {
     pub fn new(settings: Settings) -> (Self, Published) {
         let (mesh, status) = (watch::Sender::default(), watch::Sender::default());
         let published = Published { mesh: mesh.subscribe(), status: status.subscribe() };
-        (Self { last_good: LastGood::open(settings.last_good.clone()), settings, mesh, status }, published)
+        let last_good = LastGood::open(settings.last_good.clone());
+        (Self { last_good, services: CompiledServices::default(), settings, mesh, status }, published)
     }
 
     /// Whether this node knows policies of this kind, of itself or of an earlier agent.
@@ -111,8 +128,12 @@ impl Publisher {
         let current = self.mesh.borrow().clone();
         let (objects, instead, refused) = self.resolve(objects, absent);
         let warnings = self.warnings(&objects);
-        let (mesh, wrong) =
-            snapshot::build_apart(objects.into_iter().chain(&instead), &self.settings, &current);
+        let (mesh, wrong) = snapshot::build_apart(
+            objects.into_iter().chain(&instead),
+            &self.settings,
+            &current,
+            &mut self.services,
+        );
         errors.extend(wrong);
         self.put(&current, mesh);
         self.report(errors, refused, warnings);
@@ -122,6 +143,14 @@ impl Publisher {
     pub fn keep(&self, errors: Vec<ManifestError>) {
         let ManifestStatus { refused, warnings, .. } = self.status.borrow().clone();
         self.report(errors, refused, warnings);
+    }
+
+    /// Says that something was heard, which is to be in the next mesh. It wakes nobody: who tells people asks each second.
+    pub fn heard(&self, now: OffsetDateTime) {
+        self.status.send_if_modified(|published| {
+            published.behind_since.get_or_insert(now);
+            false
+        });
     }
 
     /// Says how it stands with the watches on the API server.
@@ -174,10 +203,18 @@ impl Publisher {
             for warning in warnings.iter().filter(|warning| !published.warnings.contains(warning)) {
                 tracing::warn!("{warning}");
             }
+            published.behind_since = None;
             let watches = published.watches.clone();
             let last_good_not_kept = self.last_good.error();
-            let status =
-                ManifestStatus { generation, errors, refused, warnings, last_good_not_kept, watches };
+            let status = ManifestStatus {
+                generation,
+                errors,
+                refused,
+                warnings,
+                last_good_not_kept,
+                watches,
+                behind_since: None,
+            };
             let modified = *published != status;
             *published = status;
             modified
@@ -191,5 +228,23 @@ fn warn_of_http(before: &Mesh, now: &Mesh) {
     for policy in now.policies.values().filter(|policy| !policy.http_fields.is_empty()).filter(is_new) {
         tracing::warn!(policy = %policy.name, fields = policy.http_fields.join(", "),
             "fields of HTTP fail safe: an ALLOW rule with them matches nothing, others match without them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves: OPS-3
+    #[test]
+    fn a_mesh_that_is_behind_what_was_heard_is_told_until_it_is_made() {
+        let (mut publisher, published) = Publisher::new(Settings::default());
+        let begin = OffsetDateTime::UNIX_EPOCH;
+        let behind = |seconds| published.status.borrow().behind(begin + Duration::seconds(seconds));
+        publisher.heard(begin);
+        publisher.heard(begin + Duration::seconds(9));
+        assert_eq!((behind(9), behind(10)), (None, Some(begin)));
+        publisher.apart(vec![], vec![], &[]);
+        assert_eq!(behind(20), None);
     }
 }

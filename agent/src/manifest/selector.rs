@@ -3,9 +3,12 @@
 use super::null::null_as_default;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub type Labels = BTreeMap<String, String>;
+
+/// Labels that one of Istio's selectors may have: each may be compared with each pod of the namespace.
+const MOST_LABELS: usize = 64;
 
 /// Kubernetes' label selector: every label and every expression has to fit; an empty selector fits all.
 #[derive(Debug, PartialEq, Default, Deserialize)]
@@ -31,12 +34,12 @@ pub struct WorkloadSelector {
 enum Expression {
     In {
         key: String,
-        values: Vec<String>,
+        values: BTreeSet<String>,
     },
     /// Fits pods without the label, too.
     NotIn {
         key: String,
-        values: Vec<String>,
+        values: BTreeSet<String>,
     },
     Exists {
         key: String,
@@ -53,7 +56,7 @@ struct Written {
     key: String,
     operator: Operator,
     #[serde(default, deserialize_with = "null_as_default")]
-    values: Vec<String>,
+    values: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -65,6 +68,11 @@ enum Operator {
 }
 
 impl LabelSelector {
+    /// How many comparisons a pod may cost.
+    pub fn conditions(&self) -> usize {
+        self.match_labels.len() + self.match_expressions.len()
+    }
+
     pub fn selects(&self, labels: &Labels) -> bool {
         has_all(labels, &self.match_labels) && self.match_expressions.iter().all(|e| e.fits(labels))
     }
@@ -106,9 +114,29 @@ impl TryFrom<Written> for Expression {
     }
 }
 
+/// Reads a selector, or what is wrong with it: the object that it belongs to is not wrong for that.
+pub fn selector_or_wrong<'de, D: Deserializer<'de>>(d: D) -> Result<Result<LabelSelector, String>, D::Error> {
+    let Some(value) = Option::<serde_json::Value>::deserialize(d)? else {
+        return Ok(Ok(LabelSelector::default()));
+    };
+    Ok(serde_path_to_error::deserialize(value).map_err(|wrong| match wrong.path().to_string() {
+        path if path == "." => wrong.into_inner().to_string(),
+        path => format!("{path}: {}", wrong.into_inner()),
+    }))
+}
+
+/// A selector of every pod, where an object has none.
+pub fn every_pod() -> Result<LabelSelector, String> {
+    Ok(LabelSelector::default())
+}
+
 /// Istio's own API refuses a `*` here, because it would select nobody.
 fn without_stars<'de, D: Deserializer<'de>>(d: D) -> Result<Labels, D::Error> {
     let labels: Labels = null_as_default(d)?;
+    if labels.len() > MOST_LABELS {
+        let count = labels.len();
+        return Err(D::Error::custom(format!("it has {count} labels, and {MOST_LABELS} are the most")));
+    }
     match labels.iter().find(|(key, value)| key.contains('*') || value.contains('*')) {
         Some((key, value)) => Err(D::Error::custom(format!(
             "selects {key}: {value}, but labels are compared as they are: no *"
@@ -150,6 +178,13 @@ mod tests {
             let error = read(labels.clone()).unwrap_err().to_string();
             assert!(error.ends_with("but labels are compared as they are: no *"), "{labels}: {error}");
         }
+    }
+
+    #[test]
+    fn a_workload_selector_of_more_labels_than_it_may_have_is_an_error() {
+        let labels: Labels = (0..=MOST_LABELS).map(|i| (format!("k{i}"), String::new())).collect();
+        let error = serde_json::from_value::<WorkloadSelector>(json!({"matchLabels": labels})).unwrap_err();
+        assert_eq!(error.to_string(), "it has 65 labels, and 64 are the most");
     }
 
     #[test]

@@ -3,70 +3,104 @@
 use super::error::Wrong;
 use super::metadata::Key;
 use super::names::is_subdomain;
-use super::objects::{self, EndpointSlice};
+use super::objects::{self, EndpointPort, EndpointSlice};
 use super::{ManifestError, Place};
-use crate::mesh::{Endpoint, Locality, Service, ServicePort};
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use crate::mesh::{Backend, Host, Locality, Service, ServicePort};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The label by which an EndpointSlice belongs to a Service of its namespace.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// A service's endpoints by port name, then by address.
-pub(super) type Endpoints = BTreeMap<String, BTreeMap<SocketAddr, Endpoint>>;
+/// TCP ports of one Service, or of one of its slices. No Service that was met has a tenth of it.
+const MOST_PORTS: usize = 1024;
 
-/// Joins the slices of each service.
-pub(super) fn endpoints<'a>(
-    slices: &BTreeMap<Key<'a>, (&'a Place, &'a EndpointSlice)>,
-    errors: &mut Vec<ManifestError>,
-) -> BTreeMap<Key<'a>, Endpoints> {
-    let mut services: BTreeMap<Key<'a>, Endpoints> = BTreeMap::new();
-    for ((namespace, _), (place, slice)) in slices {
-        let Some(name) = slice.metadata.labels.get(SERVICE_NAME) else { continue };
-        let ipv6 = match slice.address_type.as_str() {
-            "IPv4" => false,
-            "IPv6" => true,
-            // Names, which a cluster IP never leads to.
-            "FQDN" => continue,
-            other => {
-                errors.push(place.error("addressType", format!("{other:?} is neither IPv4, IPv6 nor FQDN")));
-                continue;
-            }
-        };
-        let service = services.entry((namespace, name)).or_default();
-        for (i, endpoint) in slice.endpoints.iter().enumerate() {
-            // The API promises that an endpoint's addresses are interchangeable; kube-proxy takes the first.
-            let Some(address) = endpoint.addresses.first() else { continue };
-            let Some(ip) = address.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() == ipv6) else {
-                let message = format!("{address:?} is no {} address", slice.address_type);
-                errors.push(place.error(&format!("endpoints[{i}].addresses"), message));
-                continue;
-            };
-            let draining = !endpoint.conditions.is_ready();
-            if draining && !endpoint.conditions.is_draining() {
-                continue;
-            }
-            for port in slice.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())) {
-                let Some(number) = port.port else { continue };
-                let endpoints = service.entry(port.name.clone().unwrap_or_default()).or_default();
-                let address = SocketAddr::new(ip.to_canonical(), number.get());
-                // Two slices may have one endpoint, while it moves from one to the other.
-                let known = endpoints.entry(address).or_insert(Endpoint { address, node: None, draining });
-                known.draining &= draining;
-                known.node = known.node.take().or_else(|| endpoint.node_name.clone());
-            }
+/// Hosts of all slices of one Service. Kubernetes is tested with 5,000 nodes and 250 endpoints of a Service.
+const MOST_HOSTS: usize = 16_384;
+
+/// An EndpointSlice, and where it stands.
+pub(super) type Slice<'a> = (&'a Place, &'a Arc<EndpointSlice>);
+
+/// The slices of each Service, in the order of their names.
+pub(super) fn slices_by_service<'a>(
+    slices: &BTreeMap<Key<'a>, Slice<'a>>,
+) -> BTreeMap<Key<'a>, Vec<Slice<'a>>> {
+    let mut services: BTreeMap<Key<'a>, Vec<Slice<'a>>> = BTreeMap::new();
+    for ((namespace, _), slice) in slices {
+        if let Some(name) = slice.1.metadata.labels.get(SERVICE_NAME) {
+            services.entry((namespace, name)).or_default().push(*slice);
         }
     }
     services
 }
 
-/// Reads a service; `Ok(None)` for one without a cluster IP.
-pub(super) fn service(
-    service: &objects::Service,
-    endpoints: &Endpoints,
-) -> Result<Option<Service>, Vec<Wrong>> {
+/// The Services of the last mesh, by the objects that they were made of: what has not changed is not compiled again.
+#[derive(Default)]
+pub struct CompiledServices {
+    known: HashMap<(String, String), Known>,
+    /// Counts the meshes; what the last one did not ask for is forgotten.
+    turn: u64,
+}
+
+struct Known {
+    object: Arc<objects::Service>,
+    slices: Vec<Arc<EndpointSlice>>,
+    made: Made,
+    turn: u64,
+}
+
+/// What objects make: no Service where there is no cluster IP.
+#[derive(Clone, Default)]
+pub(super) struct Made {
+    pub service: Option<Arc<Service>>,
+    pub errors: Vec<ManifestError>,
+}
+
+impl CompiledServices {
+    /// The Service that these objects describe, made anew only where one of them is another.
+    pub(super) fn service(
+        &mut self,
+        place: &Place,
+        object: &Arc<objects::Service>,
+        slices: &[Slice<'_>],
+    ) -> Made {
+        let (namespace, name) = object.metadata.key();
+        let key = (namespace.to_owned(), name.to_owned());
+        let turn = self.turn;
+        if let Some(known) = self.known.get_mut(&key) {
+            let are_same = |(before, (_, now)): (&Arc<EndpointSlice>, &Slice<'_>)| Arc::ptr_eq(before, now);
+            if Arc::ptr_eq(&known.object, object)
+                && known.slices.len() == slices.len()
+                && known.slices.iter().zip(slices).all(are_same)
+            {
+                known.turn = turn;
+                return known.made.clone();
+            }
+        }
+        let mut made = service(place, object, slices);
+        let before = self.known.get(&key).and_then(|known| known.made.service.as_ref());
+        if let Some(before) = before.filter(|before| made.service.as_ref() == Some(before)) {
+            made.service = Some(before.clone());
+        }
+        let slices = slices.iter().map(|(_, slice)| (*slice).clone()).collect();
+        self.known.insert(key, Known { object: object.clone(), slices, made: made.clone(), turn });
+        made
+    }
+
+    /// Forgets the Services that have not been asked for since the last call.
+    pub(super) fn end_turn(&mut self) {
+        let turn = self.turn;
+        self.known.retain(|_, known| known.turn == turn);
+        self.turn += 1;
+    }
+}
+
+/// Reads a Service and its slices. One that is wrong is refused as a whole: its cluster IPs stay known, and nobody connects there.
+fn service(place: &Place, service: &objects::Service, slices: &[Slice<'_>]) -> Made {
     let (metadata, spec) = (&service.metadata, &service.spec);
     let mut wrong = Vec::new();
+    let who = || format!("service {}/{}", metadata.namespace(), metadata.name);
     for (field, name) in [("metadata.namespace", metadata.namespace()), ("metadata.name", &metadata.name)] {
         if !is_subdomain(name) {
             let message = format!("{name:?} is no name: use lower-case letters, digits and dashes");
@@ -81,9 +115,10 @@ pub(super) fn service(
             Ok(ip) => cluster_ips.push(ip),
             Err(_) if ip.is_empty() || ip == "None" => {}
             Err(_) => {
-                let message =
-                    format!("service {}/{}: {ip:?} is no IP address", metadata.namespace(), metadata.name);
-                wrong.push(Wrong { field: "spec.clusterIPs", message });
+                wrong.push(Wrong {
+                    field: "spec.clusterIPs",
+                    message: format!("{}: {ip:?} is no IP address", who()),
+                });
             }
         }
     }
@@ -91,11 +126,7 @@ pub(super) fn service(
         None | Some("" | "Cluster") => false,
         Some("Local") => true,
         Some(other) => {
-            let message = format!(
-                "service {}/{}: {other:?} is neither Cluster nor Local",
-                metadata.namespace(),
-                metadata.name
-            );
+            let message = format!("{}: {other:?} is neither Cluster nor Local", who());
             wrong.push(Wrong { field: "spec.internalTrafficPolicy", message });
             false
         }
@@ -106,25 +137,124 @@ pub(super) fn service(
         // Of zones the mesh knows nothing; a preference that is not known is none (the API's own rule).
         _ => Locality::Anywhere,
     };
-    if !wrong.is_empty() {
-        return Err(wrong);
+    let has_cluster_ip = !cluster_ips.is_empty() && spec.kind.as_deref() != Some("ExternalName");
+    let tcp_ports = || spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref()));
+    if has_cluster_ip && tcp_ports().count() > MOST_PORTS {
+        let message =
+            format!("{}: it has {} TCP ports, and {MOST_PORTS} are the most", who(), tcp_ports().count());
+        wrong.push(Wrong { field: "spec.ports", message });
     }
-    if cluster_ips.is_empty() || spec.kind.as_deref() == Some("ExternalName") {
-        return Ok(None);
+    let mut errors: Vec<_> = wrong.into_iter().map(|w| place.error(w.field, w.message)).collect();
+    if !has_cluster_ip {
+        return Made { service: None, errors };
     }
-    let ports = spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())).map(|port| {
-        let name = port.name.clone().unwrap_or_default();
-        let endpoints = endpoints.get(&name).map(|of_port| of_port.values().cloned().collect());
-        let endpoints = endpoints.unwrap_or_default();
-        ServicePort { port: port.port.get(), name, endpoints }
-    });
-    Ok(Some(Service {
+    let is_refused = !errors.is_empty();
+    let mut made = Service {
         namespace: metadata.namespace().to_owned(),
         name: metadata.name.clone(),
         cluster_ips,
         locality,
-        ports: ports.collect(),
-    }))
+        is_refused,
+        ports: Vec::new(),
+        slices: Vec::new(),
+    };
+    if !is_refused {
+        let read = Slices::read(slices, &mut errors);
+        let ports = tcp_ports().map(|port| {
+            let name = port.name.clone().unwrap_or_default();
+            let backends = read.backends.get(name.as_str()).cloned().unwrap_or_default();
+            ServicePort { port: port.port.get(), name, backends }
+        });
+        made.ports = ports.collect();
+        made.ports.sort_by_key(|port| port.port);
+        made.ports.dedup_by_key(|port| port.port);
+        made.slices = read.hosts;
+    }
+    Made { service: Some(Arc::new(made)), errors }
+}
+
+/// What the slices of one Service say.
+#[derive(Default)]
+struct Slices<'a> {
+    hosts: Vec<Vec<Host>>,
+    /// Which slices serve a port, by its name.
+    backends: HashMap<&'a str, Vec<Backend>>,
+}
+
+impl<'a> Slices<'a> {
+    /// A slice that is wrong, or beyond a limit, is left out, and told.
+    fn read(slices: &[Slice<'a>], errors: &mut Vec<ManifestError>) -> Self {
+        let mut read = Self::default();
+        let mut hosts = 0;
+        for (place, slice) in slices {
+            let ipv6 = match slice.address_type.as_str() {
+                "IPv4" => false,
+                "IPv6" => true,
+                // Names, which a cluster IP never leads to.
+                "FQDN" => continue,
+                other => {
+                    let message = format!("{other:?} is neither IPv4, IPv6 nor FQDN");
+                    errors.push(place.error("addressType", message));
+                    continue;
+                }
+            };
+            let tcp = |port: &&EndpointPort| is_tcp(port.protocol.as_deref());
+            let ports = slice.ports.iter().filter(tcp).count();
+            if ports > MOST_PORTS {
+                let message = format!(
+                    "it has {ports} TCP ports, and {MOST_PORTS} are the most: its endpoints are left out"
+                );
+                errors.push(place.error("ports", message));
+                continue;
+            }
+            hosts += slice.endpoints.len();
+            if hosts > MOST_HOSTS {
+                let message = format!(
+                    "its Service has more than {MOST_HOSTS} endpoints: those of this slice are left out"
+                );
+                errors.push(place.error("endpoints", message));
+                continue;
+            }
+            for port in slice.ports.iter().filter(tcp) {
+                let Some(number) = port.port else { continue };
+                let backend = Backend { slice: read.hosts.len(), port: number.get() };
+                let of_name = read.backends.entry(port.name.as_deref().unwrap_or_default()).or_default();
+                if !of_name.contains(&backend) {
+                    of_name.push(backend);
+                }
+            }
+            read.hosts.push(read_hosts(place, slice, ipv6, errors));
+        }
+        read
+    }
+}
+
+/// The hosts of a slice that may be led to, sorted by address.
+fn read_hosts(
+    place: &Place,
+    slice: &EndpointSlice,
+    ipv6: bool,
+    errors: &mut Vec<ManifestError>,
+) -> Vec<Host> {
+    let mut hosts: BTreeMap<IpAddr, Host> = BTreeMap::new();
+    for (i, endpoint) in slice.endpoints.iter().enumerate() {
+        // The API promises that an endpoint's addresses are interchangeable; kube-proxy takes the first.
+        let Some(address) = endpoint.addresses.first() else { continue };
+        let Some(ip) = address.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() == ipv6) else {
+            let message = format!("{address:?} is no {} address", slice.address_type);
+            errors.push(place.error(&format!("endpoints[{i}].addresses"), message));
+            continue;
+        };
+        let draining = !endpoint.conditions.is_ready();
+        if draining && !endpoint.conditions.is_draining() {
+            continue;
+        }
+        let address = ip.to_canonical();
+        let known = hosts.entry(address).or_insert(Host { address, node: None, draining });
+        known.draining &= draining;
+        known.node = known.node.take().or_else(|| endpoint.node_name.clone());
+    }
+    hosts.into_values().collect()
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
@@ -134,21 +264,24 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::Endpoint;
     use serde_json::{Value, json};
 
-    fn read(spec: Value, slices: &[Value]) -> Option<Service> {
+    /// What objects make. `slices` are in the order of their names.
+    fn made(spec: Value, slices: &[Value]) -> Made {
         let object = json!({"metadata": {"name": "cart", "namespace": "shop"}, "spec": spec});
-        let object: objects::Service = serde_json::from_value(object).unwrap();
-        let slices: Vec<EndpointSlice> =
-            slices.iter().cloned().map(|s| serde_json::from_value(s).unwrap()).collect();
+        let object = serde_json::from_value(object).unwrap();
+        let slices: Vec<Arc<EndpointSlice>> =
+            slices.iter().map(|slice| Arc::new(serde_json::from_value(slice.clone()).unwrap())).collect();
         let place = Place::file("x.yaml");
-        let names: Vec<String> = (0..slices.len()).map(|i| i.to_string()).collect();
-        let sorted =
-            names.iter().zip(&slices).map(|(name, s)| (("shop", name.as_str()), (&place, s))).collect();
-        let mut errors = Vec::new();
-        let joined = endpoints(&sorted, &mut errors);
-        assert_eq!(errors, []);
-        service(&object, joined.get(&("shop", "cart")).unwrap_or(&Endpoints::default())).ok().unwrap()
+        let placed: Vec<_> = slices.iter().map(|slice| (&place, slice)).collect();
+        service(&place, &object, &placed)
+    }
+
+    fn read(spec: Value, slices: &[Value]) -> Option<Arc<Service>> {
+        let made = made(spec, slices);
+        assert_eq!(made.errors, []);
+        made.service
     }
 
     fn slice(family: &str, port: Value, endpoints: Value) -> Value {
@@ -223,7 +356,7 @@ mod tests {
         for slices in [[slices[0].clone(), slices[1].clone()], [slices[1].clone(), slices[0].clone()]] {
             let service = read(spec.clone(), &slices).unwrap();
             let address = "10.0.0.1:80".parse().unwrap();
-            let expected = Endpoint { address, node: Some("n1".into()), draining: false };
+            let expected = Endpoint { address, node: Some("n1"), draining: false };
             assert_eq!(service.endpoints(80).unwrap(), [expected]);
         }
     }
@@ -251,10 +384,12 @@ mod tests {
             assert_eq!(read(spec.clone(), &[]).unwrap().locality, expected, "{spec}");
         }
         let spec = json!({"clusterIP": "10.96.0.1", "internalTrafficPolicy": "local"});
-        let object = json!({"metadata": {"name": "cart", "namespace": "shop"}, "spec": spec});
-        let wrong = service(&serde_json::from_value(object).unwrap(), &Endpoints::default()).err().unwrap();
-        assert_eq!(wrong[0].field, "spec.internalTrafficPolicy");
-        assert_eq!(wrong[0].message, "service shop/cart: \"local\" is neither Cluster nor Local");
+        let made = made(spec, &[]);
+        assert_eq!(
+            made.errors[0].to_string(),
+            "x.yaml, spec.internalTrafficPolicy: service shop/cart: \"local\" is neither Cluster nor Local"
+        );
+        assert!(made.service.unwrap().is_refused);
     }
 
     #[test]
@@ -271,12 +406,82 @@ mod tests {
 
     #[test]
     fn an_address_of_another_family_is_an_error() {
-        let slice: EndpointSlice =
-            serde_json::from_value(slice("IPv6", json!({"port": 80}), json!([{"addresses": ["10.0.0.1"]}])))
-                .unwrap();
-        let mut errors = Vec::new();
-        let place = Place::file("x.yaml");
-        endpoints(&[(("shop", "s"), (&place, &slice))].into(), &mut errors);
-        assert_eq!(errors[0].to_string(), "x.yaml, endpoints[0].addresses: \"10.0.0.1\" is no IPv6 address");
+        let slice = slice("IPv6", json!({"port": 80}), json!([{"addresses": ["10.0.0.1"]}]));
+        let made = made(json!({"clusterIP": "10.96.0.1"}), &[slice]);
+        assert_eq!(
+            made.errors[0].to_string(),
+            "x.yaml, endpoints[0].addresses: \"10.0.0.1\" is no IPv6 address"
+        );
+    }
+
+    fn of_ports(count: usize) -> Value {
+        (1..=count).map(|port| json!({"name": format!("p{port}"), "port": port})).collect()
+    }
+
+    #[test]
+    fn ports_share_the_hosts_of_their_slices() {
+        let hosts: Value = (0..100).map(|i| json!({"addresses": [format!("10.0.0.{i}")]})).collect();
+        let mut slice = slice("IPv4", Value::Null, hosts);
+        slice["ports"] = of_ports(MOST_PORTS);
+        let service =
+            read(json!({"clusterIP": "10.96.0.1", "ports": of_ports(MOST_PORTS)}), &[slice]).unwrap();
+        assert_eq!(service.endpoints(MOST_PORTS as u16).unwrap().len(), 100);
+        assert_eq!(service.slices.iter().flatten().count(), 100);
+        assert_eq!(service.ports.iter().map(|port| port.backends.len()).sum::<usize>(), MOST_PORTS);
+    }
+
+    #[test]
+    fn what_is_beyond_a_limit_is_refused_by_its_field_and_leads_nowhere() {
+        let made_of = |ports: usize, slices: &[Value]| {
+            let made = made(json!({"clusterIP": "10.96.0.1", "ports": of_ports(ports)}), slices);
+            let errors: Vec<_> = made.errors.iter().map(ToString::to_string).collect();
+            (made.service.unwrap(), errors)
+        };
+        let (service, errors) = made_of(MOST_PORTS + 1, &[]);
+        assert!(service.is_refused && service.ports.is_empty());
+        assert_eq!(
+            errors,
+            ["x.yaml, spec.ports: service shop/cart: it has 1025 TCP ports, and 1024 are the most"]
+        );
+
+        let mut many_ports = slice("IPv4", Value::Null, json!([{"addresses": ["10.0.0.1"]}]));
+        many_ports["ports"] = of_ports(MOST_PORTS + 1);
+        let (service, errors) = made_of(1, &[many_ports]);
+        assert_eq!(service.endpoints(1), Some(vec![]));
+        assert!(errors[0].starts_with("x.yaml, ports: it has 1025 TCP ports"), "{errors:?}");
+
+        let port = json!({"name": "p1", "port": 80});
+        let hosts: Value = (0..=MOST_HOSTS)
+            .map(|i| json!({"addresses": [format!("10.0.{}.{}", i / 256, i % 256)]}))
+            .collect();
+        let one = slice("IPv4", port.clone(), json!([{"addresses": ["10.1.0.1"]}]));
+        let (service, errors) = made_of(1, &[one, slice("IPv4", port, hosts)]);
+        assert_eq!(addresses(&service, 1), ["10.1.0.1:80"]);
+        assert!(errors[0].starts_with("x.yaml, endpoints: its Service has more than 16384"), "{errors:?}");
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_compiled_again() {
+        let object = json!({"metadata": {"name": "cart", "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}});
+        let object: Arc<objects::Service> = Arc::new(serde_json::from_value(object).unwrap());
+        let slice = |address: &str| -> Arc<EndpointSlice> {
+            let slice = slice("IPv4", json!({"port": 80}), json!([{"addresses": [address]}]));
+            Arc::new(serde_json::from_value(slice).unwrap())
+        };
+        let (place, one, same, other) =
+            (Place::file("x.yaml"), slice("10.0.0.1"), slice("10.0.0.1"), slice("10.0.0.2"));
+        let mut compiled = CompiledServices::default();
+        let mut service = |slice: &Arc<EndpointSlice>| {
+            let made = compiled.service(&place, &object, &[(&place, slice)]).service.unwrap();
+            compiled.end_turn();
+            made
+        };
+        let first = service(&one);
+        assert!(Arc::ptr_eq(&first, &service(&one)));
+        assert!(Arc::ptr_eq(&first, &service(&same)));
+        assert_eq!(addresses(&service(&other), 80), ["10.0.0.2:80"]);
+        compiled.end_turn();
+        assert!(compiled.known.is_empty());
     }
 }

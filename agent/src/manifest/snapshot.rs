@@ -2,11 +2,12 @@
 
 use super::authorization::AuthorizationPolicy;
 use super::metadata::{Key, Metadata};
-use super::objects::{EndpointSlice, Namespace, NetworkPolicy, Object, Pod, Service};
+use super::objects::{Namespace, NetworkPolicy, Object, Pod, Service};
 use super::owners::{Authors, Claimant, Owners};
 use super::peer_authentication::PeerAuthentication;
 use super::policies::Policies;
-use super::{ManifestError, Place, Sourced, services, workloads};
+use super::services::{self, CompiledServices};
+use super::{ManifestError, Place, Sourced, workloads};
 use crate::mesh::{Mesh, PodName, TrustDomains};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -46,25 +47,29 @@ pub fn build<'a>(
     settings: &Settings,
     previous: &Mesh,
 ) -> Result<Mesh, Vec<ManifestError>> {
-    let (mesh, errors) = assemble(objects, settings, previous, Authors::One);
+    let (mesh, errors) =
+        assemble(objects, settings, previous, &mut CompiledServices::default(), Authors::One);
     if errors.is_empty() { Ok(mesh) } else { Err(errors) }
 }
 
 /// Builds the mesh as [`build`] does, of objects that many people write: what is wrong with one is no reason to stop at what
 /// all were before. No pod is left out. What of it cannot be read is as strict as it can be: the label to capture it says
 /// yes, nothing is excluded, nothing is open without an agent. Where a pod's network namespace is no pod says.
+/// `compiled` are the Services of the last mesh that was built like this.
 pub fn build_apart<'a>(
     objects: impl IntoIterator<Item = &'a Sourced>,
     settings: &Settings,
     previous: &Mesh,
+    compiled: &mut CompiledServices,
 ) -> (Mesh, Vec<ManifestError>) {
-    assemble(objects, settings, previous, Authors::Many)
+    assemble(objects, settings, previous, compiled, Authors::Many)
 }
 
 fn assemble<'a>(
     objects: impl IntoIterator<Item = &'a Sourced>,
     settings: &Settings,
     previous: &Mesh,
+    compiled: &mut CompiledServices,
     authors: Authors,
 ) -> (Mesh, Vec<ManifestError>) {
     let mut errors = Vec::new();
@@ -78,6 +83,11 @@ fn assemble<'a>(
         objects.authorization_policies.values().map(|(_, policy)| *policy),
         objects.network_policies.values().map(|(_, policy)| *policy),
     );
+    for (key, why) in policies.refused_network_policies() {
+        if let Some((place, _)) = objects.network_policies.get(key) {
+            errors.push(place.error("spec.podSelector", why.clone()));
+        }
+    }
     let of_pods = objects.authorization_policies.values().filter(|(_, policy)| !policy.has_target);
     mesh.policies = of_pods.map(|(_, object)| (object.policy.name.clone(), object.policy.clone())).collect();
 
@@ -85,14 +95,14 @@ fn assemble<'a>(
     mesh.captured_namespaces = namespaces.captured.clone();
     mesh.plain_namespaces = (authors == Authors::Many).then(|| namespaces.plain.clone());
 
-    let endpoints = services::endpoints(&objects.slices, &mut errors);
+    let slices = services::slices_by_service(&objects.slices);
     let mut all_services = Vec::with_capacity(objects.services.len());
     for (key, (place, service)) in &objects.services {
-        match services::service(service, endpoints.get(key).unwrap_or(&services::Endpoints::default())) {
-            Ok(service) => all_services.extend(service.map(|service| (*place, Arc::new(service)))),
-            Err(wrong) => errors.extend(wrong.into_iter().map(|w| place.error(w.field, w.message))),
-        }
+        let made = compiled.service(place, service, slices.get(key).map_or(&[], Vec::as_slice));
+        all_services.extend(made.service.map(|service| (*place, service)));
+        errors.extend(made.errors);
     }
+    compiled.end_turn();
 
     let mut pods = Vec::with_capacity(objects.pods.len());
     for (key, (place, pod)) in &objects.pods {
@@ -205,8 +215,8 @@ pub fn same(a: &Mesh, b: &Mesh) -> bool {
 struct Objects<'a> {
     namespaces: BTreeMap<Key<'a>, (&'a Place, &'a Namespace)>,
     pods: BTreeMap<Key<'a>, (&'a Place, &'a Pod)>,
-    services: BTreeMap<Key<'a>, (&'a Place, &'a Service)>,
-    slices: BTreeMap<Key<'a>, (&'a Place, &'a EndpointSlice)>,
+    services: BTreeMap<Key<'a>, (&'a Place, &'a Arc<Service>)>,
+    slices: BTreeMap<Key<'a>, services::Slice<'a>>,
     peer_authentications: BTreeMap<Key<'a>, (&'a Place, &'a PeerAuthentication)>,
     authorization_policies: BTreeMap<Key<'a>, (&'a Place, &'a AuthorizationPolicy)>,
     network_policies: BTreeMap<Key<'a>, (&'a Place, &'a NetworkPolicy)>,

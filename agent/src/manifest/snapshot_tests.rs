@@ -60,7 +60,8 @@ fn an_address_may_be_had_again_once_its_pod_is_done() {
 fn in_a_cluster_a_pod_that_ends_yields_its_address() {
     let build = |manifests: &str| {
         let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
-        let (mesh, errors) = build_apart(&objects, &Settings::default(), &Mesh::default());
+        let (mesh, errors) =
+            build_apart(&objects, &Settings::default(), &Mesh::default(), &mut CompiledServices::default());
         let address = "10.0.0.1".parse().unwrap();
         let name = |name: &str| PodName { namespace: "shop".into(), name: name.into() };
         let has = |pod: &str| mesh.workloads[&name(pod)].addresses.contains(&address);
@@ -89,7 +90,8 @@ fn in_a_cluster_a_pod_that_is_wrong_is_in_the_mesh_at_its_strictest() {
     let text = pod("a", "10.0.0.1", "").replace("namespace: shop", &format!("namespace: shop, {wrong}"));
     let objects = parse("x.yaml", (text + &pod("b", "10.0.0.2", "")).as_bytes()).unwrap();
     assert!(build(&objects, &Settings::default(), &Mesh::default()).is_err());
-    let (mesh, errors) = build_apart(&objects, &Settings::default(), &Mesh::default());
+    let (mesh, errors) =
+        build_apart(&objects, &Settings::default(), &Mesh::default(), &mut CompiledServices::default());
     assert_eq!((errors.len(), mesh.workloads.len()), (3, 2));
     let a = &mesh.by_address[&"10.0.0.1".parse().unwrap()];
     assert!(a.captured && a.netns.is_none() && a.exclusions == Default::default());
@@ -243,7 +245,8 @@ fn equal_objects_give_equal_meshes() {
 /// What a cluster's objects mean after those before.
 fn of_cluster(manifests: &str, previous: &Mesh) -> (Mesh, usize) {
     let objects = parse("x.yaml", manifests.as_bytes()).unwrap();
-    let (mesh, errors) = build_apart(&objects, &Settings::default(), previous);
+    let (mesh, errors) =
+        build_apart(&objects, &Settings::default(), previous, &mut CompiledServices::default());
     (mesh, errors.len())
 }
 

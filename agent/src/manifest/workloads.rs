@@ -56,6 +56,7 @@ pub(super) fn workload(
         && !matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses = if own_network { reader.addresses(pod) } else { Vec::new() };
     let wrong = reader.wrong;
+    let runs = !addresses.is_empty() || pod.spec.node_name.as_deref().is_some_and(|node| !node.is_empty());
 
     let label =
         |keys: &[&str]| keys.iter().find_map(|k| metadata.labels.get(*k).filter(|v| !v.is_empty())).cloned();
@@ -82,7 +83,7 @@ pub(super) fn workload(
         exclusions,
         mtls: policies.mtls(&name.namespace, &metadata.labels),
         authorization: policies.authorization(&name.namespace, &metadata.labels),
-        network_policy: policies.network_policy(&name.namespace, &metadata.labels),
+        network_policy: policies.network_policy(&name.namespace, &metadata.labels, runs),
         bandwidth: BANDWIDTH
             .into_iter()
             .find(|key| metadata.annotations.contains_key(*key))

@@ -21,7 +21,7 @@ pub use authorization::{
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain, TrustDomains};
 pub use matching::{Networks, PortSet, Strings};
 pub use mtls::{InboundMtls, MtlsMode};
-pub use service::{Endpoint, Locality, Service, ServicePort};
+pub use service::{Backend, Endpoint, Host, Locality, Service, ServicePort};
 pub use workload::{Exclusions, OnAgentLoss, PodName, Workload};
 
 /// One consistent picture of the mesh.

@@ -8,13 +8,14 @@ use crate::decide::{Placement, explain};
 use crate::kernel;
 use crate::manifest::{Refusal, WatchState};
 use crate::mesh::{Action, Mesh, PodName, Policy};
-use crate::telemetry::{PathCounts, Watch};
+use crate::telemetry::{NodeMetrics, PathCounts, Watch};
 use crate::worker::Report;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs;
-use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 /// A worker that does not answer within this time is left out of the dump.
@@ -25,15 +26,47 @@ pub enum Question {
     ConfigDump(oneshot::Sender<Value>),
     Audit(oneshot::Sender<Value>),
     Authz(AuthzQuestion, oneshot::Sender<Option<Result<Value, String>>>),
-    Metrics(oneshot::Sender<String>),
+    /// Has the gauges say what is so now.
+    Gauges(oneshot::Sender<()>),
 }
 
 /// The servers' end of the mailbox.
 pub struct Mailbox {
-    pub questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<Question>,
+    metrics: Arc<NodeMetrics>,
+    refreshed: Mutex<Refreshed>,
 }
 
+/// How often the node core was asked for its gauges, in the second that began then.
+struct Refreshed {
+    since: Instant,
+    times: u32,
+}
+
+/// How long a scrape waits for the node core. One that is busy leaves the gauges as they were; what is counted is true at any time.
+const CORE_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How often a second scrapes may ask the node core: for 250 pods that is some 8 ms of its time.
+const REFRESHES: u32 = 10;
+
 impl Mailbox {
+    pub fn new(questions: mpsc::Sender<Question>, metrics: Arc<NodeMetrics>) -> Self {
+        Self { questions, metrics, refreshed: Mutex::new(Refreshed { since: Instant::now(), times: 0 }) }
+    }
+
+    /// Has the node core bring its gauges up to date, unless it has done so often enough.
+    async fn refresh(&self) {
+        let mut refreshed = self.refreshed.lock().await;
+        let now = Instant::now();
+        if now.duration_since(refreshed.since) >= Duration::from_secs(1) {
+            *refreshed = Refreshed { since: now, times: 0 };
+        }
+        if refreshed.times < REFRESHES {
+            refreshed.times += 1;
+            self.ask(Question::Gauges).await;
+        }
+    }
+
     /// The default answer is given when the node is on its way out.
     async fn ask<T: Default>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> T {
         let (reply, answer) = oneshot::channel();
@@ -63,7 +96,11 @@ impl Introspect for Mailbox {
 
 impl Vitals for Mailbox {
     fn metrics(&self) -> BoxFuture<'_, String> {
-        Box::pin(self.ask(Question::Metrics))
+        Box::pin(async {
+            // It is too late for this scrape then, and not for the next one.
+            let _ = timeout(CORE_PATIENCE, self.refresh()).await;
+            self.metrics.encode()
+        })
     }
 }
 
@@ -92,7 +129,10 @@ impl Supervisor {
             Question::Authz(question, reply) => {
                 drop(reply.send(Some(authz(&self.mesh.borrow(), &self.placement.borrow(), &question))));
             }
-            Question::Metrics(reply) => drop(reply.send(self.scrape())),
+            Question::Gauges(reply) => {
+                self.refresh_gauges();
+                let _ = reply.send(());
+            }
         }
     }
 
@@ -155,7 +195,7 @@ impl Supervisor {
         })
     }
 
-    fn scrape(&self) -> String {
+    fn refresh_gauges(&self) {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
         self.metrics.watches().set(manifests.watches.iter().map(|watch| Watch {
@@ -184,7 +224,6 @@ impl Supervisor {
             Ok(failed) => self.metrics.set_failed_inserts(&failed),
             Err(e) => tracing::warn!("what the hooks could not write is not known: {e}"),
         }
-        self.metrics.encode()
     }
 }
 
@@ -242,4 +281,35 @@ fn cpu_seconds(thread_id: i32) -> Option<f64> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread_id}/schedstat")).ok()?;
     let nanoseconds: u64 = text.split_whitespace().next()?.parse().ok()?;
     Some(nanoseconds as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves: OPS-3
+    #[tokio::test]
+    async fn a_scrape_waits_for_no_node_core_that_computes() {
+        let (questions, mut mail) = mpsc::channel(8);
+        let mailbox = Mailbox::new(questions, Arc::new(NodeMetrics::new("1")));
+        let begun = Instant::now();
+        assert!(mailbox.metrics().await.contains("pillion_"));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        // Once it turns again it is asked no more than so often, however many scrapes there are.
+        let core = tokio::spawn(async move {
+            let mut asked = 0;
+            while let Some(Question::Gauges(reply)) = mail.recv().await {
+                asked += 1;
+                let _ = reply.send(());
+            }
+            asked
+        });
+        let begun = Instant::now();
+        for _ in 0..100 {
+            mailbox.metrics().await;
+        }
+        let seconds = u32::try_from(begun.elapsed().as_secs()).unwrap() + 2;
+        drop(mailbox);
+        assert!(core.await.unwrap() <= REFRESHES * seconds);
+    }
 }

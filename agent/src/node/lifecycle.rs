@@ -133,7 +133,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         ledger,
         mesh,
         manifests: status,
-        metrics,
+        metrics: metrics.clone(),
         access_log: access_log.clone(),
         signer,
         authority,
@@ -144,7 +144,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
 
     let (questions, mail) = mpsc::channel(MAILBOX);
     let addresses = Addresses { admin: config.admin_addr, metrics: config.metrics_addr };
-    let _servers = Servers::start(addresses, Arc::new(Mailbox { questions }), logging);
+    let _servers = Servers::start(addresses, Arc::new(Mailbox::new(questions, metrics)), logging);
     health_server.listen(config.health_addr);
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 

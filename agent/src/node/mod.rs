@@ -18,6 +18,7 @@ mod ledger;
 mod lifecycle;
 mod netns;
 mod pending;
+mod plain_rules;
 mod pod;
 mod refused;
 mod revisit;

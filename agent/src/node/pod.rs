@@ -2,7 +2,8 @@
 
 use super::netns::{Leads, NetnsId, leads};
 use super::pending::Pending;
-use crate::decide::{NotDirect, Placed, PodAddresses, Standing, plaintext};
+use super::plain_rules::RulesOfPolicies;
+use crate::decide::{NotDirect, Placed, PodAddresses, Standing};
 use crate::kernel::{Excess, Inbound, InboundMode, PlainRules, PodCapture, Unknown};
 use crate::mesh::{MtlsMode, OnAgentLoss, Workload};
 use crate::telemetry::WorkerMetrics;
@@ -96,10 +97,15 @@ impl Orphan {
 
 impl Pod {
     /// A pod that nobody has looked after yet.
-    pub fn new(workload: &Arc<Workload>, incarnation: u64, metrics: Arc<WorkerMetrics>) -> Self {
+    pub fn new(
+        workload: &Arc<Workload>,
+        rules: &RulesOfPolicies,
+        incarnation: u64,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Self {
         Self {
             workload: workload.clone(),
-            rules: rules(workload),
+            rules: rules.of(workload),
             incarnation,
             state: State::Starting,
             worker: None,
@@ -122,11 +128,11 @@ impl Pod {
     }
 
     /// The pod as the mesh has it now; gives whether that is another than before.
-    pub fn set_workload(&mut self, workload: &Arc<Workload>) -> bool {
+    pub fn set_workload(&mut self, workload: &Arc<Workload>, rules: &RulesOfPolicies) -> bool {
         if self.workload == *workload {
             return false;
         }
-        self.rules = rules(workload);
+        self.rules = rules.of(workload);
         self.workload = workload.clone();
         true
     }
@@ -214,20 +220,4 @@ fn inbound(workload: &Workload, rules: PlainRules) -> Inbound {
         excluded: workload.exclusions.inbound_ports.clone(),
         rules,
     }
-}
-
-/// What policies say of plaintext to a pod, as the kernel looks it up.
-fn rules(workload: &Workload) -> PlainRules {
-    let rules = plaintext(workload);
-    if rules.as_ref().is_some_and(|rules| rules.is_too_large) {
-        tracing::warn!(
-            pod = %workload.name,
-            "its AuthorizationPolicies name more networks and ports than the node works out, so that nobody may connect to it in \
-             plain: write fewer or larger networks"
-        );
-    }
-    rules.map_or_else(PlainRules::default, |rules| PlainRules {
-        default: Some(rules.default),
-        ports: rules.ports,
-    })
 }

@@ -4,6 +4,7 @@ use super::authority::Authority;
 use super::ledger::{Entry, Ledger};
 use super::netns::NetnsId;
 use super::pending::Pending;
+use super::plain_rules::RulesOfPolicies;
 use super::pod::{Fault, Orphan, Pod, State, capture};
 use super::refused::{CERTIFICATE_PATIENCE, tell_unguarded};
 use super::revisit::Revisit;
@@ -66,6 +67,7 @@ pub struct Supervisor {
     /// When connections that are over were last looked for.
     pub(super) collected: Option<Instant>,
     pub(super) runtime: Runtime,
+    pub(super) rules_of_policies: RulesOfPolicies,
 }
 
 /// What a worker's thread has done.
@@ -149,6 +151,7 @@ impl Supervisor {
             probes_failing: None,
             collected: None,
             runtime,
+            rules_of_policies: RulesOfPolicies::default(),
         };
         (supervisor, inbox)
     }
@@ -281,7 +284,7 @@ impl Supervisor {
         let Some(pod) = self.pods.get_mut(&workload.name) else {
             return self.start(workload);
         };
-        let changed = pod.set_workload(workload);
+        let changed = pod.set_workload(workload, &self.rules_of_policies);
         if pod.orphan.take().is_some_and(|orphan| orphan.is_told) {
             tracing::info!(pod = %workload.name, "somebody speaks of it again");
         }
@@ -309,7 +312,7 @@ impl Supervisor {
         self.incarnations += 1;
         let mut pod = match before {
             Some(mut before) => {
-                before.set_workload(workload);
+                before.set_workload(workload, &self.rules_of_policies);
                 before.incarnation = self.incarnations;
                 before.state = State::Starting;
                 before.worker = None;

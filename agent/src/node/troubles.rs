@@ -23,7 +23,7 @@ pub struct Trouble {
 }
 
 /// All reasons there are: a series that is 0 is there, too.
-pub const REASONS: [&str; 11] = [
+pub const REASONS: [&str; 12] = [
     "pod_plain",
     "pod_refused",
     "pod_orphaned",
@@ -35,6 +35,7 @@ pub const REASONS: [&str; 11] = [
     "kernel",
     "state_dir",
     "watch",
+    "mesh_behind",
 ];
 
 /// A pod, or the namespace of one, that is still there and that nobody speaks of.
@@ -100,6 +101,11 @@ impl Supervisor {
                 true,
                 format!("news of {resource}, of which none has come since {}: {why}", date(since)),
             );
+        }
+        if let Some(since) = self.manifests.borrow().behind(OffsetDateTime::now_utc()) {
+            let detail =
+                format!("a mesh of what has been heard since {}: it is still being made", date(since));
+            add("mesh_behind", true, detail);
         }
         for (reason, pending) in [("policies", &self.enforcement), ("services", &self.services)] {
             if let Some(pending) = pending {

@@ -218,7 +218,9 @@ pub(super) mod tests {
             name: "db".into(),
             cluster_ips: Vec::new(),
             locality: Locality::Anywhere,
+            is_refused: false,
             ports: Vec::new(),
+            slices: Vec::new(),
         };
         let labels = ConnectionLabels::new(
             Reporter::Destination,

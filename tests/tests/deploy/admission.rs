@@ -107,6 +107,58 @@ fn the_api_server_refuses_what_agents_would_refuse_and_takes_the_rest() {
 
 // proves: SEC-2
 #[test]
+fn a_policy_that_is_too_large_is_refused_by_its_size_and_costs_the_api_server_no_time() {
+    let standing = Standing::new("deploy-admission-sizes").unwrap();
+    standing.api.add_policy_kinds().unwrap();
+    standing.install(&["--skip-crds"], &[]).unwrap();
+    wait_in_force(&standing.api);
+    let labels: Value =
+        (0..65).map(|i| (format!("k{i}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
+    let ports: serde_json::Map<_, _> = (1..1026).map(|port| (port.to_string(), json!({}))).collect();
+    let sources: Value =
+        (0..10_000).map(|i| json!({"source": {"principals": [format!("a/ns/b/sa/c{i}")]}})).collect();
+    let blocks: Value = (0..2049).map(|i| json!(format!("10.0.{}.{}", i / 256, i % 256))).collect();
+    // `apply` keeps all of an object in an annotation, which has room for less.
+    let create = ["create", "--validate=ignore", "--dry-run=server", "--filename=-"];
+    for (kind, spec, part) in [
+        (
+            "AuthorizationPolicy",
+            json!({"rules": vec![json!({}); 257]}),
+            "spec.rules: has more than 256 rules",
+        ),
+        ("AuthorizationPolicy", json!({"rules": [{"from": sources}]}), "more than 256 entries"),
+        (
+            "AuthorizationPolicy",
+            json!({"rules": [{"from": [{"source": {"ipBlocks": blocks}}]}]}),
+            "spec.rules: has more than 2048 values",
+        ),
+        (
+            "AuthorizationPolicy",
+            json!({"selector": {"matchLabels": labels}}),
+            "spec.selector.matchLabels: has more than 64 labels",
+        ),
+        (
+            "PeerAuthentication",
+            json!({"selector": {"matchLabels": labels}}),
+            "spec.selector.matchLabels: has more than 64 labels",
+        ),
+        (
+            "PeerAuthentication",
+            json!({"selector": {"matchLabels": {"app": "cart"}}, "portLevelMtls": ports}),
+            "spec.portLevelMtls: has more than 1024 ports",
+        ),
+    ] {
+        let begun = std::time::Instant::now();
+        let refused = standing.api.kubectl(&create, &object(kind, "large", &spec)).unwrap_err();
+        let said = format!("{refused:#}");
+        assert!(said.contains(part), "{part}: {}", said.chars().take(500).collect::<String>());
+        println!("{part}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{part}: {:?}", begun.elapsed());
+    }
+}
+
+// proves: SEC-2
+#[test]
 fn it_does_so_where_the_kinds_check_nothing() {
     let standing = Standing::new("deploy-admission-lax").unwrap();
     standing.api.add_policy_kinds().unwrap();

@@ -196,8 +196,8 @@ fn a_service_that_prefers_the_same_node_is_direct_as_long_as_it_has_an_endpoint_
     let (here, there) = ((server.ip4().into(), "n1"), (far.ip4().into(), "n2"));
     let endpoints = |count: usize| {
         move |dump: &Value| {
-            let endpoints = &dump["services"][0]["ports"][0]["endpoints"];
-            endpoints.as_array().is_some_and(|endpoints| endpoints.len() == count)
+            let slices = dump["services"][0]["slices"].as_array().into_iter().flatten();
+            slices.filter_map(Value::as_array).flatten().count() == count
         }
     };
     bed.write_manifest("near.yaml", &manifest(&[here, there])).unwrap();

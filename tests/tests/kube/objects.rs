@@ -28,7 +28,8 @@ fn objects_that_are_made_changed_and_deleted_show_up() {
     let endpoint = |dump: &serde_json::Value| {
         let mut services = dump["services"].as_array().into_iter().flatten();
         let service = services.find(|service| service["name"] == "web")?;
-        Some(service["ports"][0]["endpoints"][0]["address"].as_str()?.to_owned())
+        let address = service["slices"][0][0]["address"].as_str()?;
+        Some(format!("{address}:{}", service["ports"][0]["backends"][0]["port"]))
     };
     agent.wait_config("the endpoint", |dump| endpoint(dump).as_deref() == Some("10.1.0.2:8080")).unwrap();
 

@@ -2,6 +2,7 @@
 
 use super::certificate::OwnCertificate;
 use super::service::Service;
+use super::shares::{Connections, Place, Source};
 use super::told;
 use crate::tls;
 use hyper::server::conn::http2;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 /// A node has one, and that for a minute: more than the largest cluster has nodes.
@@ -32,6 +33,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A connection that nobody has asked by for so long, or twice as long, is ended.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// A node opens a connection to ask by it. One that asks nothing for so long after its handshake is ended.
+const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -49,6 +53,7 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), rustls::Error> {
     let acceptor = TlsAcceptor::from(tls::authority_server_config(certificate)?);
+    let places = Connections::new(MAX_CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -57,15 +62,19 @@ pub async fn serve(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
+            Ok((stream, peer)) => {
+                let Some(place) = places.enter(Source::of(peer.ip())) else {
+                    // Whoever brings them about could fill the log.
+                    tracing::debug!(%peer, "refused: its source has as many connections as it may have");
+                    continue;
+                };
                 let (acceptor, service, stop) = (acceptor.clone(), service.clone(), stop.clone());
                 connections.spawn(async move {
-                    if let Err(e) = connection(stream, peer, acceptor, service, stop).await {
+                    if let Err(e) = connection(stream, peer, Arc::new(place), acceptor, service, stop).await {
                         tracing::debug!(%peer, "a connection has ended: {e}");
                     }
                 });
             }
-            Ok((_, peer)) => tracing::warn!(%peer, "refused: there are {MAX_CONNECTIONS} connections"),
             Err(e) => {
                 tracing::warn!("a connection cannot be accepted: {e}");
                 sleep(ACCEPT_PAUSE).await;
@@ -82,18 +91,25 @@ pub async fn serve(
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    place: Arc<Place>,
     acceptor: TlsAcceptor,
     service: Arc<Service>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let _ = stream.set_nodelay(true);
-    let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-    let is_used = Arc::new(AtomicBool::new(true));
-    let used = is_used.clone();
+    let stream = tokio::select! {
+        stream = timeout(HANDSHAKE, acceptor.accept(stream)) => stream??,
+        () = place.is_taken() => return Ok(()),
+    };
+    let is_used = Arc::new(AtomicBool::new(false));
+    let (used, entered) = (is_used.clone(), place.clone());
     let answer = service_fn(move |request| {
         used.store(true, Ordering::Relaxed);
-        let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
+        let (service, place) = (service.clone(), entered.clone());
+        async move {
+            let _request = place.request();
+            Ok::<_, Infallible>(service.answer(request, peer).await)
+        }
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -101,11 +117,13 @@ async fn connection(
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(KEEP_ALIVE);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
-    let mut idle = interval(IDLE);
+    // The first look is after the time for the first request, the others are as far apart as a connection may be idle.
+    let mut idle = interval_at(Instant::now() + FIRST_REQUEST, IDLE);
     loop {
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = told(stop.clone()) => break,
+            () = place.is_taken() => return Ok(()),
             _ = idle.tick() => if !is_used.swap(false, Ordering::Relaxed) { break },
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`root`] keeps a directory in memory as the Secret is, and the embedded authority follows that; [`publish`] tells everybody
 //! what is trusted. [`listen`] takes connections, [`service`] answers: who asks ([`caller`]), what he may have ([`permit`], by
-//! the pods that [`pods`] knows), and the signature.
+//! the pods that [`pods`] knows), and the signature. What one source may have of both is [`shares`]'s to say.
 
 mod caller;
 mod certificate;
@@ -13,6 +13,8 @@ mod pods;
 mod publish;
 mod root;
 mod service;
+mod shares;
+mod token;
 mod vitals;
 
 use super::memory::PrivateDir;

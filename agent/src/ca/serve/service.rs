@@ -3,6 +3,8 @@
 use super::caller;
 use super::metrics::Metrics;
 use super::permit::Permits;
+use super::shares::{Slots, Source};
+use super::token::check_form;
 use crate::grpc::{self, CONTENT_TYPE, Code, Status};
 use crate::identity::{
     CaError, CertificateAuthority, EmbeddedCa, SigningRequest, certificate_pem, is_self_issued,
@@ -20,7 +22,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use webpki::EndEntityCert;
 
@@ -29,6 +30,9 @@ const MAX_REQUEST: usize = 64 << 10;
 
 /// Requests that are answered at once, each with a question or two to the API server.
 const AT_ONCE: usize = 64;
+
+/// Of one node: it asks for so many certificates at once.
+const AT_ONCE_OF_EACH: usize = 16;
 
 /// More wait for so long.
 const WAIT: Duration = Duration::from_secs(5);
@@ -44,19 +48,19 @@ pub struct Service {
     pub permits: Permits,
     pub ca: Arc<EmbeddedCa>,
     pub max_lifetime: Duration,
-    pub slots: Semaphore,
+    pub slots: Slots,
     pub metrics: Arc<Metrics>,
 }
 
-pub fn slots() -> Semaphore {
-    Semaphore::new(AT_ONCE)
+pub fn slots() -> Slots {
+    Slots::new(AT_ONCE, AT_ONCE_OF_EACH)
 }
 
 impl Service {
     pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         let begun = Instant::now();
         let mut asker = Asker::default();
-        let result = self.create_certificate(request, &mut asker).await;
+        let result = self.create_certificate(request, Source::of(peer.ip()), &mut asker).await;
         let code = result.as_ref().map_or_else(|status| status.code.name(), |_| "OK");
         self.metrics.answered(code, begun.elapsed());
         match result {
@@ -72,6 +76,7 @@ impl Service {
     async fn create_certificate(
         &self,
         request: Request<Incoming>,
+        source: Source,
         asker: &mut Asker,
     ) -> Result<CertificateResponse, Status> {
         if request.uri().path() != CREATE_CERTIFICATE {
@@ -79,13 +84,15 @@ impl Service {
         }
         let (head, body) = request.into_parts();
         let token = bearer(&head.headers)?;
+        let is_none = |why| Status::new(Code::Unauthenticated, format!("the token is not accepted: {why}"));
+        check_form(&token, &self.audience).map_err(is_none)?;
         let request: CertificateRequest = read(body).await?;
         let csr = pem::parse(&request.csr).map_err(|e| invalid(format!("the CSR is no PEM: {e}")))?;
         if csr.tag() != "CERTIFICATE REQUEST" {
             return Err(invalid(format!("a CERTIFICATE REQUEST is needed, and this is a {}", csr.tag())));
         }
         asker.wanted = request.impersonated().map(str::to_owned);
-        let Ok(Ok(_slot)) = timeout(WAIT, self.slots.acquire()).await else {
+        let Ok(Some(_slot)) = timeout(WAIT, self.slots.acquire(source)).await else {
             return Err(Status::new(Code::Unavailable, "too many ask at once; try again"));
         };
         let caller = caller::review(&self.client, &self.audience, token).await?;
