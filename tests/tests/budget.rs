@@ -41,7 +41,8 @@ fn a_pod_that_takes_all_descriptors_stops_neither_the_node_nor_its_neighbours() 
     hold.wait_log("held", SECONDS_10).unwrap();
     let refused = |agent: &pillion_tests::Agent| {
         let metrics = agent.metrics()?;
-        Ok((metrics.sum("pillion_budget_refused_total", &[("budget", "descriptors")]) >= 500.0).then_some(()))
+        Ok((metrics.sum("pillion_budget_refused_total", &[("budget", "outbound_descriptors")]) >= 500.0)
+            .then_some(()))
     };
     // The node core still answers, has room for a new worker, and the neighbour's connections come up.
     wait::until("the refused connections are counted", SECONDS_10, || refused(&near)).unwrap();

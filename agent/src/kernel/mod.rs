@@ -55,7 +55,7 @@ pub use services::ServiceEndpoints;
 pub use shares::Excess;
 pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable, Tag};
-pub use sys::{inherited, monotonic, netns_cookie};
+pub use sys::{free_heap_bytes, give_heap_back, inherited, monotonic, netns_cookie};
 pub use verdicts::VerdictTable;
 
 use aya::maps::Map;

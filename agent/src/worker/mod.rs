@@ -13,6 +13,7 @@ mod context;
 mod dial;
 mod direct;
 mod early;
+mod handshakes;
 mod inbound;
 mod judge;
 mod judging;
