@@ -10,6 +10,7 @@ use super::Settings;
 use super::handshakes::Handshakes;
 use crate::memory;
 use crate::telemetry::WorkerMetrics;
+use crate::tls::LARGEST_HANDSHAKE;
 use nix::sys::resource::{Resource, getrlimit};
 use prometheus::Gauge;
 use std::cell::{Cell, RefCell};
@@ -23,9 +24,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SMALLEST_RESERVE: usize = 128;
 const LARGEST_RESERVE: usize = 16_384;
 
-/// What one handshake that is not finished may hold: its messages (`tls::LARGEST_HANDSHAKE`), a buffer that grows by doubling,
-/// the session and the task.
-const HANDSHAKE_MEMORY: usize = 64 * 1024;
+/// What one handshake that is not finished may hold: its messages in a buffer that grows by doubling, the session and the task.
+const HANDSHAKE_MEMORY: usize = 2 * LARGEST_HANDSHAKE;
 
 /// All handshakes that are not finished may hold this part of the agent's memory: a sixteenth, which is 1,024 handshakes of 1 GiB. A worker
 /// finishes one in about a millisecond, so that 1,000 honest peers that come at once are done in a second.
