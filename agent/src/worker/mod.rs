@@ -20,6 +20,7 @@ mod judging;
 mod listeners;
 mod opened;
 mod outbound;
+mod passing;
 mod pool;
 mod proof;
 mod record;
