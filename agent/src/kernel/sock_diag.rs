@@ -169,14 +169,15 @@ impl Opener {
     /// the socket (`queued`, then `info`), or where the counters do not fit.
     fn of(info: &[u8], queued: u32) -> Option<Self> {
         let sent = counter(info, TCP_INFO_BYTES_SENT)?.checked_sub(counter(info, TCP_INFO_BYTES_RETRANS)?)?;
+        let not_sent = small_counter(info, TCP_INFO_NOTSENT)?;
         let in_flight = match small_counter(info, TCP_INFO_UNACKED)? {
             0 => 0,
-            _ => u64::from(queued.checked_sub(small_counter(info, TCP_INFO_NOTSENT)?)?),
+            _ => u64::from(queued.checked_sub(not_sent)?),
         };
-        // A FIN has a number, too, and is no payload.
+        // A FIN has a number, too, and is no payload. It is the last that is sent.
         let fins = match *info.get(TCP_INFO_STATE)? {
             TCP_ESTABLISHED | TCP_CLOSE_WAIT => 0,
-            TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK => 1,
+            TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK => u64::from(not_sent == 0),
             _ => return None,
         };
         let acknowledged = counter(info, TCP_INFO_BYTES_ACKED)?;
