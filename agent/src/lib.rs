@@ -15,6 +15,7 @@ pub mod istio_ca;
 pub mod kernel;
 mod lock;
 pub mod manifest;
+mod memory;
 pub mod mesh;
 pub mod node;
 pub mod nri;

@@ -53,9 +53,9 @@ pub use pillion_ebpf_common::Usage;
 pub use pins::Claim;
 pub use services::ServiceEndpoints;
 pub use shares::Excess;
-pub use sock_diag::{Bytes, OpenSocket, SockDiag, SockDiagError, Stage};
+pub use sock_diag::{Bytes, OpenSocket, Opener, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable, Tag};
-pub use sys::{inherited, monotonic, netns_cookie};
+pub use sys::{free_heap_bytes, give_heap_back, inherited, monotonic, netns_cookie};
 pub use verdicts::VerdictTable;
 
 use aya::maps::Map;

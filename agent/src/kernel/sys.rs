@@ -198,6 +198,25 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Bytes of the heap that are freed, whether they were given back or not. 0 where the allocator gives them back by itself.
+pub fn free_heap_bytes() -> usize {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no argument, and locks what it reads.
+    let free = unsafe { libc::mallinfo2() }.fordblks;
+    #[cfg(not(target_env = "gnu"))]
+    let free = 0;
+    free
+}
+
+/// Gives the freed pages of the whole heap back to the system; takes some milliseconds for each 100 MiB.
+pub fn give_heap_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: any padding is allowed; what is in use is not touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Waits on a descriptor in a tokio runtime.
 #[cfg(feature = "bpf-log")]
 pub fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {

@@ -16,6 +16,7 @@ use crate::cluster::{ClusterSource, PodEvents, Rollout, Writes, connect, is_goin
 use crate::direct::{self, DirectLog};
 use crate::kernel::{Kernel, KernelConfig, TrafficControl};
 use crate::manifest::{ManifestSource, Published, Settings};
+use crate::memory;
 use crate::nri::Installation;
 use crate::sandbox::Call;
 use crate::telemetry::{AccessLog, Logging, NodeMetrics};
@@ -149,6 +150,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     tracing::info!(node = config.node, version = env!("CARGO_PKG_VERSION"), "the agent serves");
 
     let (connection, calls) = runtime::connect(&config);
+    let giving_back = tokio::spawn(memory::give_back());
     let mut node = Node { supervisor, events, mail, health, calls };
     node.serve(&mut signals, config.audit_interval).await;
     // From here on, whatever the runtime starts waits for the next agent.
@@ -160,6 +162,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     }
     tracing::info!(within = ?config.drain_timeout, "told to end: draining; a second signal ends at once");
     node.drain(&mut signals, config.drain_timeout).await;
+    giving_back.abort();
     // Both log: what is still to be told is told before the log's end.
     drop(node);
     drop(source);

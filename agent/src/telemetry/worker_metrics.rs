@@ -3,7 +3,7 @@
 use super::register::register;
 use super::{AuthorizationMetrics, ConnectionLabels, DirectMetrics, PathMetrics};
 use crate::mesh::PodName;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ pub struct WorkerMetrics {
     failed: IntCounterVec,
     handshakes: IntCounterVec,
     budget_refused: IntCounterVec,
+    budget_used: GaugeVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
     renewal_failing_since: IntGaugeVec,
@@ -112,6 +113,17 @@ impl WorkerMetrics {
                 "Connections that were refused because the pod has its share, by what it has its share of.",
                 &["budget"],
             ),
+            budget_used: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "pillion_budget_used_ratio",
+                        "The part of its share that the pod has in use, by what it is a share of.",
+                    ),
+                    &["budget"],
+                )
+                .expect("a valid name and label"),
+            ),
             open_connections: register(
                 &registry,
                 IntGauge::new("pillion_open_connections", "Connections open now.").expect("a valid name"),
@@ -168,6 +180,11 @@ impl WorkerMetrics {
     /// Counts a connection that was refused because the pod has its share of `budget`.
     pub fn budget_refused(&self, budget: &'static str) {
         self.budget_refused.with_label_values(&[budget]).inc();
+    }
+
+    /// How much of its share of `budget` the pod has in use: 1 is all.
+    pub fn budget_used(&self, budget: &'static str) -> Gauge {
+        self.budget_used.with_label_values(&[budget])
     }
 
     /// What policies decide.

@@ -1,7 +1,7 @@
 //! The opening of a TLS connection, on either side.
 
 use super::session::Session;
-use super::stream::{Stage, TlsStream};
+use super::stream::{Arrival, Stage, TlsStream};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ServerConfig};
@@ -36,11 +36,16 @@ pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
     shake_hands(TlsStream::new(socket, session)).await
 }
 
+/// The bytes that the other side may send before its handshake is done. A ClientHello with a post-quantum key share is 1.5 KiB;
+/// the longest chain that is accepted (`verify.rs`) is nine certificates of 1 to 2 KiB each.
+pub const LARGEST_HANDSHAKE: usize = 32 * 1024;
+
 async fn shake_hands<S: Session, T: AsyncRead + AsyncWrite + Unpin>(
     mut stream: TlsStream<S, T>,
 ) -> io::Result<TlsStream<S, T>> {
     // A client has the first word.
     let mut step = stream.take_in(&mut []).map(Some);
+    let mut received = 0;
     loop {
         // Also an alert that says what went wrong; the error counts, whether it can be sent or not.
         let sent = poll_fn(|cx| stream.poll_send(cx)).await;
@@ -49,9 +54,18 @@ async fn shake_hands<S: Session, T: AsyncRead + AsyncWrite + Unpin>(
                 sent?;
                 return Ok(stream);
             }
+            Some(Stage::Handshake) if received > LARGEST_HANDSHAKE => {
+                let kib = LARGEST_HANDSHAKE / 1024;
+                let reason = format!("the peer's handshake is not done after {kib} KiB");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            }
             Some(Stage::Handshake) => sent?,
             Some(Stage::Ended) | None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        step = poll_fn(|cx| stream.poll_arrival(cx)).await;
+        step = poll_fn(|cx| stream.poll_arrival(cx)).await.map(|arrival| {
+            let Arrival { stage, bytes } = arrival?;
+            received += bytes;
+            Some(stage)
+        });
     }
 }

@@ -22,5 +22,5 @@ pub use authority::{authority_client_config, authority_server_config, verify_wor
 pub use chain::{PeerChain, PeerRole};
 pub use config::{client_config, peer_chain, peer_identity, server_config};
 pub use explain::explain;
-pub use handshake::{TlsServer, accept, connect};
+pub use handshake::{LARGEST_HANDSHAKE, TlsServer, accept, connect};
 pub use verify::VerifyError;

@@ -49,6 +49,13 @@ pub(super) enum Stage {
     Ended,
 }
 
+/// What came of one read.
+pub(super) struct Arrival {
+    pub stage: Stage,
+    /// How many bytes were read.
+    pub bytes: usize,
+}
+
 impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
     pub(super) fn new(socket: T, session: S) -> Self {
         Self {
@@ -121,16 +128,18 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
     }
 
     /// Reads once, and takes it in; `None` at the socket's end.
-    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stage>>> {
+    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Arrival>>> {
         ARRIVED.with_borrow_mut(|arrived| {
             let mut batch = ReadBuf::new(&mut arrived[CUT..]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut batch))?;
-            let end = CUT + batch.filled().len();
-            if end == CUT {
+            let bytes = batch.filled().len();
+            let end = CUT + bytes;
+            if bytes == 0 {
                 return Poll::Ready(Ok(None));
             }
             let Range { start, end } = self.mend(arrived, end)?;
-            Poll::Ready(self.take_in(&mut arrived[start..end]).map(Some))
+            let stage = self.take_in(&mut arrived[start..end])?;
+            Poll::Ready(Ok(Some(Arrival { stage, bytes })))
         })
     }
 

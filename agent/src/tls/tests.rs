@@ -1,6 +1,6 @@
 //! TLS streams against each other, and against rustls's own buffered connections.
 
-use super::{accept, client_config, connect, server_config};
+use super::{LARGEST_HANDSHAKE, accept, client_config, connect, server_config};
 use crate::identity::{CertificateAuthority, EmbeddedCa, LeafKey, SigningRequest, WorkloadCertificate};
 use crate::mesh::{SpiffeId, TrustDomains};
 use rustls::{ClientConfig, ServerConfig, ServerConnection, StreamOwned};
@@ -194,6 +194,26 @@ async fn what_is_no_tls_is_refused_with_an_alert() {
 }
 
 /// The refused certificate is one of several messages in one flight.
+// proves: ISO-1
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_given_up_after_so_many_bytes() {
+    let (_, server) = configs().await;
+    let (mut near, far) = duplex(1000);
+    let server = tokio::spawn(async move { accept(server, far).await.map(drop).unwrap_err().to_string() });
+    // A ClientHello of 65,000 bytes, in records of 1,000.
+    let hello = [&[1, 0, 0xfd, 0xe8][..], &[0; 65_000]].concat();
+    let mut sent = 0;
+    for part in hello.chunks(1000) {
+        let record = [&[22, 3, 1, 3, 0xe8][..], part].concat();
+        if near.write_all(&record).await.is_err() {
+            break;
+        }
+        sent += record.len();
+    }
+    assert!((LARGEST_HANDSHAKE - 2000..LARGEST_HANDSHAKE + 3000).contains(&sent), "{sent} bytes were taken");
+    assert_eq!(server.await.unwrap(), "the peer's handshake is not done after 32 KiB");
+}
+
 #[tokio::test]
 async fn each_side_learns_why_the_other_refused_it() {
     let ((client, _), (_, server)) = (configs().await, configs().await);

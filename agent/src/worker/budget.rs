@@ -1,13 +1,21 @@
-//! File descriptors: how many a pod's connections may take of those that the agent's process has.
+//! What a pod's connections may take of what all pods of the node share: file descriptors of the agent's process.
 //!
-//! A pod may take as long as it has no more than what is left free. One greedy pod gets half of all, two get a
-//! third each, and however many there are, some is left for the next. A reserve is never a pod's: the node core needs it for
-//! its endpoints, for the API server, for the runtime, and for new workers.
+//! There are three kinds, and none can use what is another's: connections whose peer has not proven who it is yet
+//! (`handshakes.rs`), those of proven peers, and those that the pod's own apps open. Of each kind a pod may take as long as it has no
+//! more than what is left free. One greedy pod gets half of all, two get a third each, and however many there are, some is left
+//! for the next. Of its pod's share a peer's address gets half by the same rule. A reserve is never a pod's: the node
+//! core needs it for its endpoints, for the API server, for the runtime, and for new workers.
 
 use super::Settings;
+use super::handshakes::Handshakes;
+use crate::memory;
 use crate::telemetry::WorkerMetrics;
+use crate::tls::LARGEST_HANDSHAKE;
 use nix::sys::resource::{Resource, getrlimit};
-use std::cell::Cell;
+use prometheus::Gauge;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,21 +24,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SMALLEST_RESERVE: usize = 128;
 const LARGEST_RESERVE: usize = 16_384;
 
+/// What one handshake that is not finished may hold: its messages in a buffer that grows by doubling, the session and the task.
+const HANDSHAKE_MEMORY: usize = 2 * LARGEST_HANDSHAKE;
+
+/// All handshakes that are not finished may hold this part of the agent's memory: a sixteenth, which is 1,024 handshakes of 1 GiB. A worker
+/// finishes one in about a millisecond, so that 1,000 honest peers that come at once are done in a second.
+const HANDSHAKES_PART: usize = 16;
+
 /// What all pods of the node share.
 #[derive(Debug)]
 pub struct Descriptors {
-    for_pods: usize,
+    handshakes: Arc<Pool>,
+    inbound: Arc<Pool>,
+    outbound: Arc<Pool>,
+}
+
+/// The descriptors of one kind.
+#[derive(Debug)]
+struct Pool {
+    size: usize,
     taken: AtomicUsize,
 }
 
-/// A pod's way to them; clones count together.
+/// A pod's shares of all kinds.
+pub(super) struct Budgets {
+    /// For peers that have not proven who they are.
+    pub handshakes: Rc<Handshakes>,
+    /// For proven peers: their connections, and those to apps on their behalf.
+    pub inbound: Rc<Inbound>,
+    /// For what the pod's own apps open, and the worker on their behalf.
+    pub outbound: Budget,
+}
+
+/// A pod's way to descriptors of one kind; clones count together.
 #[derive(Clone)]
 pub(super) struct Budget(Rc<Share>);
 
 struct Share {
-    node: Arc<Descriptors>,
+    /// As metrics name it.
+    name: &'static str,
+    node: Arc<Pool>,
     taken: Cell<usize>,
     metrics: Arc<WorkerMetrics>,
+    used: Gauge,
 }
 
 /// Descriptors that are a connection's, until this is dropped.
@@ -39,10 +75,23 @@ pub(super) struct Permit {
     count: usize,
 }
 
+/// A pod's way to descriptors for its peers.
+pub(super) struct Inbound {
+    budget: Budget,
+    by_peer: RefCell<HashMap<IpAddr, usize>>,
+}
+
+/// A descriptor that is a peer's, until this is dropped.
+pub(super) struct PeerPermit {
+    inbound: Rc<Inbound>,
+    peer: IpAddr,
+    _permit: Permit,
+}
+
 /// The pod has its share already.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the pod's connections have their share of the agent's file descriptors")]
-pub(super) struct OverBudget;
+#[error("the pod's connections have their share of the agent's file descriptors ({0})")]
+pub(super) struct OverBudget(&'static str);
 
 impl OverBudget {
     /// Envoy's flag of an upstream overflow.
@@ -50,28 +99,50 @@ impl OverBudget {
 }
 
 impl Descriptors {
-    /// Of a process that may have so many open.
-    pub fn new(limit: usize) -> Self {
+    /// Of a process that may have so many open, and so many bytes of memory. Handshakes get an eighth of the descriptors, or fewer
+    /// where memory is short; peers and the pods' own connections half of the rest each.
+    pub fn new(limit: usize, memory: usize) -> Self {
         let reserve = (limit / 4).clamp(SMALLEST_RESERVE, LARGEST_RESERVE);
-        Self { for_pods: limit.saturating_sub(reserve), taken: AtomicUsize::new(0) }
+        let for_pods = limit.saturating_sub(reserve);
+        let handshakes = (for_pods / 8).min(memory / HANDSHAKES_PART / HANDSHAKE_MEMORY);
+        let each = (for_pods - handshakes) / 2;
+        Self { handshakes: Pool::new(handshakes), inbound: Pool::new(each), outbound: Pool::new(each) }
     }
 
-    /// Of this process, as its limit (RLIMIT_NOFILE) is now. Without a limit that can be read there is no budget.
+    /// Of this process, as its limits (RLIMIT_NOFILE, [`memory::allowance`]) are now. Without a limit of descriptors that can be read
+    /// they have no budget.
     pub fn of_this_process() -> Self {
-        match getrlimit(Resource::RLIMIT_NOFILE) {
-            Ok((limit, _)) => Self::new(usize::try_from(limit).unwrap_or(usize::MAX)),
-            Err(_) => Self::new(usize::MAX),
-        }
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map(|(limit, _)| usize::try_from(limit));
+        Self::new(limit.ok().and_then(Result::ok).unwrap_or(usize::MAX), memory::allowance())
+    }
+}
+
+impl Pool {
+    fn new(size: usize) -> Arc<Self> {
+        Arc::new(Self { size, taken: AtomicUsize::new(0) })
     }
 
     fn free(&self) -> usize {
-        self.for_pods.saturating_sub(self.taken.load(Ordering::Relaxed))
+        self.size.saturating_sub(self.taken.load(Ordering::Relaxed))
+    }
+}
+
+impl Budgets {
+    pub fn new(settings: &Settings, metrics: &Arc<WorkerMetrics>) -> Self {
+        let Descriptors { handshakes, inbound, outbound } = &*settings.descriptors;
+        let inbound = Budget::new("inbound_descriptors", inbound, metrics);
+        Self {
+            handshakes: Rc::new(Handshakes::new(Budget::new("handshakes", handshakes, metrics))),
+            inbound: Rc::new(Inbound { budget: inbound, by_peer: RefCell::default() }),
+            outbound: Budget::new("outbound_descriptors", outbound, metrics),
+        }
     }
 }
 
 impl Budget {
-    pub fn new(settings: &Settings, metrics: Arc<WorkerMetrics>) -> Self {
-        Self(Rc::new(Share { node: settings.descriptors.clone(), taken: Cell::new(0), metrics }))
+    fn new(name: &'static str, node: &Arc<Pool>, metrics: &Arc<WorkerMetrics>) -> Self {
+        let (metrics, used) = (metrics.clone(), metrics.budget_used(name));
+        Self(Rc::new(Share { name, node: node.clone(), taken: Cell::new(0), metrics, used }))
     }
 
     /// Takes descriptors for a connection that is about to need them.
@@ -79,35 +150,103 @@ impl Budget {
     /// # Errors
     /// When the pod has its share; that is counted.
     pub fn take(&self, count: usize) -> Result<Permit, OverBudget> {
-        let Share { node, taken, metrics } = &*self.0;
-        if taken.get() + count > node.free().saturating_sub(count) {
-            metrics.budget_refused("descriptors");
-            return Err(OverBudget);
-        }
-        taken.set(taken.get() + count);
+        self.try_take(count).ok_or_else(|| self.refuse())
+    }
+
+    /// As [`Budget::take`], and counts no refusal.
+    pub fn try_take(&self, count: usize) -> Option<Permit> {
+        let share = &self.0;
+        (share.taken.get() + count <= share.node.free().saturating_sub(count))
+            .then(|| self.take_anyway(count))
+    }
+
+    /// Takes them whether there is room or not: another connection is about to give its own back.
+    pub fn take_anyway(&self, count: usize) -> Permit {
+        let share = &self.0;
+        share.taken.set(share.taken.get() + count);
         // Workers that take at the same moment may exceed what is free by a few; the reserve has room for that.
-        node.taken.fetch_add(count, Ordering::Relaxed);
-        Ok(Permit { share: self.0.clone(), count })
+        share.node.taken.fetch_add(count, Ordering::Relaxed);
+        share.show();
+        Permit { share: share.clone(), count }
+    }
+
+    /// Whether the pod has more than half of what it may have.
+    pub fn is_short(&self) -> bool {
+        self.0.taken.get() > self.0.left()
+    }
+
+    /// Counts a connection that is refused, or one that ends for it.
+    pub fn refuse(&self) -> OverBudget {
+        self.0.refuse(self.0.name)
+    }
+}
+
+impl Share {
+    fn refuse(&self, name: &'static str) -> OverBudget {
+        self.metrics.budget_refused(name);
+        OverBudget(name)
+    }
+
+    /// How many the pod may still take, while no other does.
+    fn left(&self) -> usize {
+        self.node.free().saturating_sub(self.taken.get()) / 2
+    }
+
+    fn show(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "a part of one, for people")]
+        let part = |of: usize| self.taken.get() as f64 / of.max(1) as f64;
+        self.used.set(part(self.taken.get() + self.left()));
+    }
+}
+
+impl Inbound {
+    /// Takes a descriptor for a connection of this peer's, or to an app on its behalf.
+    ///
+    /// # Errors
+    /// When the pod has its share, or the peer has its own share of that; both are counted.
+    pub fn take(self: &Rc<Self>, peer: IpAddr) -> Result<PeerPermit, OverBudget> {
+        let taken = self.by_peer.borrow().get(&peer).copied().unwrap_or(0);
+        if taken + 1 > self.budget.0.left().saturating_sub(1) {
+            return Err(self.budget.0.refuse("peer_descriptors"));
+        }
+        let permit = self.budget.take(1)?;
+        self.by_peer.borrow_mut().insert(peer, taken + 1);
+        Ok(PeerPermit { inbound: self.clone(), peer, _permit: permit })
+    }
+}
+
+impl Drop for PeerPermit {
+    fn drop(&mut self) {
+        let mut by_peer = self.inbound.by_peer.borrow_mut();
+        match by_peer.get_mut(&self.peer) {
+            Some(taken) if *taken > 1 => *taken -= 1,
+            _ => drop(by_peer.remove(&self.peer)),
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Share { node, taken, .. } = &*self.share;
-        taken.set(taken.get() - self.count);
-        node.taken.fetch_sub(self.count, Ordering::Relaxed);
+        let share = &self.share;
+        share.taken.set(share.taken.get() - self.count);
+        share.node.taken.fetch_sub(self.count, Ordering::Relaxed);
+        share.show();
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::mesh::PodName;
 
-    fn budget(node: &Arc<Descriptors>) -> Budget {
+    /// A pod's budget of a kind of which the node has so many.
+    pub fn budget_of(size: usize) -> Budget {
+        budget(&Pool::new(size))
+    }
+
+    fn budget(node: &Arc<Pool>) -> Budget {
         let pod = PodName { namespace: "default".into(), name: "p".into() };
-        let metrics = Arc::new(WorkerMetrics::new(&pod));
-        Budget(Rc::new(Share { node: node.clone(), taken: Cell::new(0), metrics }))
+        Budget::new("outbound_descriptors", node, &Arc::new(WorkerMetrics::new(&pod)))
     }
 
     fn all(budget: &Budget) -> Vec<Permit> {
@@ -117,7 +256,7 @@ mod tests {
     // proves: ISO-1, ISO-3
     #[test]
     fn a_greedy_pod_leaves_descriptors_to_its_neighbours_and_to_the_node() {
-        let node = Arc::new(Descriptors::new(1128));
+        let node = Pool::new(846);
         let greedy: Vec<Budget> = (0..6).map(|_| budget(&node)).collect();
         let mut held: Vec<Vec<Permit>> = vec![all(&greedy[0])];
         assert_eq!(held[0].len(), 423, "half of what is not the node's");
@@ -131,5 +270,31 @@ mod tests {
         drop(held);
         assert_eq!(node.free(), 846);
         assert!(greedy[0].take(2).is_ok());
+    }
+
+    // proves: ISO-1, ISO-3
+    #[test]
+    fn each_kind_has_its_own_and_memory_bounds_handshakes() {
+        let sizes = |node: &Descriptors| (node.handshakes.size, node.inbound.size, node.outbound.size);
+        assert_eq!(sizes(&Descriptors::new(1128, 1 << 30)), (105, 370, 370));
+        assert_eq!(Descriptors::new(1_048_576, 1 << 30).handshakes.size, 1024);
+        assert_eq!(Descriptors::new(1_048_576, 128 << 20).handshakes.size, 128);
+    }
+
+    // proves: ISO-1, ISO-3
+    #[test]
+    fn one_peer_leaves_half_of_its_pods_share_to_the_others() {
+        let node = Pool::new(800);
+        let inbound = Rc::new(Inbound { budget: budget(&node), by_peer: RefCell::default() });
+        let peer = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let all = |last: u8| std::iter::from_fn(|| inbound.take(peer(last)).ok()).collect::<Vec<_>>();
+        let greedy = all(1);
+        assert!((195..=200).contains(&greedy.len()), "{} of a share of 400", greedy.len());
+        let next = all(2);
+        assert!((90..=105).contains(&next.len()), "{} of what is left", next.len());
+        assert!(inbound.take(peer(3)).is_ok());
+        drop((greedy, next));
+        assert!(inbound.by_peer.borrow().is_empty());
+        assert_eq!(node.free(), 800);
     }
 }

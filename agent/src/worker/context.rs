@@ -1,7 +1,7 @@
 //! What all tasks of one worker share. One thread: no locks.
 
 use super::admitted::Admitted;
-use super::budget::Budget;
+use super::budget::Budgets;
 use super::certificate::Identity;
 use super::dial::Dialer;
 use super::direct::DirectPath;
@@ -31,7 +31,7 @@ pub(super) struct Context {
     pub open: Tally,
     /// Those of them that peers have opened.
     pub admitted: Rc<Admitted>,
-    pub budget: Budget,
+    pub budgets: Budgets,
     pub strangers: Strangers,
     /// Counts the times that peers are to be told to open no more streams here.
     pub go_away: watch::Sender<u64>,

@@ -19,12 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-
-/// A peer has this long to prove who it is.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who is on the other side, and which of the pod's addresses it chose.
 #[derive(Clone)]
@@ -36,24 +31,29 @@ struct Peer {
 
 pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address: SocketAddr) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    let Ok(_permit) = context.budget.take(1) else { return reset_on_drop(&stream) };
-    match timeout(HANDSHAKE_TIMEOUT, handshake(&context, stream, address)).await {
-        Ok(Ok((server, peer, proof))) => {
-            context.metrics.handshake(HandshakeRole::Server, "ok");
-            serve(context, server, peer, proof).await;
-        }
-        Ok(Err(reason)) => failed(&context, address, &format!("mutual TLS with a peer failed: {reason}")),
-        Err(_) => {
-            let limit = HANDSHAKE_TIMEOUT;
-            failed(&context, address, &format!("a peer did not finish its handshake within {limit:?}"));
-        }
-    }
+    let Ok(mut opening) = context.budgets.handshakes.begin(address.ip()) else {
+        return reset_on_drop(&stream);
+    };
+    let done = tokio::select! {
+        // Boxed, because it is large and short: what is open for long should be small.
+        done = Box::pin(handshake(&context, stream, address)) => done,
+        why = opening.given_up() => Err(why.to_string()),
+    };
+    let (server, peer, proof) = match done {
+        Ok(done) => done,
+        Err(reason) => return failed(&context, address, &reason),
+    };
+    context.metrics.handshake(HandshakeRole::Server, "ok");
+    // Taken before the handshake's place is given back.
+    let Ok(_permit) = context.budgets.inbound.take(address.ip()) else { return };
+    drop(opening);
+    serve(context, server, peer, proof).await;
 }
 
-fn failed(context: &Context, peer: SocketAddr, why: &str) {
+fn failed(context: &Context, peer: SocketAddr, reason: &str) {
     context.metrics.handshake(HandshakeRole::Server, "failed");
     if let Some(left_out) = context.strangers.handshakes.next() {
-        tracing::info!(pod = %context.name, %peer, left_out = (left_out > 0).then_some(left_out), "{why}");
+        tracing::info!(pod = %context.name, %peer, left_out = (left_out > 0).then_some(left_out), "mutual TLS with a peer failed: {reason}");
     }
 }
 
@@ -145,7 +145,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         return Record::failed(&context, &began, &parties, "DENY", &judgement.verdict.to_string());
     }
     drop(mesh);
-    let _permit = match context.budget.take(1) {
+    let _permit = match context.budgets.inbound.take(peer.address.ip()) {
         Ok(permit) => permit,
         Err(e) => {
             request.refuse(StatusCode::SERVICE_UNAVAILABLE);

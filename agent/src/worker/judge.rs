@@ -64,28 +64,28 @@ fn cut_forbidden(
     opened: &mut Opened,
 ) -> Result<(), String> {
     let mut diag = SockDiag::open().map_err(|e| e.to_string())?;
-    let sockets = diag.sockets(false).map_err(|e| e.to_string())?;
+    let sockets = diag.sockets(true).map_err(|e| e.to_string())?;
     let (listeners, connections): (Vec<OpenSocket>, Vec<OpenSocket>) =
         sockets.into_iter().partition(|socket| socket.stage == Stage::Listening);
     let listening = listeners.iter().map(|socket| socket.local.port()).collect();
-    let ends = |socket: &OpenSocket| Ends { local: socket.local, remote: socket.remote, inode: socket.inode };
-    opened.note(pod, &connections.iter().map(ends).collect::<Vec<_>>(), &listening);
+    opened.note(pod, &connections.iter().map(Ends::of).collect::<Vec<_>>(), &listening);
     let agents = OnceCell::new();
     let own = (context.netns_cookie, pod);
     let law = Law { mesh, placement, own, terms, has_rules: OnceCell::new() };
     for_each(connections.iter(), |socket| {
-        let OpenSocket { local, remote, inode, .. } = *socket;
+        let OpenSocket { local, remote, opener, .. } = *socket;
         let flow = context.direct.flows.get(local, remote)?;
         let is_nodes =
             pod.probe_ports.contains(&local.port()) && context.direct.node_flows.has(remote, local)?;
         let Some(cut) = law.judge(local, remote, flow, is_nodes) else { return Ok(()) };
-        if flow.is_none() && !listening.contains(&local.port()) {
+        // A port that is listened on vouches only where the kernel does not say which side began.
+        if flow.is_none() && (opener.is_some() || !listening.contains(&local.port())) {
             // Asked last, because it reads all of the agent's descriptors.
             if agents.get().is_none() {
                 let _ = agents.set(own_sockets()?);
             }
             let is_agents = |inode| agents.get().is_some_and(|own: &HashSet<u32>| own.contains(&inode));
-            if opened.has(&Ends { local, remote, inode }, is_agents) {
+            if opened.has(&Ends::of(socket), is_agents) {
                 return Ok(());
             }
         }

@@ -1,6 +1,8 @@
 //! Which of the pod's connections its programs have opened themselves. All others were accepted, also those whose listener is
-//! closed by now: a listening socket is no witness, since its program may close it at any time.
+//! closed by now: a listening socket is no witness, since its program may close it at any time. The kernel's counters of a
+//! connection say which side began it. Where they do not, what the worker remembers of the pod does.
 
+use crate::kernel::{OpenSocket, Opener};
 use crate::mesh::{Exclusions, OnAgentLoss, Workload};
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -14,6 +16,15 @@ pub(super) struct Ends {
     pub remote: SocketAddr,
     /// The socket's number; 0 where its program has closed it.
     pub inode: u32,
+    /// Which side began it, as far as the kernel says.
+    pub opener: Option<Opener>,
+}
+
+impl Ends {
+    pub fn of(socket: &OpenSocket) -> Self {
+        let OpenSocket { local, remote, inode, opener, .. } = *socket;
+        Self { local, remote, inode, opener }
+    }
 }
 
 /// What a worker remembers of it.
@@ -52,7 +63,13 @@ impl Opened {
     /// A captured pod opens connections to its worker, which are loopback's or its own address's, and past the mesh what it
     /// keeps out of it. A socket that its program has closed is taken for one of those: nobody reads from it.
     pub fn has(&self, ends: &Ends, is_own: impl FnOnce(u32) -> bool) -> bool {
-        let Ends { local, remote, inode } = *ends;
+        let Ends { local, remote, inode, opener } = *ends;
+        // A port or an address that the pod keeps out of the mesh is no evidence: whoever connects may choose its source.
+        if inode != 0
+            && let Some(opener) = opener
+        {
+            return opener == Opener::Local;
+        }
         let is_excluded = |out: &Exclusions| {
             out.outbound_ports.contains(&remote.port())
                 || out.outbound_cidrs.iter().any(|network| network.contains(&remote.ip()))
@@ -101,7 +118,7 @@ mod tests {
     }
 
     fn ends(local: &str, remote: &str) -> Ends {
-        Ends { local: local.parse().unwrap(), remote: remote.parse().unwrap(), inode: 7 }
+        Ends { local: local.parse().unwrap(), remote: remote.parse().unwrap(), inode: 7, opener: None }
     }
 
     // proves: POL-2, SEC-3
@@ -122,6 +139,12 @@ mod tests {
         assert!(opened.has(&later, |inode| inode == 7), "the worker did");
         assert!(opened.has(&Ends { inode: 0, ..later }, nobody), "nobody reads from it");
         assert!(opened.has(&ends("10.0.0.2:50001", "10.0.9.9:5432"), nobody), "it went past the mesh");
+        let peer = ends("10.0.0.2:80", "10.0.9.9:5432");
+        assert!(
+            !opened.has(&Ends { opener: Some(Opener::Remote), ..peer }, nobody),
+            "who connects chooses its source port"
+        );
+        assert!(opened.has(&Ends { opener: Some(Opener::Local), ..later }, nobody), "the kernel has seen it");
         // Another connection between the same addresses, after the first has ended, is not older than the capture.
         opened.note(&pod(""), &[accepted], &BTreeSet::new());
         assert!(!opened.has(&before, nobody));

@@ -41,7 +41,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
         security: ConnectionSecurity::None,
         authorization: None,
     };
-    let _permit = match context.budget.take(1) {
+    let _permit = match context.budgets.outbound.take(1) {
         Ok(permit) => permit,
         Err(e) => {
             reset_on_drop(&app);
@@ -96,7 +96,7 @@ async fn reach(
             parties.upstream_address = Some(target);
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
-            let permit = context.budget.take(1)?;
+            let permit = context.budgets.outbound.take(1)?;
             let dialled = context.dialer.plain(target).await;
             let far = dialled.map(|stream| (Far::Plain(stream), 0, Some(permit)));
             far.map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })

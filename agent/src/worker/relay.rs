@@ -2,7 +2,7 @@
 //!
 //! What one end does, the other end sees: a FIN stays a FIN of that direction, a reset becomes a reset, a slow
 //! reader slows the writer down. Nothing is read from one side before the other has room for it, and a
-//! connection that is idle holds no buffer.
+//! connection that is idle holds no buffer. What goes by an HBONE stream is relayed here, what goes plain by `passing.rs`.
 
 use crate::hbone::{Incoming, Outgoing, Stream, StreamError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -15,10 +15,11 @@ use std::pin::Pin;
 use std::task::Poll;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::tcp::ReadHalf;
 use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 
+use super::passing::{Broken, Passed, pass};
 use super::socket::reset_on_drop;
 
 /// Bytes moved at a time. The buffer sizes that were tried (16 to 256 KiB) hardly differ; memory does.
@@ -57,16 +58,6 @@ pub(super) enum Far {
     Plain(TcpStream),
 }
 
-enum FarOut<'a> {
-    Mesh(Outgoing),
-    Plain(WriteHalf<'a>),
-}
-
-enum FarIn<'a> {
-    Mesh(Incoming),
-    Plain(ReadHalf<'a>),
-}
-
 /// Relays until the end, and ends both sides as the other one ended; or until the connection is `revoked`, and resets
 /// both.
 pub(super) async fn relay(
@@ -76,43 +67,73 @@ pub(super) async fn relay(
     revoked: impl Future<Output = String>,
 ) -> Ending {
     match far {
-        Far::Mesh(Stream { outgoing, incoming, guard: _guard }) => {
-            relay_halves(&mut app, FarOut::Mesh(outgoing), FarIn::Mesh(incoming), traffic, revoked).await
+        Far::Mesh(Stream { mut outgoing, mut incoming, guard: _guard }) => {
+            let (mut from, to) = app.split();
+            let both = async {
+                let from_app = from_app(&mut from, &mut outgoing, traffic);
+                tokio::try_join!(from_app, to_app(to.as_ref(), &mut incoming, traffic))
+            };
+            let ending = end(to.as_ref(), both, revoked).await;
+            if ending.resets_far() {
+                outgoing.reset();
+            }
+            ending
         }
-        Far::Plain(mut stream) => {
-            let (incoming, outgoing) = stream.split();
-            relay_halves(&mut app, FarOut::Plain(outgoing), FarIn::Plain(incoming), traffic, revoked).await
+        Far::Plain(far) => {
+            let both = async {
+                tokio::try_join!(plain_from_app(&app, &far, traffic), plain_to_app(&app, &far, traffic))
+            };
+            let ending = end(&app, both, revoked).await;
+            if ending.resets_far() {
+                reset_on_drop(&far);
+            }
+            ending
         }
     }
 }
 
-async fn relay_halves(
-    app: &mut TcpStream,
-    mut out: FarOut<'_>,
-    mut inc: FarIn<'_>,
-    traffic: &impl Traffic,
+/// Waits for the end of both directions, or for what ends them before; the app's side of it is ended accordingly.
+async fn end(
+    app: &TcpStream,
+    both: impl Future<Output = Result<((), ()), Ending>>,
     revoked: impl Future<Output = String>,
 ) -> Ending {
-    let (mut from, to) = app.split();
-    let ending = {
-        let both = async {
-            tokio::try_join!(from_app(&mut from, &mut out, traffic), to_app(to.as_ref(), &mut inc, traffic))
-        };
-        tokio::select! {
-            ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
-            error = failed(to.as_ref()) => Ending::App(error),
-            verdict = revoked => Ending::Revoked(verdict),
-        }
+    let ending = tokio::select! {
+        ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
+        error = failed(app) => Ending::App(error),
+        verdict = revoked => Ending::Revoked(verdict),
     };
-    match &ending {
-        Ending::Finished => {}
-        Ending::App(_) | Ending::Revoked(_) => {
-            reset_on_drop(to.as_ref());
-            out.reset();
-        }
-        Ending::Far(_) => reset_on_drop(to.as_ref()),
+    if !matches!(ending, Ending::Finished) {
+        reset_on_drop(app);
     }
     ending
+}
+
+async fn plain_from_app(app: &TcpStream, far: &TcpStream, traffic: &impl Traffic) -> Result<(), Ending> {
+    loop {
+        let passed = tokio::select! {
+            biased;
+            passed = pass(app, far) => passed,
+            error = failed(far) => return Err(self::far(error)),
+        };
+        match passed {
+            Ok(Passed::Bytes(bytes)) => traffic.sent_by_app(bytes),
+            Ok(Passed::End) => return shut_down_write(far).map_err(self::far),
+            Err(Broken::From(e)) => return Err(Ending::App(e)),
+            Err(Broken::To(e)) => return Err(self::far(e)),
+        }
+    }
+}
+
+async fn plain_to_app(app: &TcpStream, far: &TcpStream, traffic: &impl Traffic) -> Result<(), Ending> {
+    loop {
+        match pass(far, app).await {
+            Ok(Passed::Bytes(bytes)) => traffic.sent_to_app(bytes),
+            Ok(Passed::End) => return shut_down_write(app).map_err(Ending::App),
+            Err(Broken::From(e)) => return Err(self::far(e)),
+            Err(Broken::To(e)) => return Err(Ending::App(e)),
+        }
+    }
 }
 
 /// Why nothing more goes from the app to the far side.
@@ -123,31 +144,27 @@ enum Stop {
     Ended(Ending),
 }
 
-async fn from_app(
-    app: &mut ReadHalf<'_>,
-    out: &mut FarOut<'_>,
-    traffic: &impl Traffic,
-) -> Result<(), Ending> {
+async fn from_app(app: &mut ReadHalf<'_>, out: &mut Outgoing, traffic: &impl Traffic) -> Result<(), Ending> {
     match send_on(app, out, traffic).await {
         Ok(()) | Err(Stop::Unwanted) => Ok(()),
         Err(Stop::Ended(ending)) => Err(ending),
     }
 }
 
-async fn send_on(app: &mut ReadHalf<'_>, out: &mut FarOut<'_>, traffic: &impl Traffic) -> Result<(), Stop> {
+async fn send_on(app: &mut ReadHalf<'_>, out: &mut Outgoing, traffic: &impl Traffic) -> Result<(), Stop> {
     loop {
         tokio::select! {
             biased;
             readable = app.as_ref().readable() => readable.map_err(Ending::App)?,
-            stop = out.ended_early() => return Err(stop),
+            error = out.ended_early() => return Err(error.into()),
         }
-        out.pause().await;
+        pause(out).await;
         let room = out.room(CHUNK).await?;
         match read_now(app, room).await {
-            Some(Ok(bytes)) if bytes.is_empty() => return out.finish(),
+            Some(Ok(bytes)) if bytes.is_empty() => return Ok(out.finish()?),
             Some(Ok(bytes)) => {
                 traffic.sent_by_app(bytes.len());
-                out.send(bytes).await?;
+                out.send(bytes)?;
             }
             Some(Err(e)) => return Err(Ending::App(e).into()),
             None => out.give_back_room(),
@@ -155,7 +172,7 @@ async fn send_on(app: &mut ReadHalf<'_>, out: &mut FarOut<'_>, traffic: &impl Tr
     }
 }
 
-async fn to_app(app: &TcpStream, inc: &mut FarIn<'_>, traffic: &impl Traffic) -> Result<(), Ending> {
+async fn to_app(app: &TcpStream, inc: &mut Incoming, traffic: &impl Traffic) -> Result<(), Ending> {
     while let Some(bytes) = inc.next().await? {
         let length = bytes.len();
         pass_on(app, bytes, inc).await.map_err(Ending::App)?;
@@ -167,7 +184,7 @@ async fn to_app(app: &TcpStream, inc: &mut FarIn<'_>, traffic: &impl Traffic) ->
 
 /// Writes all of it to the app. While the app reads nothing, what arrives for it is held here: the engine of HTTP/2 has its
 /// frames off its hands, and other streams are not in their way.
-async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut FarIn<'_>) -> io::Result<()> {
+async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut Incoming) -> io::Result<()> {
     while bytes.has_remaining() {
         match app.try_write(&bytes) {
             Ok(written) => bytes.advance(written),
@@ -178,84 +195,18 @@ async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut FarIn<'_>) -> io::
     Ok(())
 }
 
-impl FarOut<'_> {
-    /// Lets small writes of an app that gets no answer gather.
-    async fn pause(&self) {
-        if let Self::Mesh(stream) = self
-            && let pause = stream.pause()
-            && !pause.is_zero()
-        {
-            sleep(pause).await;
-        }
-    }
-
-    async fn room(&mut self, wanted: usize) -> Result<usize, Stop> {
-        match self {
-            Self::Mesh(stream) => Ok(stream.room(wanted).await?),
-            Self::Plain(_) => Ok(wanted),
-        }
-    }
-
-    fn give_back_room(&mut self) {
-        if let Self::Mesh(stream) = self {
-            stream.give_back_room();
-        }
-    }
-
-    async fn send(&mut self, bytes: Bytes) -> Result<(), Stop> {
-        match self {
-            Self::Mesh(stream) => Ok(stream.send(bytes)?),
-            Self::Plain(stream) => Ok(write_all(stream.as_ref(), bytes).await.map_err(far)?),
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), Stop> {
-        match self {
-            Self::Mesh(stream) => Ok(stream.finish()?),
-            Self::Plain(stream) => Ok(shut_down_write(stream.as_ref()).map_err(far)?),
-        }
-    }
-
-    fn reset(&mut self) {
-        match self {
-            Self::Mesh(stream) => stream.reset(),
-            Self::Plain(stream) => reset_on_drop(stream.as_ref()),
-        }
-    }
-
-    async fn ended_early(&mut self) -> Stop {
-        match self {
-            Self::Mesh(stream) => stream.ended_early().await.into(),
-            Self::Plain(stream) => far(failed(stream.as_ref()).await).into(),
-        }
+impl Ending {
+    /// Whether the far side learns by a reset that it has ended. One that has ended by itself needs none.
+    fn resets_far(&self) -> bool {
+        matches!(self, Self::App(_) | Self::Revoked(_))
     }
 }
 
-impl FarIn<'_> {
-    async fn hold_until<T>(&mut self, ready: impl Future<Output = T>) -> T {
-        match self {
-            Self::Mesh(stream) => stream.hold_until(ready).await,
-            Self::Plain(_) => ready.await,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>, Ending> {
-        match self {
-            Self::Mesh(stream) => Ok(stream.next().await?),
-            Self::Plain(stream) => loop {
-                stream.as_ref().readable().await.map_err(far)?;
-                if let Some(read) = read_now(stream, CHUNK).await {
-                    return read.map(|bytes| (!bytes.is_empty()).then_some(bytes)).map_err(far);
-                }
-            },
-        }
-    }
-
-    fn release(&mut self, bytes: usize) -> Result<(), Ending> {
-        match self {
-            Self::Mesh(stream) => Ok(stream.release(bytes)?),
-            Self::Plain(_) => Ok(()),
-        }
+/// Lets small writes of an app that gets no answer gather.
+async fn pause(out: &Outgoing) {
+    let pause = out.pause();
+    if !pause.is_zero() {
+        sleep(pause).await;
     }
 }
 
@@ -317,19 +268,8 @@ pub(super) async fn read_now(stream: &mut ReadHalf<'_>, limit: usize) -> Option<
     .await
 }
 
-async fn write_all(stream: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
-    while bytes.has_remaining() {
-        match stream.try_write(&bytes) {
-            Ok(written) => bytes.advance(written),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
 /// An app that closed in the meantime has no use for the FIN; its close is seen where it is read.
-fn shut_down_write(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn shut_down_write(stream: &TcpStream) -> io::Result<()> {
     match SockRef::from(stream).shutdown(Shutdown::Write) {
         Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
         other => other,

@@ -1,6 +1,6 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
-use super::budget::Budget;
+use super::budget::Budgets;
 use super::certificate::{Applicant, CertificateState, Identity, Signer};
 use super::context::{Context, Strangers};
 use super::dial::Dialer;
@@ -130,7 +130,7 @@ async fn work(
         () = hung_up(&mut commands) => return,
     };
     let metrics = spec.metrics;
-    let budget = Budget::new(&spec.settings, metrics.clone());
+    let budgets = Budgets::new(&spec.settings, &metrics);
     let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let context = Rc::new(Context {
         name: spec.workload.name.clone(),
@@ -138,14 +138,14 @@ async fn work(
         netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
         direct: spec.direct,
-        pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone(), budget.clone()),
+        pool: Pool::new(dialer.clone(), identity.clone(), metrics.clone(), budgets.outbound.clone()),
         dialer,
         identity: identity.clone(),
         metrics: metrics.clone(),
         access_log: spec.access_log,
         open: Tally::default(),
         admitted: Rc::default(),
-        budget,
+        budgets,
         strangers: Strangers::default(),
         go_away: watch::Sender::new(0),
     });

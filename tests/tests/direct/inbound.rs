@@ -232,3 +232,38 @@ fn a_mode_that_becomes_strict_ends_plaintext_whose_listener_is_closed_and_spares
     outward.say("still here").unwrap();
     outward.close().unwrap();
 }
+
+/// Connects from source port 5432, and says how the connection ends.
+const FROM_5432: &str = "
+import socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('0.0.0.0', 5432))
+s.connect((sys.argv[1], 9)); s.sendall(b'hello'); s.recv(100)
+print('open', flush=True)
+try: print('the end:', s.recv(100), flush=True)
+except OSError as e: print('the end:', type(e).__name__, flush=True)
+";
+
+// proves: POL-2, SEC-3
+#[test]
+fn plaintext_from_a_source_port_that_the_pod_keeps_out_of_the_mesh_ends_with_strict_and_the_pods_own_does_not()
+ {
+    let same_node = SameNode::new("excluded-source").unwrap();
+    let keeper = same_node.node().pod("keeper").captured();
+    let keeper = keeper.annotation("pillion.dev/exclude-outbound-ports", "5432").create().unwrap();
+    same_node.agent.wait_serving(&keeper).unwrap();
+    let outsider = same_node.outsider("outsider").unwrap();
+    let once = apps::python(&keeper, LISTENS_NO_MORE, [""; 0]).log("once").start().unwrap();
+    once.wait_log("listening", SECONDS_10).unwrap();
+    let stranger =
+        apps::python(&outsider, FROM_5432, [keeper.ip4().to_string()]).log("stranger").start().unwrap();
+    stranger.wait_log("open", SECONDS_10).unwrap();
+    let database = same_node.outsider("database").unwrap();
+    apps::echo(&database, 5432).unwrap();
+    let own = apps::converse(&keeper, database.ip4().into(), 5432, "own").unwrap();
+    own.say("hello").unwrap();
+
+    same_node.bed.write_manifest("strict.yaml", STRICT).unwrap();
+    stranger.wait_log("the end: ConnectionResetError", SECONDS_10).unwrap();
+    own.say("still here").unwrap();
+    own.close().unwrap();
+}

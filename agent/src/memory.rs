@@ -1,0 +1,85 @@
+//! How much memory this process may use, and how unused memory goes back to the system.
+
+use crate::kernel::{free_heap_bytes, give_heap_back};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// What the chart gives an agent.
+const CHART_LIMIT: usize = 1 << 30;
+
+/// How often the heap is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Less than this is not worth a walk over the whole heap.
+const WORTH_GIVING_BACK: usize = 1 << 20;
+
+/// The bytes of memory that this process may use: the smallest limit (`memory.max`) of its own cgroup and of those above it, as far as
+/// `/sys/fs/cgroup` shows them. Where there is no limit: a quarter of the machine's memory, at most the 1 GiB that the chart gives an
+/// agent.
+pub fn allowance() -> usize {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = cgroup_limit(Path::new("/sys/fs/cgroup"), &own);
+    let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| physical(&text));
+    limit.unwrap_or_else(|| physical.map_or(CHART_LIMIT, |bytes| (bytes / 4).min(CHART_LIMIT)))
+}
+
+/// Returns freed memory to the system, for ever. An allocator keeps what was freed for its next use, and glibc's keeps what lies
+/// between two allocations in use until it is told otherwise. jemalloc, which the container image has, gives it back by itself.
+pub async fn give_back() {
+    let mut kept = 0;
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        let free = free_heap_bytes();
+        // What was given back still counts as free: only what has been freed since is worth another walk.
+        if free > kept + WORTH_GIVING_BACK {
+            give_heap_back();
+            kept = free_heap_bytes();
+        } else {
+            kept = kept.min(free);
+        }
+    }
+}
+
+/// `own` is `/proc/self/cgroup`; of cgroup v2 it has one line, which begins with `0::`.
+fn cgroup_limit(root: &Path, own: &str) -> Option<usize> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limits = Path::new(path).ancestors().filter_map(|path| {
+        // A limit of "max" is none.
+        fs::read_to_string(root.join(path).join("memory.max")).ok()?.trim().parse::<usize>().ok()
+    });
+    limits.min()
+}
+
+fn physical(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves: ISO-3
+    #[test]
+    fn the_smallest_limit_on_the_way_to_the_process_counts() {
+        let root = std::env::temp_dir().join(format!("pillion-memory-{}", std::process::id()));
+        let leaf = root.join("pods/agent");
+        fs::create_dir_all(&leaf).unwrap();
+        let limit = |of: &Path, text: &str| fs::write(of.join("memory.max"), text).unwrap();
+        let found = || cgroup_limit(&root, "0::/pods/agent\n");
+        assert_eq!(found(), None);
+        limit(&leaf, "max\n");
+        assert_eq!(found(), None);
+        limit(&root.join("pods"), "2147483648\n");
+        assert_eq!(found(), Some(2 << 30));
+        limit(&leaf, "1073741824\n");
+        assert_eq!(found(), Some(1 << 30));
+        // A container sees its own cgroup as the root.
+        limit(&root, "536870912\n");
+        assert_eq!(cgroup_limit(&root, "0::/\n"), Some(512 << 20));
+        fs::remove_dir_all(root).unwrap();
+        assert_eq!(physical("MemTotal:       24683940 kB\nMemFree: 1 kB\n"), Some(24_683_940 * 1024));
+    }
+}
