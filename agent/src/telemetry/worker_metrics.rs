@@ -20,6 +20,8 @@ pub struct WorkerMetrics {
     failed: IntCounterVec,
     handshakes: IntCounterVec,
     budget_refused: IntCounterVec,
+    budget_used: IntGaugeVec,
+    budget_limit: IntGaugeVec,
     open_connections: IntGauge,
     certificate_expiry: IntGaugeVec,
     renewal_failing_since: IntGaugeVec,
@@ -80,6 +82,10 @@ impl WorkerMetrics {
                 IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name and labels");
             register(&registry, counters)
         };
+        let gauges = |name, help| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &["budget"]);
+            register(&registry, gauges.expect("a valid name and labels"))
+        };
         // Vectors without labels: there is no value before there is something to tell.
         let time_of_something = |name, help| {
             register(&registry, IntGaugeVec::new(Opts::new(name, help), &[]).expect("a valid name"))
@@ -112,6 +118,8 @@ impl WorkerMetrics {
                 "Connections that were refused because the pod has its share, by what it has its share of.",
                 &["budget"],
             ),
+            budget_used: gauges("pillion_budget_used", "What the pod has of its budgets, in their units."),
+            budget_limit: gauges("pillion_budget_limit", "The pod's budgets, in their units."),
             open_connections: register(
                 &registry,
                 IntGauge::new("pillion_open_connections", "Connections open now.").expect("a valid name"),
@@ -168,6 +176,13 @@ impl WorkerMetrics {
     /// Counts a connection that was refused because the pod has its share of `budget`.
     pub fn budget_refused(&self, budget: &'static str) {
         self.budget_refused.with_label_values(&[budget]).inc();
+    }
+
+    /// Notes how many bytes the pod's streams hold, and how many they may.
+    pub fn set_memory(&self, held: usize, budget: usize) {
+        for (gauges, bytes) in [(&self.budget_used, held), (&self.budget_limit, budget)] {
+            gauges.with_label_values(&["memory"]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
     }
 
     /// What policies decide.

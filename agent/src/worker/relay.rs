@@ -43,6 +43,8 @@ pub(super) enum Ending {
     Far(String),
     /// Policies allow the connection no longer, in these words.
     Revoked(String),
+    /// The pod's streams held more than they may, and nobody had taken anything from this one for the longest time.
+    OverMemory,
 }
 
 /// Counts bytes while they pass.
@@ -94,6 +96,7 @@ async fn relay_halves(
     revoked: impl Future<Output = String>,
 ) -> Ending {
     let (mut from, to) = app.split();
+    let evicted = out.evicted();
     let ending = {
         let both = async {
             tokio::try_join!(from_app(&mut from, &mut out, traffic), to_app(to.as_ref(), &mut inc, traffic))
@@ -102,11 +105,12 @@ async fn relay_halves(
             ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
             error = failed(to.as_ref()) => Ending::App(error),
             verdict = revoked => Ending::Revoked(verdict),
+            () = evicted => Ending::OverMemory,
         }
     };
     match &ending {
         Ending::Finished => {}
-        Ending::App(_) | Ending::Revoked(_) => {
+        Ending::App(_) | Ending::Revoked(_) | Ending::OverMemory => {
             reset_on_drop(to.as_ref());
             out.reset();
         }
@@ -171,7 +175,10 @@ async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut FarIn<'_>) -> io::
     while bytes.has_remaining() {
         match app.try_write(&bytes) {
             Ok(written) => bytes.advance(written),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => inc.hold_until(app.writable()).await?,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                bytes = inc.keep(bytes);
+                inc.hold_until(app.writable()).await?;
+            }
             Err(e) => return Err(e),
         }
     }
@@ -223,6 +230,20 @@ impl FarOut<'_> {
         }
     }
 
+    /// Resolves when the stream has to be reset for want of memory.
+    fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        let evicted = match self {
+            Self::Mesh(stream) => Some(stream.evicted()),
+            Self::Plain(_) => None,
+        };
+        async move {
+            match evicted {
+                Some(evicted) => evicted.await,
+                None => pending().await,
+            }
+        }
+    }
+
     async fn ended_early(&mut self) -> Stop {
         match self {
             Self::Mesh(stream) => stream.ended_early().await.into(),
@@ -232,6 +253,14 @@ impl FarOut<'_> {
 }
 
 impl FarIn<'_> {
+    /// What has to wait for the app, in no more memory than it needs.
+    fn keep(&self, bytes: Bytes) -> Bytes {
+        match self {
+            Self::Mesh(stream) => stream.keep(bytes),
+            Self::Plain(_) => bytes,
+        }
+    }
+
     async fn hold_until<T>(&mut self, ready: impl Future<Output = T>) -> T {
         match self {
             Self::Mesh(stream) => stream.hold_until(ready).await,
