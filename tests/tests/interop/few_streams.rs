@@ -2,10 +2,9 @@
 
 use super::Stage;
 use pillion_tests::apps;
-use pillion_tests::metrics::Metrics;
 use std::time::Duration;
 
-/// An HBONE server that allows one stream on each connection, and answers every request with 200 (certificate, key).
+/// An HBONE server that allows one stream on each connection, and says a byte on each (certificate, key).
 const SERVER: &str = r"
 import socket, ssl, struct, sys, threading
 def frame(kind, flags, stream, payload=b''):
@@ -29,43 +28,51 @@ def serve(s):
         while True:
             header = read(s, 9)
             payload = read(s, int.from_bytes(header[:3], 'big'))
-            if header[3] == 1: s.sendall(frame(1, 4, int.from_bytes(header[5:], 'big'), b'\x88'))
+            stream = int.from_bytes(header[5:], 'big')
+            if header[3] == 1: s.sendall(frame(1, 4, stream, b'\x88') + frame(0, 0, stream, b'y'))
             elif header[3] == 4 and not header[4] & 1: s.sendall(frame(4, 1, 0))
             elif header[3] == 6 and not header[4] & 1: s.sendall(frame(6, 1, 0, payload))
     except (EOFError, OSError): pass
 while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 ";
 
-/// 60 connections at once, that stay.
+/// One connection after the other that stay, argv[2] of them, then argv[3] at once.
 const CLIENT: &str = "
 import socket, sys
 held = []
-for _ in range(60):
+def connect():
     s = socket.create_connection((sys.argv[1], 80)); s.sendall(b'x'); held.append(s)
+    return s
+for _ in range(int(sys.argv[2])): assert connect().recv(1) == b'y'
+for _ in range(int(sys.argv[3])): connect()
 print('held', flush=True)
 sys.stdin.read()
 ";
 
-/// Connections to the peer, by [`SERVER`]'s choice of one stream each.
-const AT_ONCE: usize = 16;
+/// A peer may have so many connections, however few streams it takes on each.
+const CONNECTIONS: usize = 16;
+
+const OVER: usize = 20;
 
 // proves: ISO-1
 #[test]
 fn a_peer_that_takes_one_stream_at_a_time_gets_few_connections() {
     let stage = Stage::new("few-streams", true).unwrap();
     let own = stage.authority.issue("foreign").unwrap();
-    let server = apps::python(&stage.foreign, SERVER, [&own.certificate, &own.key]).start().unwrap();
+    let server = apps::python(&stage.foreign, SERVER, [""; 0]).arg(&own.certificate).arg(&own.key).start().unwrap();
     server.wait_listening(15008).unwrap();
-    let client = apps::python(&stage.pod, CLIENT, [stage.foreign.ip4().to_string()]).start().unwrap();
+    let args = [stage.foreign.ip4().to_string(), CONNECTIONS.to_string(), OVER.to_string()];
+    let client = apps::python(&stage.pod, CLIENT, args).start().unwrap();
     client.wait_log("held", Duration::from_secs(10)).unwrap();
     // Those that are over wait for as long as a connection may take, and fail.
-    let refused = (60 - AT_ONCE) as f64;
-    let counted = |metrics: &Metrics| {
-        metrics.sum("pillion_budget_refused_total", &[("budget", "connections")]) >= refused
+    let counted = || {
+        let metrics = stage.agent.metrics()?;
+        let count = metrics.sum("pillion_budget_refused_total", &[("budget", "connections")]);
+        Ok((count >= OVER as f64).then_some(()))
     };
-    stage.agent.wait_metrics("that the others are refused", counted).unwrap();
+    stage.agent.process().wait_for("the others to be refused", Duration::from_secs(30), counted).unwrap();
     let line = stage.agent.wait_access("a refused one", |line| line["response_flags"] == "UO").unwrap();
     assert!(line["error"].as_str().unwrap().contains("takes few streams"), "{line}");
-    assert_eq!(server.log().matches("connection").count(), AT_ONCE);
+    assert_eq!(server.log().matches("connection").count(), CONNECTIONS);
     client.close_input();
 }
