@@ -10,6 +10,7 @@
 use super::frames::Frames;
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,6 +28,8 @@ struct Inner<T> {
     frames: Frames,
     /// What was read beyond the frames that the engine may read.
     spare: BytesMut,
+    /// The peer takes nothing off the wire: the streams on which something was read meanwhile.
+    blocked: Option<HashSet<u32>>,
 }
 
 /// How much the engine may still read. See [`Batched::renew_read_budget`].
@@ -35,6 +38,8 @@ struct ReadBudget {
     frames_left: usize,
     /// The engine wanted to read and was not allowed to: nobody else will wake its task.
     is_read_put_off: bool,
+    /// It was not, because the peer takes nothing off the wire. What it takes wakes the task.
+    is_held_back: bool,
 }
 
 /// Bytes that the engine may read between two renewals: the largest read of a TLS stream, twice.
@@ -44,8 +49,18 @@ const READ_BUDGET: usize = 256 * 1024;
 /// bytes, and handling them takes a few milliseconds.
 pub(super) const FRAMES_A_TURN: usize = 256;
 
+/// Streams on which the engine may read something while the peer takes nothing off the wire: what it has to say to each waits
+/// here, and it answers a frame on a stream that is no more with a reset. More than two peers can have under way to each other, who
+/// hear nothing of streams' ends meanwhile (`STREAMS_ACCEPTED`): so they never wait for each other.
+const STREAMS_WHILE_BLOCKED: usize = 4096;
+
 impl ReadBudget {
-    const FULL: Self = Self { bytes_left: READ_BUDGET, frames_left: FRAMES_A_TURN, is_read_put_off: false };
+    const FULL: Self = Self {
+        bytes_left: READ_BUDGET,
+        frames_left: FRAMES_A_TURN,
+        is_read_put_off: false,
+        is_held_back: false,
+    };
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
@@ -53,13 +68,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
     /// budget. The peer's frames follow `preface` bytes.
     pub fn new(io: T, preface: usize) -> Self {
         let (budget, frames, spare) = (ReadBudget::FULL, Frames::after(preface), BytesMut::new());
-        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget, frames, spare })))
+        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget, frames, spare, blocked: None })))
     }
 
     /// The owner has taken all that was read: the engine may read on. Wakes the task if a read was put off. Says whether
     /// anything was read since the last time.
     pub fn renew_read_budget(&self, cx: &mut Context<'_>) -> bool {
-        let before = std::mem::replace(&mut self.0.borrow_mut().budget, ReadBudget::FULL);
+        let budget = &mut self.0.borrow_mut().budget;
+        let is_held_back = budget.is_held_back;
+        let before = std::mem::replace(budget, ReadBudget { is_held_back, ..ReadBudget::FULL });
         if before.is_read_put_off {
             cx.waker().wake_by_ref();
         }
@@ -108,6 +125,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
             budget.is_read_put_off = true;
             return Poll::Pending;
         }
+        if inner.blocked.as_ref().is_some_and(|streams| streams.len() >= STREAMS_WHILE_BLOCKED) {
+            budget.is_held_back = true;
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let is_spare = !spare.is_empty();
         if is_spare {
@@ -118,7 +139,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
             std::task::ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
         }
         let read = &buf.filled()[before..];
-        let (bytes, begun) = frames.pass(read, budget.frames_left);
+        let note = |stream| {
+            if let Some(streams) = &mut inner.blocked {
+                streams.insert(stream);
+            }
+        };
+        let (bytes, begun) = frames.pass(read, budget.frames_left, note);
         if is_spare {
             spare.advance(bytes);
             if spare.is_empty() {
@@ -136,7 +162,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Batched<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.with(|io| io.poll_write(cx, buf))
+        let written = self.with(|io| io.poll_write(cx, buf));
+        let Inner { blocked, budget, .. } = &mut *self.0.borrow_mut();
+        if written.is_pending() {
+            blocked.get_or_insert_default();
+        } else {
+            *blocked = None;
+            if std::mem::take(&mut budget.is_held_back) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        written
     }
 
     /// Later: see [`poll`](Self::poll).

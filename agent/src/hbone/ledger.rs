@@ -82,7 +82,8 @@ pub(super) struct Account {
     /// To be sent, and not on the wire.
     outgoing: Side,
     is_evicted: Cell<bool>,
-    changed: Notify,
+    was_evicted: Notify,
+    was_sent: Notify,
 }
 
 #[derive(Default)]
@@ -245,7 +246,8 @@ impl Account {
             incoming: Side::default(),
             outgoing: Side::default(),
             is_evicted: Cell::new(false),
-            changed: Notify::new(),
+            was_evicted: Notify::new(),
+            was_sent: Notify::new(),
         });
         pod.accounts.borrow_mut().insert(id, Rc::downgrade(&account));
         account
@@ -270,7 +272,7 @@ impl Account {
     pub fn was_sent(&self, bytes: usize) {
         self.set(&self.outgoing, self.outgoing.held.get() - bytes);
         self.outgoing.was_taken(&self.pod);
-        self.changed.notify_waiters();
+        self.was_sent.notify_waiters();
     }
 
     /// How much more may wait for the wire than does already; `usize::MAX` while memory is not short.
@@ -288,13 +290,13 @@ impl Account {
 
     /// Resolves when something of what waits for the wire has got there.
     pub async fn sent(&self) {
-        self.changed.notified().await;
+        self.was_sent.notified().await;
     }
 
     /// Resolves when the stream has to be reset, so that others have memory.
     pub async fn evicted(&self) {
         while !self.is_evicted.get() {
-            self.changed.notified().await;
+            self.was_evicted.notified().await;
         }
     }
 
@@ -336,7 +338,7 @@ impl Account {
     fn evict(&self) {
         self.pod.shrink(self.held());
         self.is_evicted.set(true);
-        self.changed.notify_waiters();
+        self.was_evicted.notify_waiters();
     }
 }
 

@@ -59,7 +59,8 @@ const OVER: usize = 20;
 fn a_peer_that_takes_one_stream_at_a_time_gets_few_connections() {
     let stage = Stage::new("few-streams", true).unwrap();
     let own = stage.authority.issue("foreign").unwrap();
-    let server = apps::python(&stage.foreign, SERVER, [""; 0]).arg(&own.certificate).arg(&own.key).start().unwrap();
+    let server =
+        apps::python(&stage.foreign, SERVER, [""; 0]).arg(&own.certificate).arg(&own.key).start().unwrap();
     server.wait_listening(15008).unwrap();
     let args = [stage.foreign.ip4().to_string(), CONNECTIONS.to_string(), OVER.to_string()];
     let client = apps::python(&stage.pod, CLIENT, args).start().unwrap();

@@ -80,6 +80,43 @@ async fn a_flood_of_frames_leaves_others_their_turn() {
     .await;
 }
 
+/// Every frame on a stream that is no more is answered with a reset, and the resets wait here. When the peer takes them, it goes
+/// on.
+// proves: ISO-3
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_and_never_listens_is_not_listened_to() {
+    const ASKED: u32 = 50_000;
+    const RESET: usize = 13;
+    local(async {
+        let mut words = opening();
+        words.extend(request(2 * ASKED + 1));
+        for number in 0..ASKED {
+            words.extend(frame(0, 2 * number + 1, b"x"));
+        }
+        let (near, far) = duplex(1 << 16);
+        let (mut listen, mut say) = tokio::io::split(near);
+        let saying = spawn_local(async move { say.write_all(&words).await.unwrap() });
+        spawn_local(async move {
+            let mut server = Server::handshake(far).await.unwrap();
+            let _request = server.next().await.unwrap().unwrap();
+            server.next().await;
+        });
+        sleep(Duration::from_secs(5)).await;
+        assert!(!saying.is_finished(), "all of it was read");
+        let mut heard = 0;
+        let listening = async {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = listen.read(&mut buffer).await {
+                heard += count;
+            }
+        };
+        assert!(timeout(Duration::from_secs(5), listening).await.is_err(), "the connection goes on");
+        assert!(saying.is_finished());
+        assert!(heard > ASKED as usize * RESET, "{heard} bytes");
+    })
+    .await;
+}
+
 /// Such a peer may still send what the first window allows.
 // proves: ISO-3
 #[tokio::test(start_paused = true)]
