@@ -12,6 +12,7 @@ pub struct Tally(Rc<Count>);
 struct Count {
     alive: Cell<usize>,
     none: Notify,
+    fewer: Notify,
 }
 
 /// One that counts until this is dropped.
@@ -27,6 +28,11 @@ impl Tally {
         self.0.alive.get()
     }
 
+    /// Resolves when the next one ends.
+    pub async fn fewer(&self) {
+        self.0.fewer.notified().await;
+    }
+
     /// Resolves when none is alive, at once where there is none.
     pub async fn none(&self) {
         while self.count() > 0 {
@@ -39,6 +45,7 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let left = self.0.alive.get() - 1;
         self.0.alive.set(left);
+        self.0.fewer.notify_waiters();
         if left == 0 {
             self.0.none.notify_waiters();
         }

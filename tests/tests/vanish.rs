@@ -81,3 +81,51 @@ while True: threading.Thread(target=serve, args=(l.accept()[0],)).start()
     // The kernel keeps the app's orphans for a minute (tcp_fin_timeout); keep-alive asks after a minute, 15 s apart.
     wait_clean(&pair.near, (before.0 + 8, before.1 + 8), Duration::from_secs(180));
 }
+
+/// Tries a new connection every half second, each by itself; for every line that it is told, prints how long a new one took until
+/// it carried a byte there and back.
+const TRY_ON: &str = "
+import socket, sys, threading, time
+def once():
+    began = time.monotonic()
+    try:
+        with socket.create_connection((sys.argv[1], 7), 30) as s:
+            s.sendall(b'x'); s.recv(1)
+    except OSError: return
+    return time.monotonic() - began
+def background():
+    while True:
+        threading.Thread(target=once, daemon=True).start()
+        time.sleep(0.5)
+once()
+print('warm', flush=True)
+for line in sys.stdin:
+    if 'begin' in line: threading.Thread(target=background, daemon=True).start()
+    else: print('took', once(), flush=True)
+";
+
+/// What waits for the old connection's next try would wait for seconds.
+// proves: ISO-1
+#[test]
+fn after_a_hole_heals_new_connections_work_within_a_second() {
+    let pair = Pair::new("heal").unwrap();
+    apps::echo(&pair.server, 7).unwrap();
+    let client = apps::python(&pair.client, TRY_ON, [pair.server.ip4().to_string()]).start().unwrap();
+    client.wait_log("warm", Duration::from_secs(20)).unwrap();
+    let (n1, n2) = (pair.near.node().clone(), pair.far.node().clone());
+    let set_path = |up| {
+        n1.set_route(&n2, up).unwrap();
+        n2.set_route(&n1, up).unwrap();
+    };
+    set_path(false);
+    client.write_line("begin").unwrap();
+    // As long as the hole lasts. TCP waits twice as long after each try: by now for several seconds.
+    std::thread::sleep(Duration::from_secs(8));
+    set_path(true);
+    client.write_line("try").unwrap();
+    client.wait_log("took", Duration::from_secs(60)).unwrap();
+    let said = client.log();
+    let took: f64 = said.trim().rsplit(' ').next().unwrap().parse().expect("it came up");
+    assert!(took < 1.0, "a new connection took {took:.1} s");
+    client.close_input();
+}

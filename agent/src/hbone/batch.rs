@@ -3,10 +3,14 @@
 //! The engine flushes after every frame that it does not copy, which makes a TLS record and a system call of each.
 //! Here its flushes are put off until it has nothing more to do; whoever polls the engine flushes then.
 //!
-//! A connection also has a read budget: how many bytes the engine may read before its owner has taken what was
-//! read. Without one the engine reads as long as the peer sends, and piles up what its owner has not seen yet.
+//! A connection also has a read budget: how many bytes and how many frames the engine may read before its owner has taken
+//! what was read. Without one the engine reads as long as the peer sends, and piles up what its owner has not seen yet; a request
+//! of 11 bytes is 2.5 KiB to it. And whoever else has something to do on this thread has its turn in between.
 
+use super::frames::Frames;
+use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,32 +25,62 @@ struct Inner<T> {
     /// Why the last flush failed, for the engine's next step.
     failed: Option<io::Error>,
     budget: ReadBudget,
+    frames: Frames,
+    /// What was read beyond the frames that the engine may read.
+    spare: BytesMut,
+    /// The peer takes nothing off the wire: the streams on which something was read meanwhile.
+    blocked: Option<HashSet<u32>>,
 }
 
 /// How much the engine may still read. See [`Batched::renew_read_budget`].
 struct ReadBudget {
     bytes_left: usize,
+    frames_left: usize,
     /// The engine wanted to read and was not allowed to: nobody else will wake its task.
     is_read_put_off: bool,
+    /// It was not, because the peer takes nothing off the wire. What it takes wakes the task.
+    is_held_back: bool,
 }
 
 /// Bytes that the engine may read between two renewals: the largest read of a TLS stream, twice.
-pub(super) const READ_BUDGET: usize = 256 * 1024;
+const READ_BUDGET: usize = 256 * 1024;
+
+/// Frames that the engine may read between two renewals. What it makes of so many small ones is less than what it makes of the
+/// bytes, and handling them takes a few milliseconds.
+pub(super) const FRAMES_A_TURN: usize = 256;
+
+/// Streams on which the engine may read something while the peer takes nothing off the wire: what it has to say to each waits
+/// here, and it answers a frame on a stream that is no more with a reset. More than two peers can have under way to each other, who
+/// hear nothing of streams' ends meanwhile (`STREAMS_ACCEPTED`): so they never wait for each other.
+const STREAMS_WHILE_BLOCKED: usize = 4096;
+
+impl ReadBudget {
+    const FULL: Self = Self {
+        bytes_left: READ_BUDGET,
+        frames_left: FRAMES_A_TURN,
+        is_read_put_off: false,
+        is_held_back: false,
+    };
+}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
-    /// A connection on which the engine may read [`READ_BUDGET`] bytes, until its owner renews the budget.
-    pub fn new(io: T) -> Self {
-        let budget = ReadBudget { bytes_left: READ_BUDGET, is_read_put_off: false };
-        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget })))
+    /// A connection on which the engine may read [`READ_BUDGET`] bytes and [`FRAMES_A_TURN`] frames, until its owner renews the
+    /// budget. The peer's frames follow `preface` bytes.
+    pub fn new(io: T, preface: usize) -> Self {
+        let (budget, frames, spare) = (ReadBudget::FULL, Frames::after(preface), BytesMut::new());
+        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget, frames, spare, blocked: None })))
     }
 
-    /// The owner has taken all that was read: the engine may read on. Wakes the task if a read was put off.
-    pub fn renew_read_budget(&self, cx: &mut Context<'_>) {
+    /// The owner has taken all that was read: the engine may read on. Wakes the task if a read was put off. Says whether
+    /// anything was read since the last time.
+    pub fn renew_read_budget(&self, cx: &mut Context<'_>) -> bool {
         let budget = &mut self.0.borrow_mut().budget;
-        budget.bytes_left = READ_BUDGET;
-        if std::mem::take(&mut budget.is_read_put_off) {
+        let is_held_back = budget.is_held_back;
+        let before = std::mem::replace(budget, ReadBudget { is_held_back, ..ReadBudget::FULL });
+        if before.is_read_put_off {
             cx.waker().wake_by_ref();
         }
+        before.bytes_left < READ_BUDGET
     }
 
     /// Polls the engine, and flushes what it wrote.
@@ -85,24 +119,60 @@ impl<T> Clone for Batched<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        {
-            let budget = &mut self.0.borrow_mut().budget;
-            if budget.bytes_left == 0 {
-                budget.is_read_put_off = true;
-                return Poll::Pending;
-            }
+        let inner = &mut *self.0.borrow_mut();
+        let Inner { budget, frames, spare, .. } = inner;
+        if budget.bytes_left == 0 || budget.frames_left == 0 {
+            budget.is_read_put_off = true;
+            return Poll::Pending;
+        }
+        if inner.blocked.as_ref().is_some_and(|streams| streams.len() >= STREAMS_WHILE_BLOCKED) {
+            budget.is_held_back = true;
+            return Poll::Pending;
         }
         let before = buf.filled().len();
-        let polled = self.with(|io| io.poll_read(cx, buf));
-        let budget = &mut self.0.borrow_mut().budget;
-        budget.bytes_left = budget.bytes_left.saturating_sub(buf.filled().len() - before);
-        polled
+        let is_spare = !spare.is_empty();
+        if is_spare {
+            buf.put_slice(&spare[..spare.len().min(buf.remaining())]);
+        } else if let Some(e) = inner.failed.take() {
+            return Poll::Ready(Err(e));
+        } else {
+            std::task::ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
+        }
+        let read = &buf.filled()[before..];
+        let note = |stream| {
+            if let Some(streams) = &mut inner.blocked {
+                streams.insert(stream);
+            }
+        };
+        let (bytes, begun) = frames.pass(read, budget.frames_left, note);
+        if is_spare {
+            spare.advance(bytes);
+            if spare.is_empty() {
+                *spare = BytesMut::new();
+            }
+        } else {
+            spare.extend_from_slice(&read[bytes..]);
+        }
+        buf.set_filled(before + bytes);
+        budget.bytes_left = budget.bytes_left.saturating_sub(bytes);
+        budget.frames_left -= begun;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Batched<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.with(|io| io.poll_write(cx, buf))
+        let written = self.with(|io| io.poll_write(cx, buf));
+        let Inner { blocked, budget, .. } = &mut *self.0.borrow_mut();
+        if written.is_pending() {
+            blocked.get_or_insert_default();
+        } else {
+            *blocked = None;
+            if std::mem::take(&mut budget.is_held_back) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        written
     }
 
     /// Later: see [`poll`](Self::poll).

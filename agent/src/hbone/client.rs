@@ -1,7 +1,10 @@
 //! The dialling side: one connection to one peer, many streams.
 
 use super::batch::Batched;
+use super::held::Held;
+use super::ledger::{self, Account};
 use super::load::Load;
+use super::sending::Sending;
 use super::stream::{PRODUCT, Peer, Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
@@ -13,17 +16,23 @@ use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use std::cell::OnceCell;
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
+
+/// A peer answers in a round trip, unless its app takes long or the path is down. A ping tells which.
+const SUSPICION: Duration = Duration::from_secs(1);
 
 /// Opens streams on one connection. The connection ends in order when the client and its streams are gone.
 pub struct Client {
-    send: SendRequest<Bytes>,
+    send: SendRequest<Sending>,
     streams: Tally,
     /// Why the connection broke. Its streams are told no more than that it did.
     broke: Rc<OnceCell<String>>,
@@ -32,7 +41,7 @@ pub struct Client {
 
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
 pub struct Driver<T> {
-    connection: Connection<Batched<T>, Bytes>,
+    connection: Connection<Batched<T>, Sending>,
     io: Batched<T>,
     broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
@@ -53,6 +62,9 @@ pub enum OpenError {
     /// Nobody waits for the stream any more.
     #[error("the app ended its connection: {0}")]
     Withdrawn(io::Error),
+    /// The pod's streams hold more than they may.
+    #[error("the pod's streams hold all the memory that they may")]
+    OverMemory,
     #[error("{0} cannot be written as an authority")]
     Authority(SocketAddr),
 }
@@ -60,7 +72,7 @@ pub enum OpenError {
 impl Client {
     /// Speaks HTTP/2's opening over a finished TLS handshake.
     pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Result<(Self, Driver<T>), h2::Error> {
-        let io = Batched::new(io);
+        let io = Batched::new(io, 0);
         let (send, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(INITIAL_WINDOW)
@@ -71,7 +83,7 @@ impl Client {
             .max_concurrent_reset_streams(RESET_STREAMS_REMEMBERED)
             .max_local_error_reset_streams(None)
             .data_frame_budget(SMALL_FRAMES_BUDGET)
-            .handshake(io.clone())
+            .handshake::<_, Sending>(io.clone())
             .await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
         let broke = Rc::<OnceCell<String>>::default();
@@ -91,6 +103,17 @@ impl Client {
 
     pub fn streams(&self) -> usize {
         self.streams.count()
+    }
+
+    /// The same count, for who outlives the client.
+    pub fn streams_tally(&self) -> Tally {
+        self.streams.clone()
+    }
+
+    /// Whether the peer has left a request unanswered for a second, and has said nothing since: a new stream is better off on
+    /// another connection.
+    pub fn is_suspect(&self) -> bool {
+        self.shared.tuner.is_suspect()
     }
 
     /// Whether a new stream is better off on another connection: one of this one's waits for room, or moves much.
@@ -124,31 +147,60 @@ impl Client {
         early: impl Future<Output = io::Result<Bytes>>,
         guard: Counted,
     ) -> Result<Stream, OpenError> {
+        if ledger::is_full() {
+            return Err(OpenError::OverMemory);
+        }
         let before_sent = |e| OpenError::Unusable(self.reason(&e));
         let mut send = self.send.clone().ready().await.map_err(before_sent)?;
         let (response, mut outgoing) =
             send.send_request(request(target, source)?, false).map_err(before_sent)?;
+        let account = Account::open();
         let mut response = pin!(response);
-        let response = tokio::select! {
-            biased;
-            response = &mut response => response,
-            early = early => {
-                // What is wrong with the stream is the response's error, too.
-                let _ = outgoing.send_data(early.map_err(OpenError::Withdrawn)?, false);
-                response.await
+        let answered = async {
+            tokio::select! {
+                biased;
+                response = &mut response => response.map_err(Ok),
+                early = early => {
+                    let early = Sending::new(early.map_err(|e| Err(OpenError::Withdrawn(e)))?, &account);
+                    // What is wrong with the stream is the response's error, too.
+                    let _ = outgoing.send_data(early, false);
+                    response.await.map_err(Ok)
+                }
             }
         };
-        let response = response.map_err(|e| match e.reason() {
-            Some(h2::Reason::REFUSED_STREAM) => before_sent(e),
+        let response = tokio::select! {
+            response = answered => response,
+            () = account.evicted() => return Err(OpenError::OverMemory),
+            never = self.suspect_silence() => match never {},
+        };
+        self.shared.tuner.answered();
+        let response = response.map_err(|e| match e {
+            Err(e) => e,
+            Ok(e) if e.reason() == Some(h2::Reason::REFUSED_STREAM) => before_sent(e),
             // A graceful GOAWAY: streams above its last id were never looked at (RFC 9113 §6.8).
-            Some(h2::Reason::NO_ERROR) if e.is_go_away() => before_sent(e),
-            _ => OpenError::Broken(self.reason(&e)),
+            Ok(e) if e.reason() == Some(h2::Reason::NO_ERROR) && e.is_go_away() => before_sent(e),
+            Ok(e) => OpenError::Broken(self.reason(&e)),
         })?;
         if response.status() != StatusCode::OK {
             return Err(OpenError::Status(response.status()));
         }
         let peer = Peer::of(response.headers(), header::SERVER);
-        Ok(Stream::new(outgoing, response.into_body(), self.shared.clone(), Some(guard), peer))
+        let held = Held::new(account.clone());
+        Ok(Stream::new(
+            outgoing,
+            response.into_body(),
+            self.shared.clone(),
+            (account, held),
+            Some(guard),
+            peer,
+        ))
+    }
+
+    /// Suspects the peer when it has not answered for a while; does not resolve.
+    async fn suspect_silence(&self) -> Infallible {
+        sleep(SUSPICION).await;
+        self.shared.tuner.suspect();
+        pending().await
     }
 
     fn reason(&self, error: &h2::Error) -> String {
@@ -176,9 +228,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         // Fails only while an earlier change is not acknowledged.
         this.tuner.poll(cx, |window| this.connection.set_initial_window_size(window).is_ok());
         let polled = this.io.poll(cx, |cx| Pin::new(&mut this.connection).poll(cx));
-        if polled.is_pending() {
-            // Streams take what they were sent before the next read.
-            this.io.renew_read_budget(cx);
+        // Streams take what they were sent before the next read.
+        if polled.is_pending()
+            && this.io.renew_read_budget(cx)
+            && !this.tuner.heard(|window| this.connection.set_initial_window_size(window).is_ok())
+        {
+            let e = h2::Error::from(h2::Reason::SETTINGS_TIMEOUT);
+            let _ = this.broke.set(e.to_string());
+            return Poll::Ready(Err(e));
         }
         if let Poll::Ready(Err(e)) = &polled {
             // It ends once.

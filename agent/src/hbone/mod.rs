@@ -7,17 +7,25 @@
 mod batch;
 mod client;
 mod forwarded;
+mod frames;
 mod held;
+mod ledger;
 mod load;
+mod memory;
+mod sending;
 mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod window;
 
+#[cfg(test)]
+use batch::FRAMES_A_TURN;
+
 pub use client::{Client, Driver, OpenError};
 pub use forwarded::{format_forwarded, parse_forwarded};
-pub use server::{Request, Server};
+pub use ledger::{held_by_pod, is_full, keep_to_budget, pod_budget};
+pub use server::{Gone, Request, Server};
 pub use stream::{Incoming, Outgoing, Stream, StreamError};
 
 /// Where a pod's worker takes HBONE connections (Istio's number).
@@ -32,13 +40,14 @@ const STREAMS_ACCEPTED: u32 = 1024;
 
 /// The largest credit HTTP/2 can give a connection. Streams are held back by their own windows; a smaller one
 /// here would let a few stalled streams stop all others. It cannot be used up: what streams hold unread makes their windows
-/// smaller (`window.rs`), long before they hold as much.
+/// smaller (`window.rs`), and they are reset (`ledger.rs`) long before they hold as much.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Frames of this size are accepted and asked for: four TLS records, so that a frame never waits long for its end.
 const FRAME_SIZE: u32 = 64 * 1024;
 
-/// Bytes of one stream that may wait for the wire. One frame in flight and one behind it.
+/// Bytes of one stream that may wait for the wire, while memory is not short (`ledger.rs`). One frame in flight and one behind
+/// it.
 const SEND_BUFFER: usize = 2 * FRAME_SIZE as usize;
 
 /// Request headers are a few hundred bytes; a peer that sends more is not a mesh peer.
@@ -46,9 +55,9 @@ const HEADER_LIST_SIZE: u32 = 16 * 1024;
 
 /// Requests that a peer may have withdrawn before this side has looked at them. An app that opens and resets connections
 /// in a burst makes as many, and one more ends every stream of the connection (the engine's defence against "rapid
-/// reset", CVE-2023-44487; its default is 20). So the limit is above what fits into the read budget
-/// (`batch::READ_BUDGET`, at 24 bytes for the shortest request and its reset): the budget bounds them, and the limit is never met.
-const WITHDRAWN_REQUESTS: usize = 16_384;
+/// reset", CVE-2023-44487; its default is 20). So the limit is above what may be read before all is looked at
+/// (`batch::FRAMES_A_TURN`): a flood waits its turn, and the limit is never met.
+const WITHDRAWN_REQUESTS: usize = batch::FRAMES_A_TURN;
 
 /// Streams that the engine remembers for a second after it has reset them, so that frames which were on their way are
 /// dropped without an answer. For a stream that it has forgotten, it answers each frame with one more reset. The engine ends the
@@ -56,10 +65,7 @@ const WITHDRAWN_REQUESTS: usize = 16_384;
 /// not end the connections of others.
 const RESET_STREAMS_REMEMBERED: usize = 1024;
 
-// A request and its reset take 11 and 13 bytes at the least.
-const _: () = assert!(WITHDRAWN_REQUESTS > batch::READ_BUDGET / 24 + FRAME_SIZE as usize / 24);
-
-/// What small frames may cost that have arrived and no stream has taken yet: the engine ends the connection above it. A frame
-/// costs 256 bytes less its own. Streams take their frames at once ([`held`]), so that this is what fits into one turn of
-/// the read budget, four times: frames of one byte take 10 bytes of the wire.
-const SMALL_FRAMES_BUDGET: usize = 4 * 256 * (batch::READ_BUDGET / 10);
+/// What small frames may cost before the engine ends the connection. It counts those as well that come to streams which it has
+/// reset, and never gives back what they cost: in the end, an app whose connections are refused would end the streams of others.
+/// So it has no limit: streams take their frames at once ([`held`]), and `batch::FRAMES_A_TURN` bounds what nobody has taken yet.
+const SMALL_FRAMES_BUDGET: usize = usize::MAX;

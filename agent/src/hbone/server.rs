@@ -1,25 +1,31 @@
 //! The accepting side: CONNECT requests of one peer's connection.
 
 use super::batch::Batched;
+use super::held::Held;
+use super::ledger::Account;
 use super::load::Load;
+use super::sending::Sending;
 use super::stream::{PRODUCT, Peer, Shared, Stream};
 use super::window::{INITIAL_WINDOW, Tuner};
 use super::{
     CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
     SMALL_FRAMES_BUDGET, STREAMS_ACCEPTED, WITHDRAWN_REQUESTS,
 };
-use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Response, StatusCode, header, request};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What a client says before its first frame, in bytes (RFC 9113 §3.4).
+const PREFACE: usize = 24;
 
 /// A peer's connection. [`next`](Self::next) has to be awaited for anything on it to move.
 pub struct Server<T> {
-    connection: Connection<Batched<T>, Bytes>,
+    connection: Connection<Batched<T>, Sending>,
     io: Batched<T>,
     shared: Shared,
 }
@@ -28,13 +34,27 @@ pub struct Server<T> {
 pub struct Request {
     pub head: request::Parts,
     body: RecvStream,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Sending>,
     shared: Shared,
+    account: Rc<Account>,
+    /// What the peer has sent while it waits for the answer.
+    held: Held,
+    /// It has ended its direction, or its stream.
+    has_ended: bool,
+}
+
+/// Why a request needs no answer any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// The peer has withdrawn it.
+    Withdrawn,
+    /// The pod's streams hold more than they may, and this one has to be reset for it.
+    OverMemory,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     pub async fn handshake(io: T) -> Result<Self, h2::Error> {
-        let io = Batched::new(io);
+        let io = Batched::new(io, PREFACE);
         let mut handshake = h2::server::Builder::new()
             .initial_window_size(INITIAL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -46,7 +66,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .max_concurrent_reset_streams(RESET_STREAMS_REMEMBERED)
             .max_local_error_reset_streams(None)
             .data_frame_budget(SMALL_FRAMES_BUDGET)
-            .handshake(io.clone());
+            .handshake::<_, Sending>(io.clone());
         let mut connection = poll_fn(|cx| io.poll(cx, |cx| Pin::new(&mut handshake).poll(cx))).await?;
         let tuner = Rc::new(Tuner::new(connection.ping_pong()));
         Ok(Self { connection, io, shared: Shared { tuner, load: Rc::new(Load::default()) } })
@@ -57,18 +77,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         poll_fn(|cx| {
             // Fails only while an earlier change is not acknowledged.
             self.shared.tuner.poll(cx, |window| self.connection.set_initial_window_size(window).is_ok());
-            let accepted = self.io.poll(cx, |cx| self.connection.poll_accept(cx));
-            if accepted.is_pending() {
-                // Every request that was read has been taken.
-                self.io.renew_read_budget(cx);
+            loop {
+                match self.io.poll(cx, |cx| self.connection.poll_accept(cx)) {
+                    Poll::Ready(Some(Ok((request, mut respond)))) => {
+                        let is_withdrawn = respond.poll_reset(cx).is_ready();
+                        if !is_withdrawn {
+                            return Poll::Ready(Some(Ok((request, respond))));
+                        }
+                    }
+                    Poll::Pending => break,
+                    ended => return ended,
+                }
             }
-            accepted
+            // Every request that was read has been taken.
+            if self.io.renew_read_budget(cx)
+                && !self.shared.tuner.heard(|window| self.connection.set_initial_window_size(window).is_ok())
+            {
+                return Poll::Ready(Some(Err(Reason::SETTINGS_TIMEOUT.into())));
+            }
+            Poll::Pending
         })
         .await
         .map(|accepted| {
             let (request, respond) = accepted?;
             let (head, body) = request.into_parts();
-            Ok(Request { head, body, respond, shared: self.shared.clone() })
+            let account = Account::open();
+            let held = Held::new(account.clone());
+            Ok(Request { head, body, respond, shared: self.shared.clone(), account, held, has_ended: false })
         })
     }
 
@@ -90,7 +125,7 @@ impl Request {
         let mut response = status(StatusCode::OK);
         response.headers_mut().insert(header::SERVER, PRODUCT);
         let outgoing = self.respond.send_response(response, false)?;
-        Ok(Stream::new(outgoing, self.body, self.shared, None, peer))
+        Ok(Stream::new(outgoing, self.body, self.shared, (self.account, self.held), None, peer))
     }
 
     /// Answers with an error, and ends the stream.
@@ -104,9 +139,32 @@ impl Request {
         self.respond.send_reset(Reason::REFUSED_STREAM);
     }
 
-    /// Resolves when the peer no longer wants the connection it asked for.
-    pub async fn withdrawn(&mut self) {
-        poll_fn(|cx| self.respond.poll_reset(cx).map(drop)).await;
+    /// Resolves when the peer no longer wants the connection it asked for, or when it cannot have it. Takes in what it sends
+    /// meanwhile.
+    pub async fn gone(&mut self) -> Gone {
+        let account = self.account.clone();
+        let mut evicted = pin!(account.evicted());
+        poll_fn(|cx| {
+            if evicted.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Gone::OverMemory);
+            }
+            while !self.has_ended
+                && let Poll::Ready(arrived) = self.body.poll_data(cx)
+            {
+                match arrived {
+                    Some(Ok(bytes)) => self.held.push(bytes),
+                    // The stream will say it again.
+                    Some(Err(_)) | None => self.has_ended = true,
+                }
+            }
+            self.respond.poll_reset(cx).map(|_| Gone::Withdrawn)
+        })
+        .await
+    }
+
+    /// Ends the stream for want of memory.
+    pub fn reset(mut self) {
+        self.respond.send_reset(Reason::CANCEL);
     }
 }
 

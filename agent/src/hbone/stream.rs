@@ -1,7 +1,9 @@
 //! One tunnelled TCP connection: bytes out, bytes in, each direction with an end of its own.
 
-use super::held::Held;
+use super::held::{Held, compact};
+use super::ledger::Account;
 use super::load::Load;
+use super::sending::Sending;
 use super::window::{Passed, Tuner};
 use crate::tally::Counted;
 use bytes::Bytes;
@@ -35,7 +37,8 @@ pub struct Stream {
 
 /// The direction towards the peer.
 pub struct Outgoing {
-    send: SendStream<Bytes>,
+    send: SendStream<Sending>,
+    account: Rc<Account>,
     /// Small frames in a row, since the peer has said something.
     small: Rc<Cell<u32>>,
     /// Whether small frames may have to gather for this peer.
@@ -95,16 +98,17 @@ impl StreamError {
 
 impl Stream {
     pub(super) fn new(
-        send: SendStream<Bytes>,
+        send: SendStream<Sending>,
         body: RecvStream,
         Shared { tuner, load }: Shared,
+        (account, held): (Rc<Account>, Held),
         guard: Option<Counted>,
         peer: Peer,
     ) -> Self {
         let small = Rc::<Cell<u32>>::default();
         let gathers = peer == Peer::Another;
-        let outgoing = Outgoing { send, small: small.clone(), gathers, load: load.clone() };
-        let (held, passed) = (Held::default(), Passed::default());
+        let outgoing = Outgoing { send, account, small: small.clone(), gathers, load: load.clone() };
+        let passed = Passed::default();
         Self { outgoing, incoming: Incoming { body, tuner, held, end: None, passed, small, load }, guard }
     }
 }
@@ -124,9 +128,24 @@ impl Outgoing {
     }
 
     /// Waits until the peer and the send buffer have room; how many bytes of it, `wanted` at the most.
+    ///
+    /// While memory is short, the buffer is a small one, and what is in it has to get to the wire first.
     pub async fn room(&mut self, wanted: usize) -> Result<usize, StreamError> {
-        self.send.reserve_capacity(wanted);
         let mut waiting = None;
+        let account = self.account.clone();
+        let wanted = loop {
+            match account.send_room() {
+                0 => {
+                    waiting.get_or_insert_with(|| self.load.waits());
+                    tokio::select! {
+                        error = self.ended_early() => return Err(error),
+                        () = account.sent() => {}
+                    }
+                }
+                room => break wanted.min(room),
+            }
+        };
+        self.send.reserve_capacity(wanted);
         loop {
             let capacity = self.send.capacity();
             if capacity > 0 {
@@ -145,7 +164,7 @@ impl Outgoing {
     pub fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
         self.small.set(if bytes.len() < SMALL_FRAME { self.small.get() + 1 } else { 0 });
         self.load.moved(bytes.len());
-        self.send.send_data(bytes, false)?;
+        self.send.send_data(Sending::new(bytes, &self.account), false)?;
         self.give_back_room();
         Ok(())
     }
@@ -159,12 +178,18 @@ impl Outgoing {
     /// This direction ends in order (a FIN).
     pub fn finish(&mut self) -> Result<(), StreamError> {
         self.give_back_room();
-        Ok(self.send.send_data(Bytes::new(), true)?)
+        Ok(self.send.send_data(Sending::end(), true)?)
     }
 
     /// Both directions end now (an RST).
     pub fn reset(&mut self) {
         self.send.send_reset(Reason::CANCEL);
+    }
+
+    /// Resolves when the pod holds too much, and this stream is one that has to be reset for it.
+    pub fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        let account = self.account.clone();
+        async move { account.evicted().await }
     }
 
     /// Resolves when the peer or the connection ends the stream early.
@@ -185,7 +210,7 @@ impl Incoming {
         if self.end.is_none() {
             match self.receive().await {
                 Ok(Some(bytes)) => {
-                    self.held.count(bytes.len());
+                    self.held.pass(bytes.len());
                     return Ok(Some(bytes));
                 }
                 Ok(None) => self.end = Some(Ok(())),
@@ -193,6 +218,11 @@ impl Incoming {
             }
         }
         self.end.take().unwrap_or(Ok(())).map(|()| None)
+    }
+
+    /// What [`next`](Self::next) gave, if it has to wait: in no more memory than it needs.
+    pub fn keep(&self, bytes: Bytes) -> Bytes {
+        compact(bytes)
     }
 
     /// Takes in what arrives until `ready` resolves, for the calls of [`next`](Self::next) that follow.

@@ -3,9 +3,9 @@
 //! A fixed window for 10 Gb/s × 50 ms would let one sleeping reader pile up 64 MiB in the agent. So a
 //! connection's streams start small and grow while a measured round trip shows that the window holds one of them
 //! back (as TCP's own receive buffer does, and hyper's adaptive window). What readers that sleep hold already
-//! ([`held`](super::held)) makes the windows of all smaller again, down to [`SMALLEST_WINDOW`].
+//! ([`ledger`](super::ledger)) makes the windows of all smaller again, down to [`SMALLEST_WINDOW`].
 
-use super::held::room_left;
+use super::ledger::room_left;
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,6 +22,10 @@ const SMALLEST_WINDOW: u32 = 64 << 10;
 /// The first measurements follow each other quickly; once the window fits, they become rare.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A peer has so many seconds in which it is heard to acknowledge SETTINGS: while it is not, as when the path is down, none of
+/// them count.
+const ACKNOWLEDGEMENT: u32 = 10;
 
 /// Decides on the window from what apps take between a ping and its pong. No I/O, no clock.
 #[derive(Debug)]
@@ -102,11 +106,65 @@ struct Measuring {
     ping_pong: Option<h2::PingPong>,
     /// The window that the peer was told.
     told: u32,
+    /// What is not known to be acknowledged yet.
+    unacknowledged: Option<Heard>,
+    /// The peer has left something unanswered, and has said nothing since.
+    is_suspect: bool,
+}
+
+/// Since the peer was told, it was heard in so many seconds.
+#[derive(Default)]
+struct Heard {
+    seconds: u32,
+    last: Option<Instant>,
 }
 
 impl Tuner {
     pub fn new(ping_pong: Option<h2::PingPong>) -> Self {
-        Self(RefCell::new(Measuring { estimator: Estimator::new(), ping_pong, told: INITIAL_WINDOW }))
+        Self(RefCell::new(Measuring {
+            estimator: Estimator::new(),
+            ping_pong,
+            told: INITIAL_WINDOW,
+            unacknowledged: Some(Heard::default()),
+            is_suspect: false,
+        }))
+    }
+
+    /// The peer has left something unanswered: it is suspect until it answers, a ping at the latest.
+    pub fn suspect(&self) {
+        let Measuring { estimator, ping_pong, is_suspect, .. } = &mut *self.0.borrow_mut();
+        let Some(ping_pong) = ping_pong else { return };
+        *is_suspect = true;
+        // One that is under way already will tell as well.
+        estimator.pinged |= ping_pong.send_ping(h2::Ping::opaque()).is_ok();
+    }
+
+    /// The peer has answered.
+    pub fn answered(&self) {
+        self.0.borrow_mut().is_suspect = false;
+    }
+
+    pub fn is_suspect(&self) -> bool {
+        self.0.borrow().is_suspect
+    }
+
+    /// To be called when the peer was heard, and all that it said was looked at. False where it has not acknowledged what it was
+    /// told: its streams may be sent more than they should, and it does not keep to HTTP/2. `tell` is [`poll`](Self::poll)'s.
+    pub fn heard(&self, tell: impl FnOnce(u32) -> bool) -> bool {
+        let Measuring { told, unacknowledged, .. } = &mut *self.0.borrow_mut();
+        let Some(heard) = unacknowledged else { return true };
+        let now = Instant::now();
+        if heard.last.is_some_and(|last| now - last < Duration::from_secs(1)) {
+            return true;
+        }
+        heard.last = Some(now);
+        heard.seconds += 1;
+        if heard.seconds <= ACKNOWLEDGEMENT {
+            return true;
+        }
+        // The engine lets it be told again only where the last time was acknowledged.
+        *unacknowledged = None;
+        tell(*told)
     }
 
     /// A stream of the connection has passed on bytes to its app.
@@ -123,16 +181,18 @@ impl Tuner {
     /// To be called when the connection is polled: has `tell` set the window of its streams, if it is to change. `tell`
     /// says whether that was possible; if not, it is told at the next call.
     pub fn poll(&self, cx: &mut std::task::Context<'_>, tell: impl FnOnce(u32) -> bool) {
-        let Measuring { estimator, ping_pong, told } = &mut *self.0.borrow_mut();
+        let Measuring { estimator, ping_pong, told, unacknowledged, is_suspect } = &mut *self.0.borrow_mut();
         if estimator.pinged
             && let Some(ping_pong) = ping_pong
             && let std::task::Poll::Ready(Ok(_)) = ping_pong.poll_pong(cx)
         {
             estimator.on_pong(Instant::now());
+            *is_suspect = false;
         }
         let window = fitting(estimator.window, *told, room_left());
         if window != *told && tell(window) {
             *told = window;
+            *unacknowledged = Some(Heard::default());
         }
     }
 }

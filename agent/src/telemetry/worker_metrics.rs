@@ -187,6 +187,11 @@ impl WorkerMetrics {
         self.budget_used.with_label_values(&[budget])
     }
 
+    /// Notes how many bytes the pod's streams hold, and how many they may.
+    pub fn set_memory(&self, held: usize, budget: usize) {
+        self.budget_used("memory").set(held as f64 / budget.max(1) as f64);
+    }
+
     /// What policies decide.
     pub fn authorization(&self) -> &AuthorizationMetrics {
         &self.authorization

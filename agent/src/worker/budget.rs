@@ -93,6 +93,15 @@ pub(super) struct PeerPermit {
 #[error("the pod's connections have their share of the agent's file descriptors ({0})")]
 pub(super) struct OverBudget(&'static str);
 
+/// The pod's streams hold more than they may (`hbone/ledger.rs`).
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the pod's streams hold all the memory that they may")]
+pub(super) struct OverMemory;
+
+impl OverMemory {
+    pub const RESPONSE_FLAGS: &'static str = OverBudget::RESPONSE_FLAGS;
+}
+
 impl OverBudget {
     /// Envoy's flag of an upstream overflow.
     pub const RESPONSE_FLAGS: &'static str = "UO";

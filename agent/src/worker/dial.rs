@@ -4,6 +4,8 @@
 use super::Settings;
 use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
 use crate::kernel::{SocketTable, Tag};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,6 +20,10 @@ use tokio::time::{Instant, sleep, timeout};
 /// A peer that the mesh just announced may still be opening its port. Its refusal is taken for an answer only
 /// after this long: label and listener come from two agents, and reach this one in either order.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A SYN that was lost is sent again by the kernel after 1, 3 and 7 s. While a path is down, a new attempt every so often notices
+/// at once that it is up again.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
 
 const REFUSAL_PAUSE: Duration = Duration::from_millis(25);
 
@@ -64,8 +70,18 @@ impl Dialer {
         self.connect(target, Options::default()).await
     }
 
-    /// To another pod's worker.
+    /// To another pod's worker. As long as nothing is heard from there, it is tried again beside the attempts that wait.
     pub async fn peer(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            attempts.push(self.try_peer(target));
+            if let Ok(Some(dialled)) = timeout(ATTEMPT_INTERVAL, attempts.next()).await {
+                return dialled;
+            }
+        }
+    }
+
+    async fn try_peer(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
         let started = Instant::now();
         let congestion = self.settings.hbone_congestion.as_deref();
         loop {

@@ -1,6 +1,6 @@
 //! A peer's HBONE connection: mutual TLS, then one app connection per CONNECT request.
 
-use super::budget::OverBudget;
+use super::budget::{OverBudget, OverMemory};
 use super::context::Context;
 use super::dial::DialError;
 use super::proof::{Before, Proof};
@@ -10,7 +10,7 @@ use super::revocation::peer_revoked;
 use super::socket::reset_on_drop;
 use super::tasks;
 use crate::decide::{self, Connection, inbound, judge, presented};
-use crate::hbone::{Request, Server, parse_forwarded};
+use crate::hbone::{self, Gone, Request, Server, parse_forwarded};
 use crate::mesh::SpiffeId;
 use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
 use crate::tls::{self, PeerRole, explain, peer_chain, peer_identity};
@@ -90,6 +90,10 @@ async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof:
             request = server.next() => match request {
                 // A client of ours asks again, on another connection.
                 Some(Ok(request)) if is_over || proof.has_expired() => request.turn_away(),
+                Some(Ok(request)) if hbone::is_full() => {
+                    context.metrics.budget_refused("memory");
+                    request.turn_away();
+                }
                 Some(Ok(request)) => {
                     tasks::spawn(stream(context.clone(), request, peer.clone()));
                 }
@@ -155,9 +159,14 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let dialled = tokio::select! {
         // Boxed, because what is open for long should be small.
         dialled = Box::pin(context.dialer.app(target, client)) => dialled,
-        () = request.withdrawn() => {
-            return Record::failed(&context, &began, &parties, "DC", "the peer withdrew its request");
-        }
+        gone = request.gone() => return match gone {
+            Gone::Withdrawn => Record::failed(&context, &began, &parties, "DC", "the peer withdrew its request"),
+            Gone::OverMemory => {
+                context.metrics.budget_refused("memory");
+                request.reset();
+                Record::failed(&context, &began, &parties, OverMemory::RESPONSE_FLAGS, &OverMemory.to_string());
+            }
+        },
         verdict = admission.revoked() => {
             request.refuse(StatusCode::UNAUTHORIZED);
             return Record::failed(&context, &began, &parties, "DENY", &verdict);

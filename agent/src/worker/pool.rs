@@ -4,7 +4,7 @@
 //! pod made anew, is another peer and is dialled anew.
 
 use super::PoolReport;
-use super::budget::{Budget, OverBudget};
+use super::budget::{Budget, OverBudget, OverMemory};
 use super::certificate::Identity;
 use super::dial::{DialError, Dialer};
 use super::early::Early;
@@ -13,9 +13,10 @@ use super::revocation::peer_revoked;
 use super::tasks::{self, Companion};
 use crate::hbone::{Client, HBONE_PORT, OpenError, Stream};
 use crate::mesh::{Mesh, SpiffeId, Workload};
-use crate::tally::Counted;
+use crate::tally::{Counted, Tally};
 use crate::telemetry::{HandshakeRole, WorkerMetrics};
 use crate::tls::{self, PeerRole, explain};
+use futures::future::select_all;
 use rustls_pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,6 +36,16 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A peer gets more connections while those that it has are busy, up to this many. They are for streams that would wait
 /// behind large or stalled ones; when none are busy, they end with [`IDLE_TIMEOUT`].
 const CONNECTIONS_WHILE_BUSY: usize = 4;
+
+/// A peer that has so many connections gets another one only where those carry [`STREAMS_EACH`] streams each. A peer says itself
+/// how many streams it takes on one: it may not have a connection for each.
+const CONNECTIONS_AT_ONCE: usize = 16;
+
+/// Envoy and ztunnel take 100 or more, Pillion 1,024.
+const STREAMS_EACH: usize = 32;
+
+/// A peer never has more: 100,000 streams to Pillion.
+const CONNECTIONS_AT_MOST: usize = 512;
 
 /// A new stream waits this long for such a connection before it takes a busy one.
 const PATIENCE_WHILE_BUSY: Duration = Duration::from_millis(250);
@@ -64,9 +75,14 @@ struct PeerKey {
 struct Peer {
     connections: RefCell<Vec<Rc<Connection>>>,
     /// Connections that are no longer for new streams but still carry old ones.
-    leaving: RefCell<Vec<AbortHandle>>,
+    leaving: RefCell<Vec<Leaving>>,
     /// One dials, the others wait for what comes of it.
     dialling: Mutex<Option<Failure>>,
+}
+
+struct Leaving {
+    driver: AbortHandle,
+    streams: Tally,
 }
 
 struct Connection {
@@ -96,6 +112,8 @@ pub(super) enum PeerError {
     Http2 { address: SocketAddr, source: h2::Error },
     #[error("{0}")]
     Budget(#[from] OverBudget),
+    #[error("{0} takes few streams on a connection, and has all the connections that it may")]
+    Crowded(SpiffeId),
     #[error("{0}")]
     Open(#[from] OpenError),
     #[error("no answer to CONNECT within {0:?}")]
@@ -109,11 +127,12 @@ impl PeerError {
     pub fn response_flags(&self) -> &'static str {
         match self {
             Self::Dial(e) => e.response_flags(),
-            Self::Budget(_) => OverBudget::RESPONSE_FLAGS,
+            Self::Budget(_) | Self::Crowded(_) => OverBudget::RESPONSE_FLAGS,
             Self::HandshakeTimeout { .. } | Self::OpenTimeout(_) => "UT",
             Self::Tls { .. } | Self::Http2 { .. } => "UF",
             Self::Open(OpenError::Status(http::StatusCode::UNAUTHORIZED)) => "DENY",
             Self::Open(OpenError::Withdrawn(_)) => "DC",
+            Self::Open(OpenError::OverMemory) => OverMemory::RESPONSE_FLAGS,
             Self::Open(_) => "UF",
             Self::Shared(e) => e.response_flags(),
         }
@@ -155,7 +174,12 @@ impl Pool {
                     tracing::debug!(peer = %key.identity, "connection takes no stream: {reason}");
                     peer.forget(&connection);
                 }
-                Ok(Err(e)) => return Err(e.into()),
+                Ok(Err(e)) => {
+                    if let OpenError::OverMemory = e {
+                        self.means.metrics.budget_refused("memory");
+                    }
+                    return Err(e.into());
+                }
                 Err(_) => return Err(PeerError::OpenTimeout(limit)),
             }
         }
@@ -199,14 +223,27 @@ impl Peer {
         means: &Means,
         key: &PeerKey,
     ) -> Result<(Rc<Connection>, Counted), PeerError> {
-        if let Some(found) = self.with_room() {
-            return Ok(found);
-        }
         let asked = Instant::now();
-        let mut dialling = self.dialling.lock().await;
-        if let Some(found) = self.with_room() {
-            return Ok(found);
-        }
+        let mut dialling = loop {
+            if let Some(found) = self.with_room() {
+                return Ok(found);
+            }
+            if self.may_dial() {
+                let dialling = self.dialling.lock().await;
+                if let Some(found) = self.with_room() {
+                    return Ok(found);
+                }
+                // Others may have dialled meanwhile.
+                if self.may_dial() {
+                    break dialling;
+                }
+            }
+            let left = means.dialer.settings.connect_timeout.saturating_sub(asked.elapsed());
+            if timeout(left, self.stream_ended()).await.is_err() {
+                means.metrics.budget_refused("connections");
+                return Err(PeerError::Crowded(key.identity.clone()));
+            }
+        };
         // A busy connection is better than none, and than a long wait.
         let busy_or = |error| self.least_busy().ok_or(PeerError::Shared(error));
         if let Some(failure) = dialling.as_ref().filter(|f| f.began >= asked) {
@@ -245,6 +282,29 @@ impl Peer {
                 self.least_busy()
             }
         }
+    }
+
+    /// Whether the peer may have one more connection.
+    fn may_dial(&self) -> bool {
+        let streams = self.streams();
+        let count = streams.len();
+        count < CONNECTIONS_AT_ONCE
+            || count < CONNECTIONS_AT_MOST
+                && streams.iter().map(Tally::count).sum::<usize>() >= count * STREAMS_EACH
+    }
+
+    /// Resolves when a stream of any of the peer's connections has ended.
+    async fn stream_ended(&self) {
+        let streams = self.streams();
+        let ended: Vec<_> = streams.iter().map(|streams| Box::pin(streams.fewer())).collect();
+        select_all(ended).await;
+    }
+
+    /// The streams of each connection that there is, those included that take no more.
+    fn streams(&self) -> Vec<Tally> {
+        let leaving = self.leaving.borrow();
+        let leaving = leaving.iter().filter(|l| !l.driver.is_finished()).map(|l| l.streams.clone());
+        leaving.chain(self.connections.borrow().iter().map(|c| c.client.streams_tally())).collect()
     }
 
     fn least_busy(&self) -> Option<(Rc<Connection>, Counted)> {
@@ -325,33 +385,38 @@ impl Peer {
     /// The connection takes no more streams; those it has go on.
     fn forget(&self, connection: &Rc<Connection>) {
         let mut leaving = self.leaving.borrow_mut();
-        leaving.retain(|driver| !driver.is_finished());
+        leaving.retain(|l| !l.driver.is_finished());
         let of_it = |c: &mut Rc<Connection>| Rc::ptr_eq(c, connection);
-        leaving.extend(self.connections.borrow_mut().extract_if(.., of_it).map(|c| c.driver.clone()));
+        leaving.extend(self.connections.borrow_mut().extract_if(.., of_it).map(|c| c.leaving()));
     }
 
     fn leave(&self) {
         let mut leaving = self.leaving.borrow_mut();
-        leaving.extend(self.connections.borrow_mut().drain(..).map(|c| c.driver.clone()));
-        leaving.retain(|driver| !driver.is_finished());
+        leaving.extend(self.connections.borrow_mut().drain(..).map(|c| c.leaving()));
+        leaving.retain(|l| !l.driver.is_finished());
     }
 
     fn is_leaving(&self) -> bool {
-        self.leaving.borrow().iter().any(|driver| !driver.is_finished())
+        self.leaving.borrow().iter().any(|l| !l.driver.is_finished())
     }
 
     fn cut(&self) {
         self.leave();
-        for driver in self.leaving.borrow().iter() {
-            driver.abort();
+        for leaving in self.leaving.borrow().iter() {
+            leaving.driver.abort();
         }
     }
 }
 
 impl Connection {
-    /// Whether it may carry one more stream.
+    /// Whether it may carry one more stream. One that is suspect does not: its path may be down, and a new connection is there at
+    /// once when it is up again.
     fn has_room(&self) -> bool {
-        self.client.has_room() && !self.proof.has_expired()
+        self.client.has_room() && !self.client.is_suspect() && !self.proof.has_expired()
+    }
+
+    fn leaving(&self) -> Leaving {
+        Leaving { driver: self.driver.clone(), streams: self.client.streams_tally() }
     }
 }
 

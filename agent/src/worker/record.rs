@@ -1,5 +1,6 @@
 //! What is told of a connection: metrics while it lives, a line in the access log when it is over.
 
+use super::budget::OverMemory;
 use super::context::Context;
 use super::relay::{Ending, Traffic};
 use crate::telemetry::{Direction, OpenConnection, Outcome, Parties};
@@ -40,6 +41,9 @@ impl Record {
 
     pub fn close(self, ending: &Ending) {
         let (flags, error) = self.verdict(ending);
+        if let Ending::OverMemory = ending {
+            self.context.metrics.budget_refused("memory");
+        }
         if let Some(flags) = flags {
             self.context.metrics.failed(self.series.labels(), flags);
         }
@@ -58,6 +62,7 @@ impl Record {
             Ending::App(e) => (Some(app), Some(e.to_string())),
             Ending::Far(e) => (Some(far), Some(e.clone())),
             Ending::Revoked(verdict) => (Some("DENY"), Some(verdict.clone())),
+            Ending::OverMemory => (Some(OverMemory::RESPONSE_FLAGS), Some(OverMemory.to_string())),
         }
     }
 

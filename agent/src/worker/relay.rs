@@ -44,6 +44,8 @@ pub(super) enum Ending {
     Far(String),
     /// Policies allow the connection no longer, in these words.
     Revoked(String),
+    /// The pod's streams held more than they may, and nobody had taken anything from this one for the longest time.
+    OverMemory,
 }
 
 /// Counts bytes while they pass.
@@ -69,11 +71,18 @@ pub(super) async fn relay(
     match far {
         Far::Mesh(Stream { mut outgoing, mut incoming, guard: _guard }) => {
             let (mut from, to) = app.split();
+            let evicted = outgoing.evicted();
+            let cut = async {
+                tokio::select! {
+                    verdict = revoked => Ending::Revoked(verdict),
+                    () = evicted => Ending::OverMemory,
+                }
+            };
             let both = async {
                 let from_app = from_app(&mut from, &mut outgoing, traffic);
                 tokio::try_join!(from_app, to_app(to.as_ref(), &mut incoming, traffic))
             };
-            let ending = end(to.as_ref(), both, revoked).await;
+            let ending = end(to.as_ref(), both, cut).await;
             if ending.resets_far() {
                 outgoing.reset();
             }
@@ -83,7 +92,7 @@ pub(super) async fn relay(
             let both = async {
                 tokio::try_join!(plain_from_app(&app, &far, traffic), plain_to_app(&app, &far, traffic))
             };
-            let ending = end(&app, both, revoked).await;
+            let ending = end(&app, both, async { Ending::Revoked(revoked.await) }).await;
             if ending.resets_far() {
                 reset_on_drop(&far);
             }
@@ -96,12 +105,12 @@ pub(super) async fn relay(
 async fn end(
     app: &TcpStream,
     both: impl Future<Output = Result<((), ()), Ending>>,
-    revoked: impl Future<Output = String>,
+    cut: impl Future<Output = Ending>,
 ) -> Ending {
     let ending = tokio::select! {
         ended = both => ended.map_or_else(|ending| ending, |_| Ending::Finished),
         error = failed(app) => Ending::App(error),
-        verdict = revoked => Ending::Revoked(verdict),
+        ending = cut => ending,
     };
     if !matches!(ending, Ending::Finished) {
         reset_on_drop(app);
@@ -188,7 +197,10 @@ async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut Incoming) -> io::R
     while bytes.has_remaining() {
         match app.try_write(&bytes) {
             Ok(written) => bytes.advance(written),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => inc.hold_until(app.writable()).await?,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                bytes = inc.keep(bytes);
+                inc.hold_until(app.writable()).await?;
+            }
             Err(e) => return Err(e),
         }
     }
@@ -198,7 +210,7 @@ async fn pass_on(app: &TcpStream, mut bytes: Bytes, inc: &mut Incoming) -> io::R
 impl Ending {
     /// Whether the far side learns by a reset that it has ended. One that has ended by itself needs none.
     fn resets_far(&self) -> bool {
-        matches!(self, Self::App(_) | Self::Revoked(_))
+        matches!(self, Self::App(_) | Self::Revoked(_) | Self::OverMemory)
     }
 }
 

@@ -4,13 +4,24 @@
 use super::context::Context;
 use super::direct::{DirectPath, LookError};
 use crate::direct::{Sample, SampledSocket};
+use crate::hbone;
 use crate::kernel::{OpenSocket, SockDiag, Stage};
+use crate::telemetry::WorkerMetrics;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// Often enough for who scrapes every 15 s. 10,000 sockets take a worker 13 ms.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How near the pod is to its budget of memory.
+pub(super) async fn memory(metrics: Arc<WorkerMetrics>) {
+    loop {
+        metrics.set_memory(hbone::held_by_pod(), hbone::pod_budget());
+        sleep(INTERVAL).await;
+    }
+}
 
 pub(super) async fn sample(context: Rc<Context>) {
     let direct = &context.direct;

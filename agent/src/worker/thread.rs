@@ -9,6 +9,7 @@ use super::judging::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
 use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
+use crate::hbone;
 use crate::kernel::{SocketTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, Workload};
 use crate::tally::Tally;
@@ -160,7 +161,9 @@ async fn work(
     tasks::spawn(identity.renew());
     tasks::spawn(follow_mesh(context.clone()));
     tasks::spawn(sample::sample(context.clone()));
-    tasks::spawn(expire_metrics(metrics, metrics_idle));
+    tasks::spawn(expire_metrics(metrics.clone(), metrics_idle));
+    tasks::spawn(hbone::keep_to_budget());
+    tasks::spawn(sample::memory(metrics));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, judging, commands).await;
 }

@@ -4,6 +4,7 @@
 mod client;
 mod envoy_client;
 mod envoy_server;
+mod few_streams;
 mod forwarded;
 mod handshakes;
 mod hello;
