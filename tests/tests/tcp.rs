@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pillion_tests::{AgentOptions, Pair, apps};
+use pillion_tests::{Pair, apps};
 
 /// A Python server and client on a captured pair, over each family. Both get an address and port 9 as arguments;
 /// `serve(s)` has the accepted socket, `talk(s)` the connected one; what each prints is given back.
@@ -153,9 +153,7 @@ async def main():
     print(sum(await asyncio.gather(*(one(n, up) for n in range(5000)))))
 asyncio.run(main())
 ";
-    // One peer's address has an eighth of the descriptors that pods have: 12,000 of these, and 63,000 of the 524,288 that systemd gives.
-    let options = AgentOptions::default().access_log().under("prlimit", &["--nofile=131072:131072"]);
-    let pair = Pair::with("5000", &options).unwrap();
+    let pair = Pair::new("5000").unwrap();
     apps::echo(&pair.server, 7).unwrap();
     let (fds_near, fds_far) = (pair.near.fds().unwrap(), pair.far.fds().unwrap());
     let client = apps::python(&pair.client, CLIENT, [pair.server.ip4().to_string()]);

@@ -1,10 +1,10 @@
 //! What a pod's connections may take of what all pods of the node share: file descriptors of the agent's process.
 //!
-//! There are three kinds, and none can use what is another's: connections whose peer has not proven who it is yet
+//! There are three kinds, and each has a part that none of the others can use: connections whose peer has not proven who it is yet
 //! (`handshakes.rs`), those of proven peers, and those that the pod's own apps open. Of each kind a pod may take as long as it has no
-//! more than what is left free. One greedy pod gets half of all, two get a third each, and however many there are, some is left
-//! for the next. Of its pod's share a peer's address gets half by the same rule. A reserve is never a pod's: the node
-//! core needs it for its endpoints, for the API server, for the runtime, and for new workers.
+//! more than three times what it leaves free. One greedy pod gets three quarters of all, two get three sevenths each, and however
+//! many there are, some is left for the next. Of its pod's share a peer's address gets three quarters by the same rule. A reserve is
+//! never a pod's: the node core needs it for its endpoints, for the API server, for the runtime, and for new workers.
 
 use super::Settings;
 use super::handshakes::Handshakes;
@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SMALLEST_RESERVE: usize = 128;
 const LARGEST_RESERVE: usize = 16_384;
 
+/// A pod may have so many times what it leaves free.
+const GREED: usize = 3;
+
 /// What one handshake that is not finished may hold: its messages in a buffer that grows by doubling, the session and the task.
 const HANDSHAKE_MEMORY: usize = 2 * LARGEST_HANDSHAKE;
 
@@ -39,11 +42,13 @@ pub struct Descriptors {
     outbound: Arc<Pool>,
 }
 
-/// The descriptors of one kind.
+/// The descriptors of one kind, or of several.
 #[derive(Debug)]
 struct Pool {
     size: usize,
     taken: AtomicUsize,
+    /// Another pool that these are of, too: other kinds may have taken them.
+    of: Option<Arc<Pool>>,
 }
 
 /// A pod's shares of all kinds.
@@ -109,13 +114,14 @@ impl OverBudget {
 
 impl Descriptors {
     /// Of a process that may have so many open, and so many bytes of memory. Handshakes get an eighth of the descriptors, or fewer
-    /// where memory is short; peers and the pods' own connections half of the rest each.
+    /// where memory is short; peers and the pods' own connections share the rest, of which each leaves a quarter to the other.
     pub fn new(limit: usize, memory: usize) -> Self {
         let reserve = (limit / 4).clamp(SMALLEST_RESERVE, LARGEST_RESERVE);
         let for_pods = limit.saturating_sub(reserve);
         let handshakes = (for_pods / 8).min(memory / HANDSHAKES_PART / HANDSHAKE_MEMORY);
-        let each = (for_pods - handshakes) / 2;
-        Self { handshakes: Pool::new(handshakes), inbound: Pool::new(each), outbound: Pool::new(each) }
+        let rest = Pool::new(for_pods - handshakes, None);
+        let side = || Pool::new(rest.size - rest.size / 4, Some(rest.clone()));
+        Self { handshakes: Pool::new(handshakes, None), inbound: side(), outbound: side() }
     }
 
     /// Of this process, as its limits (RLIMIT_NOFILE, [`memory::allowance`]) are now. Without a limit of descriptors that can be read
@@ -127,12 +133,23 @@ impl Descriptors {
 }
 
 impl Pool {
-    fn new(size: usize) -> Arc<Self> {
-        Arc::new(Self { size, taken: AtomicUsize::new(0) })
+    fn new(size: usize, of: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self { size, taken: AtomicUsize::new(0), of })
     }
 
     fn free(&self) -> usize {
-        self.size.saturating_sub(self.taken.load(Ordering::Relaxed))
+        let own = self.size.saturating_sub(self.taken.load(Ordering::Relaxed));
+        self.of.as_ref().map_or(own, |whole| own.min(whole.free()))
+    }
+
+    fn take(&self, count: usize) {
+        self.taken.fetch_add(count, Ordering::Relaxed);
+        self.of.iter().for_each(|whole| whole.take(count));
+    }
+
+    fn give_back(&self, count: usize) {
+        self.taken.fetch_sub(count, Ordering::Relaxed);
+        self.of.iter().for_each(|whole| whole.give_back(count));
     }
 }
 
@@ -165,7 +182,7 @@ impl Budget {
     /// As [`Budget::take`], and counts no refusal.
     pub fn try_take(&self, count: usize) -> Option<Permit> {
         let share = &self.0;
-        (share.taken.get() + count <= share.node.free().saturating_sub(count))
+        (share.taken.get() + count <= share.node.free().saturating_sub(count).saturating_mul(GREED))
             .then(|| self.take_anyway(count))
     }
 
@@ -174,7 +191,7 @@ impl Budget {
         let share = &self.0;
         share.taken.set(share.taken.get() + count);
         // Workers that take at the same moment may exceed what is free by a few; the reserve has room for that.
-        share.node.taken.fetch_add(count, Ordering::Relaxed);
+        share.node.take(count);
         share.show();
         Permit { share: share.clone(), count }
     }
@@ -198,7 +215,7 @@ impl Share {
 
     /// How many the pod may still take, while no other does.
     fn left(&self) -> usize {
-        self.node.free().saturating_sub(self.taken.get()) / 2
+        self.node.free().saturating_mul(GREED).saturating_sub(self.taken.get()) / (GREED + 1)
     }
 
     fn show(&self) {
@@ -215,7 +232,7 @@ impl Inbound {
     /// When the pod has its share, or the peer has its own share of that; both are counted.
     pub fn take(self: &Rc<Self>, peer: IpAddr) -> Result<PeerPermit, OverBudget> {
         let taken = self.by_peer.borrow().get(&peer).copied().unwrap_or(0);
-        if taken + 1 > self.budget.0.left().saturating_sub(1) {
+        if taken + 1 > self.budget.0.left().saturating_sub(1).saturating_mul(GREED) {
             return Err(self.budget.0.refuse("peer_descriptors"));
         }
         let permit = self.budget.take(1)?;
@@ -238,7 +255,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let share = &self.share;
         share.taken.set(share.taken.get() - self.count);
-        share.node.taken.fetch_sub(self.count, Ordering::Relaxed);
+        share.node.give_back(self.count);
         share.show();
     }
 }
@@ -250,7 +267,7 @@ pub(super) mod tests {
 
     /// A pod's budget of a kind of which the node has so many.
     pub fn budget_of(size: usize) -> Budget {
-        budget(&Pool::new(size))
+        budget(&Pool::new(size, None))
     }
 
     fn budget(node: &Arc<Pool>) -> Budget {
@@ -265,13 +282,13 @@ pub(super) mod tests {
     // proves: ISO-1, ISO-3
     #[test]
     fn a_greedy_pod_leaves_descriptors_to_its_neighbours_and_to_the_node() {
-        let node = Pool::new(846);
-        let greedy: Vec<Budget> = (0..6).map(|_| budget(&node)).collect();
+        let node = Pool::new(846, None);
+        let greedy: Vec<Budget> = (0..4).map(|_| budget(&node)).collect();
         let mut held: Vec<Vec<Permit>> = vec![all(&greedy[0])];
-        assert_eq!(held[0].len(), 423, "half of what is not the node's");
+        assert_eq!(held[0].len(), 634, "three quarters of what is not the node's");
         held.extend(greedy[1..].iter().map(all));
         assert!(
-            held.iter().all(|held| held.len() > 10),
+            held.iter().all(|held| held.len() >= 9),
             "{:?}",
             held.iter().map(Vec::len).collect::<Vec<_>>()
         );
@@ -285,22 +302,36 @@ pub(super) mod tests {
     #[test]
     fn each_kind_has_its_own_and_memory_bounds_handshakes() {
         let sizes = |node: &Descriptors| (node.handshakes.size, node.inbound.size, node.outbound.size);
-        assert_eq!(sizes(&Descriptors::new(1128, 1 << 30)), (105, 370, 370));
+        assert_eq!(sizes(&Descriptors::new(1128, 1 << 30)), (105, 556, 556));
         assert_eq!(Descriptors::new(1_048_576, 1 << 30).handshakes.size, 1024);
         assert_eq!(Descriptors::new(1_048_576, 128 << 20).handshakes.size, 128);
     }
 
     // proves: ISO-1, ISO-3
     #[test]
-    fn one_peer_leaves_half_of_its_pods_share_to_the_others() {
-        let node = Pool::new(800);
+    fn what_one_side_takes_leaves_a_quarter_to_the_other() {
+        let node = Descriptors::new(1128, 1 << 30);
+        let whole = node.inbound.of.clone().unwrap();
+        let greedy: Vec<Budget> = (0..8).map(|_| budget(&node.outbound)).collect();
+        let held: Vec<Permit> = greedy.iter().flat_map(all).collect();
+        assert!((550..=556).contains(&held.len()), "{} of 741", held.len());
+        let inbound = all(&budget(&node.inbound));
+        assert!((138..=148).contains(&inbound.len()), "three quarters of what is left: {}", inbound.len());
+        drop((held, inbound));
+        assert_eq!((whole.free(), node.outbound.free()), (741, 556));
+    }
+
+    // proves: ISO-1, ISO-3
+    #[test]
+    fn one_peer_leaves_a_quarter_of_its_pods_share_to_the_others() {
+        let node = Pool::new(800, None);
         let inbound = Rc::new(Inbound { budget: budget(&node), by_peer: RefCell::default() });
         let peer = |last: u8| IpAddr::from([10, 0, 0, last]);
         let all = |last: u8| std::iter::from_fn(|| inbound.take(peer(last)).ok()).collect::<Vec<_>>();
         let greedy = all(1);
-        assert!((195..=200).contains(&greedy.len()), "{} of a share of 400", greedy.len());
+        assert!((440..=450).contains(&greedy.len()), "{} of a share of 600", greedy.len());
         let next = all(2);
-        assert!((90..=105).contains(&next.len()), "{} of what is left", next.len());
+        assert!((80..=115).contains(&next.len()), "{} of what is left", next.len());
         assert!(inbound.take(peer(3)).is_ok());
         drop((greedy, next));
         assert!(inbound.by_peer.borrow().is_empty());
