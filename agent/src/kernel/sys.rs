@@ -236,7 +236,8 @@ pub fn map_entries<K: aya::Pod, V: aya::Pod>(map: BorrowedFd) -> io::Result<Vec<
     let (mut keys, mut values) = (Vec::<K>::with_capacity(BATCH), Vec::<V>::with_capacity(BATCH));
     let mut has_begun = false;
     loop {
-        (keys.clear(), values.clear());
+        keys.clear();
+        values.clear();
         let mut attr = zeroed();
         attr.batch.in_batch = if has_begun { place.as_ptr() as u64 } else { 0 };
         attr.batch.out_batch = next.as_mut_ptr() as u64;

@@ -49,7 +49,7 @@ pub fn check_form(token: &str, audience: &str) -> Result<(), String> {
 /// Decodes base64 of the URL's alphabet, without padding.
 fn decoded(text: &str) -> Option<Vec<u8>> {
     let mut text = text.replace('-', "+").replace('_', "/");
-    while text.len() % 4 != 0 {
+    while !text.len().is_multiple_of(4) {
         text.push('=');
     }
     let ByteString(bytes) = serde_json::from_value(Value::String(text)).ok()?;

@@ -48,7 +48,8 @@ pillion-ca.{{ .Release.Namespace }}.svc
 
 {{/* Whether the lists of such a policy have few values in all. */}}
 {{- define "pillion.fewValues" -}}
-!has(object.spec) || object.spec == null || !has(object.spec.rules) || object.spec.rules == null ||
+{{- /* A policy of too many entries is refused for those: its values are not counted. */}}
+!({{ include "pillion.fewRules" . }}) || !has(object.spec) || object.spec == null || !has(object.spec.rules) || object.spec.rules == null ||
 object.spec.rules.map(rule,
   (has(rule.from) && rule.from != null ? rule.from : []).map(from, has(from.source) && from.source != null ?
     from.source.map(field, type(from.source[field]) == list ? size(from.source[field]) : 0).sum() : 0).sum() +
