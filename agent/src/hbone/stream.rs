@@ -51,7 +51,7 @@ pub struct Incoming {
     body: RecvStream,
     tuner: Rc<Tuner>,
     /// What has arrived and nobody has asked for yet.
-    held: Held,
+    held: Box<Held>,
     /// What comes after that, if the peer says no more.
     end: Option<Result<(), StreamError>>,
     passed: Passed,
@@ -108,7 +108,7 @@ impl Stream {
         let small = Rc::<Cell<u32>>::default();
         let gathers = peer == Peer::Another;
         let outgoing = Outgoing { send, account, small: small.clone(), gathers, load: load.clone() };
-        let passed = Passed::default();
+        let (held, passed) = (Box::new(held), Passed::default());
         Self { outgoing, incoming: Incoming { body, tuner, held, end: None, passed, small, load }, guard }
     }
 }
