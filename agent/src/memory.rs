@@ -2,7 +2,7 @@
 
 use crate::kernel::{free_heap_bytes, give_heap_back};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -15,13 +15,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Less than this is not worth a walk over the whole heap.
 const WORTH_GIVING_BACK: usize = 1 << 20;
 
-/// The bytes of memory that this process may use: the smallest limit (`memory.max`) of its own cgroup and of those above it, as far as
-/// `/sys/fs/cgroup` shows them. Where there is no limit: a quarter of the machine's memory, at most the 1 GiB that the chart gives an
-/// agent.
+/// The bytes of memory that this process may use: the smallest limit of its memory cgroup and of those above it, as far as
+/// `/sys/fs/cgroup` shows them (`memory.max`, or `memory.limit_in_bytes` of the first version). Where there is no limit: a quarter of the
+/// machine's memory, at most the 1 GiB that the chart gives an agent.
 pub fn allowance() -> usize {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = cgroup_limit(Path::new("/sys/fs/cgroup"), &own);
     let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| physical(&text));
+    // The first version writes a number that no machine has where there is no limit.
+    let limit = cgroup_limit(Path::new("/sys/fs/cgroup"), &own)
+        .filter(|limit| physical.is_none_or(|physical| *limit < physical));
     limit.unwrap_or_else(|| physical.map_or(CHART_LIMIT, |bytes| (bytes / 4).min(CHART_LIMIT)))
 }
 
@@ -42,14 +44,31 @@ pub async fn give_back() {
     }
 }
 
-/// `own` is `/proc/self/cgroup`; of cgroup v2 it has one line, which begins with `0::`.
 fn cgroup_limit(root: &Path, own: &str) -> Option<usize> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let limits = Path::new(path).ancestors().filter_map(|path| {
-        // A limit of "max" is none.
-        fs::read_to_string(root.join(path).join("memory.max")).ok()?.trim().parse::<usize>().ok()
-    });
-    limits.min()
+    // A limit of "max" is none.
+    let limits = limit_files(root, own).into_iter();
+    limits.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).min()
+}
+
+/// Where the limits of the cgroups may stand that `/proc/self/cgroup` names. In a container the path may be the host's; then
+/// the root of what is mounted there is the container's own cgroup.
+fn limit_files(root: &Path, own: &str) -> Vec<PathBuf> {
+    let of_line = |line: &str| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let (mounts, name) = match controllers {
+            "" => (&[".", "unified"][..], "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                (&["memory"][..], "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let above = || Path::new(path.trim_start_matches('/')).ancestors();
+        let files =
+            mounts.iter().flat_map(|mount| above().map(move |path| root.join(mount).join(path).join(name)));
+        Some(files.collect::<Vec<_>>())
+    };
+    own.lines().filter_map(of_line).flatten().collect()
 }
 
 fn physical(meminfo: &str) -> Option<usize> {
@@ -79,6 +98,10 @@ mod tests {
         // A container sees its own cgroup as the root.
         limit(&root, "536870912\n");
         assert_eq!(cgroup_limit(&root, "0::/\n"), Some(512 << 20));
+        // A machine that has both versions.
+        fs::create_dir_all(root.join("memory/pods")).unwrap();
+        fs::write(root.join("memory/pods/memory.limit_in_bytes"), "268435456\n").unwrap();
+        assert_eq!(cgroup_limit(&root, "9:cpu,memory:/pods\n0::/\n"), Some(256 << 20));
         fs::remove_dir_all(root).unwrap();
         assert_eq!(physical("MemTotal:       24683940 kB\nMemFree: 1 kB\n"), Some(24_683_940 * 1024));
     }

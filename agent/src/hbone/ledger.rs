@@ -5,7 +5,7 @@
 //! are reset whose bytes nobody has taken for the longest time. When all pods together hold more than the node's budget, the
 //! pod that holds most does so. A stream whose reader reads has had bytes taken just now, and comes last.
 
-use super::memory;
+use crate::memory;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -33,7 +33,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A pod that was asked to give up memory has this long before one is asked again.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| Arc::new(Node::of(memory::limit())));
+static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| Arc::new(Node::of(memory::allowance())));
 
 thread_local! {
     /// A worker has a thread for its pod alone.

@@ -11,7 +11,6 @@ mod frames;
 mod held;
 mod ledger;
 mod load;
-mod memory;
 mod sending;
 mod server;
 mod stream;
