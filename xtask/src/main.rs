@@ -7,6 +7,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod deny;
+mod fuzz;
 mod image;
 mod kustomize;
 mod load;
@@ -41,6 +42,11 @@ enum Task {
     Demo(demo::Args),
     /// Check and test everything: format, lints, dependencies, modules, unit tests, end-to-end tests (as root)
     Test(test::Args),
+    /// Feed random bytes to everything that bytes from outside reach
+    ///
+    /// Builds a program that learns from what its inputs reach into target/fuzz. What is found is kept in target/fuzz/found; the
+    /// exit status is 1 then. `cargo xtask test` does the same for ten seconds each, without learning.
+    Fuzz(fuzz::Args),
     /// Measure latency, throughput, connections, CPU and memory beside plain TCP (as root)
     Bench(bench::Args),
     /// Load the mesh for minutes and see whether descriptors, tasks, threads and memory stay flat (as root)
@@ -76,6 +82,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Profile(args) => profile::run(&args),

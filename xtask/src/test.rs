@@ -6,7 +6,7 @@ use pillion_tests::cluster::{Cluster, LoneNode, Programs};
 
 use crate::step::Steps;
 use crate::workspace::{HOST_PACKAGES, cargo, root};
-use crate::{acyclic, deny, image, requirements, semantics, workspace};
+use crate::{acyclic, deny, fuzz, image, requirements, semantics, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,6 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     steps.run("modules", || acyclic::check(&root()));
     steps.run("promises", || semantics::check(&root()));
     steps.run("unit tests", unit_tests);
+    steps.run("fuzzing", fuzz::briefly);
     if !args.quick {
         steps.run("peers", peers);
         steps.run("end to end", end_to_end);

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod fuzz;
 mod health;
 mod introspect;
 mod listen;

@@ -91,7 +91,7 @@ pub async fn serve<R: Route>(listener: impl Listener, routes: Arc<R>) {
     }
 }
 
-async fn connection(
+pub async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     routes: &impl Route,
 ) -> hyper::Result<()> {

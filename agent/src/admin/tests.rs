@@ -50,7 +50,7 @@ impl Probes for Node {
 
 fn start(addresses: Addresses) -> (Servers, Arc<Node>) {
     let node = Arc::new(Node::default());
-    let (logging, _) = Logging::for_test("info");
+    let (logging, _) = Logging::to_nobody("info");
     (Servers::start(addresses, node.clone(), logging), node)
 }
 
@@ -143,7 +143,7 @@ async fn what_is_not_there_is_a_sentence() {
 async fn the_log_level_is_shown_and_changed() {
     let node = Arc::new(Node::default());
     // The log is alive while its subscriber is.
-    let (logging, _subscriber) = Logging::for_test("info");
+    let (logging, _subscriber) = Logging::to_nobody("info");
     let servers = Servers::start(local(), node, logging);
     let admin = servers.addresses.admin;
     assert_eq!(ask(admin, "GET /logging").await, (200, "info".into()));

@@ -15,3 +15,14 @@ mod sandbox;
 
 pub use client::Client;
 pub use options::CriOptions;
+
+use crate::sandbox::Sandbox;
+use prost::Message as _;
+
+/// What an answer to `PodSandboxStatus` says of a pod.
+///
+/// # Errors
+/// When it is no such answer.
+pub(crate) fn read_status(answer: &[u8]) -> Result<Sandbox, prost::DecodeError> {
+    messages::PodSandboxStatusResponse::decode(answer).map(|response| sandbox::read(response).0)
+}

@@ -47,7 +47,7 @@ pub use policies::ROOT_NAMESPACE;
 pub use publish::{ManifestStatus, Published, Publisher, WatchState, WatchStatus};
 pub use refused::{InForce, PolicyKind, Refusal};
 pub use services::CompiledServices;
-pub use snapshot::Settings;
+pub use snapshot::{Settings, build};
 pub use text::parse;
 pub use warnings::PolicyWarnings;
 pub use watch::ManifestSource;

@@ -24,3 +24,4 @@ pub use client::Client;
 pub use install::Installation;
 pub use options::NriOptions;
 pub use passes::Passes;
+pub(crate) use session::Session;

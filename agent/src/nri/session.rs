@@ -80,6 +80,11 @@ impl Session {
         Self { interest, decoder: Decoder::default(), sandboxes: Vec::new(), outgoing }
     }
 
+    /// The agent's, which wants to be asked of all that there is.
+    pub(crate) fn agent() -> Self {
+        Self::new("pillion", "10", Interest::SandboxesAndContainers)
+    }
+
     /// Takes what is to be sent by now.
     pub fn outgoing(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.outgoing)

@@ -93,9 +93,8 @@ impl Logging {
         Ok((Self { handle, directives, dropped }, subscriber, lines))
     }
 
-    /// A filter that nothing is logged through, for tests.
-    #[cfg(test)]
-    pub(crate) fn for_test(directives: &str) -> (Self, impl Subscriber + Send + Sync) {
+    /// A filter that nothing is logged through, for tests and fuzzers.
+    pub(crate) fn to_nobody(directives: &str) -> (Self, impl Subscriber + Send + Sync) {
         let (logging, subscriber, _) = Self::new(directives, io::sink()).unwrap();
         (logging, subscriber)
     }
@@ -150,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_filter_changes_while_it_is_in_use() {
-        let (logging, subscriber) = Logging::for_test("info");
+        let (logging, subscriber) = Logging::to_nobody("info");
         tracing::subscriber::with_default(subscriber, || {
             assert!(!tracing::enabled!(tracing::Level::DEBUG));
             logging.set("debug").unwrap();
@@ -195,7 +194,7 @@ mod tests {
         for (directives, expected) in
             [("info", false), ("debug", false), ("info,h2=warn", true), ("error", false)]
         {
-            let (_logging, subscriber) = Logging::for_test(directives);
+            let (_logging, subscriber) = Logging::to_nobody(directives);
             tracing::subscriber::with_default(subscriber, || {
                 assert_eq!(
                     tracing::enabled!(target: "h2::proto", tracing::Level::WARN),
@@ -208,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_is_no_filter_is_refused_and_changes_nothing() {
-        let (logging, _subscriber) = Logging::for_test("info");
+        let (logging, _subscriber) = Logging::to_nobody("info");
         for bad in ["", " ", "inf0", "debug,,", "h2=loud", "debug,nonsense", "[", "a=b=c"] {
             let error = logging.set(bad).expect_err(bad).to_string();
             assert!(error.contains("is no log filter"), "{error}");

@@ -17,6 +17,9 @@ mod shares;
 mod token;
 mod vitals;
 
+pub(crate) use service::read_request;
+pub(crate) use token::check_form;
+
 use super::memory::PrivateDir;
 use crate::admin::{VitalsServers, listen as bind};
 use crate::cli::Serve;

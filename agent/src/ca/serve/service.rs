@@ -86,11 +86,7 @@ impl Service {
         let token = bearer(&head.headers)?;
         let is_none = |why| Status::new(Code::Unauthenticated, format!("the token is not accepted: {why}"));
         check_form(&token, &self.audience).map_err(is_none)?;
-        let request: CertificateRequest = read(body).await?;
-        let csr = pem::parse(&request.csr).map_err(|e| invalid(format!("the CSR is no PEM: {e}")))?;
-        if csr.tag() != "CERTIFICATE REQUEST" {
-            return Err(invalid(format!("a CERTIFICATE REQUEST is needed, and this is a {}", csr.tag())));
-        }
+        let (request, csr) = read_request(read(body).await?)?;
         asker.wanted = request.impersonated().map(str::to_owned);
         let Ok(Some(_slot)) = timeout(WAIT, self.slots.acquire(source)).await else {
             return Err(Status::new(Code::Unavailable, "too many ask at once; try again"));
@@ -102,7 +98,7 @@ impl Service {
             Ok(seconds @ 1..) => Duration::from_secs(seconds).min(self.max_lifetime),
             _ => self.max_lifetime,
         };
-        self.sign(identity, csr.into_contents(), lifetime).await
+        self.sign(identity, csr, lifetime).await
     }
 
     async fn sign(
@@ -152,11 +148,22 @@ fn bearer(headers: &HeaderMap) -> Result<String, Status> {
     }
 }
 
-async fn read(body: Incoming) -> Result<CertificateRequest, Status> {
+async fn read(body: Incoming) -> Result<Bytes, Status> {
     let body = timeout(ARRIVES_WITHIN, Limited::new(body, MAX_REQUEST).collect()).await;
     let body = body.map_err(|_| invalid("the request has not arrived in time".to_owned()))?;
     let body = body.map_err(|e| invalid(format!("the request cannot be read: {e}")))?;
-    grpc::unframe(body.to_bytes()).map_err(|e| invalid(format!("the request cannot be read: {e}")))
+    Ok(body.to_bytes())
+}
+
+/// What is asked, and the CSR's contents (DER).
+pub(crate) fn read_request(body: Bytes) -> Result<(CertificateRequest, Vec<u8>), Status> {
+    let request: CertificateRequest =
+        grpc::unframe(body).map_err(|e| invalid(format!("the request cannot be read: {e}")))?;
+    let csr = pem::parse(&request.csr).map_err(|e| invalid(format!("the CSR is no PEM: {e}")))?;
+    if csr.tag() != "CERTIFICATE REQUEST" {
+        return Err(invalid(format!("a CERTIFICATE REQUEST is needed, and this is a {}", csr.tag())));
+    }
+    Ok((request, csr.into_contents()))
 }
 
 fn answer(response: &CertificateResponse) -> Answer {
