@@ -68,7 +68,7 @@ fn tls_stream(bytes: &[u8]) {
     run(async {
         let (mut near, far) = duplex(1 << 16);
         let served = async {
-            let mut tls = accept(CONFIGS.server.clone(), far).await.expect("a handshake in order");
+            let Ok(mut tls) = accept(CONFIGS.server.clone(), far).await else { return };
             let _ = copy(&mut tls, &mut sink()).await;
         };
         let peer = async {
