@@ -40,7 +40,7 @@ fn read(dir: &Path) -> std::io::Result<Vec<Vec<u8>>> {
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let seed = seed as usize;
     // Every fourth input goes on from the one before.
-    let size = match SEEDS.get(seed / 4 % SEEDS.len().max(1)).filter(|_| seed % 4 != 0) {
+    let size = match SEEDS.get(seed / 4 % SEEDS.len().max(1)).filter(|_| !seed.is_multiple_of(4)) {
         Some(chosen) => {
             let size = chosen.len().min(max_size);
             data[..size].copy_from_slice(&chosen[..size]);

@@ -85,6 +85,10 @@ pub struct Orphan {
     pub is_told: bool,
 }
 
+/// How long a pod may wait for its certificate before the hooks refuse it. A certificate takes milliseconds; until it is there
+/// a pod that nobody has captured yet goes on as it was.
+pub const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A sandbox and its object end within seconds of each other: until then an orphan is nothing to tell of.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -2,7 +2,7 @@
 
 use super::netns::NetnsId;
 use super::pending;
-use super::pod::{Fault, Pod, State};
+use super::pod::{CERTIFICATE_PATIENCE, Fault, Pod, State};
 use super::supervisor::Supervisor;
 use crate::cluster::Happening;
 use crate::kernel::{self, KernelError};
@@ -10,11 +10,7 @@ use crate::mesh::PodName;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long a pod may wait for its certificate before the hooks refuse it. A certificate takes milliseconds; until it is there
-/// a pod that nobody has captured yet goes on as it was.
-pub(super) const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 impl Supervisor {
     /// No worker: refuse the pod's connections, say why, and try again later.
@@ -96,11 +92,11 @@ impl Supervisor {
             }
         }
     }
-}
 
-/// It is tried again when the pod is refused, and before it is served.
-pub(super) fn tell_unguarded(pod: &PodName, guarded: Result<(), KernelError>) {
-    if let Err(e) = guarded {
-        tracing::error!(%pod, "it cannot be guarded before it is served: {e}");
+    /// It is tried again when the pod is refused, and before it is served.
+    pub(super) fn tell_unguarded(pod: &PodName, guarded: Result<(), KernelError>) {
+        if let Err(e) = guarded {
+            tracing::error!(%pod, "it cannot be guarded before it is served: {e}");
+        }
     }
 }

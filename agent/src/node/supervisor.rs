@@ -5,8 +5,7 @@ use super::ledger::{Entry, Ledger};
 use super::netns::NetnsId;
 use super::pending::Pending;
 use super::plain_rules::RulesOfPolicies;
-use super::pod::{Fault, Orphan, Pod, State, capture};
-use super::refused::{CERTIFICATE_PATIENCE, tell_unguarded};
+use super::pod::{CERTIFICATE_PATIENCE, Fault, Orphan, Pod, State, capture};
 use super::revisit::Revisit;
 use super::runtime::Runtime;
 use crate::cli::Run;
@@ -301,7 +300,7 @@ impl Supervisor {
             }
             (State::Starting | State::Failed { .. }, _) if changed && !pod.is_established => {
                 let guarded = Self::guard_early(&mut self.kernel, pod);
-                tell_unguarded(&workload.name, guarded);
+                Self::tell_unguarded(&workload.name, guarded);
             }
             _ => {}
         }
@@ -347,7 +346,7 @@ impl Supervisor {
             Err(e) => tracing::error!(pod = %name, "its network namespace cannot be told from others: {e}"),
         }
         if !pod.is_established {
-            tell_unguarded(name, Self::guard_early(&mut self.kernel, pod));
+            Self::tell_unguarded(name, Self::guard_early(&mut self.kernel, pod));
         }
         self.write_down(name);
         self.publish_directory();

@@ -6,8 +6,6 @@
 //! many there are, some is left for the next. Of its pod's share a peer's address gets three quarters by the same rule. A reserve is
 //! never a pod's: the node core needs it for its endpoints, for the API server, for the runtime, and for new workers.
 
-use super::Settings;
-use super::handshakes::Handshakes;
 use crate::memory;
 use crate::telemetry::WorkerMetrics;
 use crate::tls::LARGEST_HANDSHAKE;
@@ -49,16 +47,6 @@ struct Pool {
     taken: AtomicUsize,
     /// Another pool that these are of, too: other kinds may have taken them.
     of: Option<Arc<Pool>>,
-}
-
-/// A pod's shares of all kinds.
-pub(super) struct Budgets {
-    /// For peers that have not proven who they are.
-    pub handshakes: Rc<Handshakes>,
-    /// For proven peers: their connections, and those to apps on their behalf.
-    pub inbound: Rc<Inbound>,
-    /// For what the pod's own apps open, and the worker on their behalf.
-    pub outbound: Budget,
 }
 
 /// A pod's way to descriptors of one kind; clones count together.
@@ -124,6 +112,22 @@ impl Descriptors {
         Self { handshakes: Pool::new(handshakes, None), inbound: side(), outbound: side() }
     }
 
+    /// A pod's share for peers that have not proven who they are.
+    pub(super) fn handshakes(&self, metrics: &Arc<WorkerMetrics>) -> Budget {
+        Budget::new("handshakes", &self.handshakes, metrics)
+    }
+
+    /// A pod's share for proven peers.
+    pub(super) fn inbound(&self, metrics: &Arc<WorkerMetrics>) -> Rc<Inbound> {
+        let budget = Budget::new("inbound_descriptors", &self.inbound, metrics);
+        Rc::new(Inbound { budget, by_peer: RefCell::default() })
+    }
+
+    /// A pod's share for what its own apps open.
+    pub(super) fn outbound(&self, metrics: &Arc<WorkerMetrics>) -> Budget {
+        Budget::new("outbound_descriptors", &self.outbound, metrics)
+    }
+
     /// Of this process, as its limits (RLIMIT_NOFILE, [`memory::allowance`]) are now. Without a limit of descriptors that can be read
     /// they have no budget.
     pub fn of_this_process() -> Self {
@@ -150,18 +154,6 @@ impl Pool {
     fn give_back(&self, count: usize) {
         self.taken.fetch_sub(count, Ordering::Relaxed);
         self.of.iter().for_each(|whole| whole.give_back(count));
-    }
-}
-
-impl Budgets {
-    pub fn new(settings: &Settings, metrics: &Arc<WorkerMetrics>) -> Self {
-        let Descriptors { handshakes, inbound, outbound } = &*settings.descriptors;
-        let inbound = Budget::new("inbound_descriptors", inbound, metrics);
-        Self {
-            handshakes: Rc::new(Handshakes::new(Budget::new("handshakes", handshakes, metrics))),
-            inbound: Rc::new(Inbound { budget: inbound, by_peer: RefCell::default() }),
-            outbound: Budget::new("outbound_descriptors", outbound, metrics),
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What all tasks of one worker share. One thread: no locks.
 
 use super::admitted::Admitted;
-use super::budget::Budgets;
+use super::budget::{Budget, Descriptors, Inbound};
 use super::certificate::Identity;
 use super::dial::Dialer;
 use super::direct::DirectPath;
+use super::handshakes::Handshakes;
 use super::pool::Pool;
 use super::seldom::Seldom;
 use crate::mesh::{Mesh, PodName, Workload};
@@ -37,12 +38,32 @@ pub(super) struct Context {
     pub go_away: watch::Sender<u64>,
 }
 
+/// What the pod may take of what all pods of the node share.
+pub(super) struct Budgets {
+    /// For peers that have not proven who they are.
+    pub handshakes: Rc<Handshakes>,
+    /// For proven peers: their connections, and those to apps on their behalf.
+    pub inbound: Rc<Inbound>,
+    /// For what the pod's own apps open, and the worker on their behalf.
+    pub outbound: Budget,
+}
+
 /// What is logged of those who have proven nothing, and of peers that ask for what there is not.
 #[derive(Default)]
 pub(super) struct Strangers {
     pub handshakes: Seldom,
     pub requests: Seldom,
     pub exhaustion: Seldom,
+}
+
+impl Budgets {
+    pub fn of(node: &Descriptors, metrics: &Arc<WorkerMetrics>) -> Self {
+        Self {
+            handshakes: Rc::new(Handshakes::new(node.handshakes(metrics))),
+            inbound: node.inbound(metrics),
+            outbound: node.outbound(metrics),
+        }
+    }
 }
 
 impl Context {

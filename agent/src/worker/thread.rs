@@ -1,8 +1,7 @@
 //! A worker's thread, from entering the pod's namespace to leaving it.
 
-use super::budget::Budgets;
 use super::certificate::{Applicant, CertificateState, Identity, Signer};
-use super::context::{Context, Strangers};
+use super::context::{Budgets, Context, Strangers};
 use super::dial::Dialer;
 use super::direct::DirectPath;
 use super::judging::Judging;
@@ -131,7 +130,7 @@ async fn work(
         () = hung_up(&mut commands) => return,
     };
     let metrics = spec.metrics;
-    let budgets = Budgets::new(&spec.settings, &metrics);
+    let budgets = Budgets::of(&spec.settings.descriptors, &metrics);
     let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
     let context = Rc::new(Context {
         name: spec.workload.name.clone(),
