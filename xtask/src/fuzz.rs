@@ -36,15 +36,17 @@ pub struct Args {
 
 /// With a program that learns: it is built apart, with all that it is made of.
 pub fn run(args: &Args) -> Result<()> {
-    let target = root().join("target/fuzz");
+    let (target, machine) = (root().join("target/fuzz"), this_machine()?);
     workspace::run(
         cargo()
             .args(["build", "--release", "--package", "pillion-fuzz"])
             .arg("--target-dir")
             .arg(&target)
+            // Named, so that build scripts and macros are built as ever.
+            .args(["--target", &machine])
             .env("RUSTFLAGS", COVERAGE),
     )?;
-    let program = target.join("release/pillion-fuzz");
+    let program = target.join(&machine).join("release/pillion-fuzz");
     let targets = if args.targets.is_empty() { targets()? } else { args.targets.clone() };
     for name in targets {
         println!("── {name}");
@@ -85,6 +87,14 @@ pub fn briefly() -> Result<Option<String>> {
         feed(one).and(other.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
     })?;
     Ok(Some(format!("{} targets, {SECONDS_IN_TESTS} s each", all.len())))
+}
+
+/// As Rust calls it.
+fn this_machine() -> Result<String> {
+    let said = Command::new("rustc").arg("-vV").current_dir(root()).output()?.stdout;
+    let said = String::from_utf8(said)?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` does not say which machine this is")
 }
 
 fn fuzzer(program: &Path, name: &str, seconds: u64) -> Command {
