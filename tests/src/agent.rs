@@ -73,6 +73,15 @@ impl AgentOptions {
         self
     }
 
+    /// On a node that has so many MiB of memory, as the agent reads it.
+    pub fn node_memory(self, mib: usize) -> Self {
+        let script = format!(
+            "file=$(mktemp) && echo 'MemTotal: {} kB' >$file && mount --bind $file /proc/meminfo && rm $file && exec \"$@\"",
+            mib * 1024
+        );
+        self.under("unshare", &["--mount", "--propagation", "slave", "sh", "-c", &script, "sh"])
+    }
+
     /// With the objects of an API server instead of the bed's manifests.
     pub fn kube(self, kubeconfig: &Path) -> Self {
         self.arg("--kube").arg("--kubeconfig").arg(kubeconfig.display().to_string())

@@ -7,6 +7,7 @@
 mod acceptor;
 mod admitted;
 mod budget;
+mod buffers;
 mod certificate;
 mod collect;
 mod context;

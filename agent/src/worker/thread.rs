@@ -8,7 +8,7 @@ use super::direct::DirectPath;
 use super::judging::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
+use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, buffers, sample, service, tasks};
 use crate::hbone;
 use crate::kernel::{SocketTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, Workload};
@@ -163,6 +163,7 @@ async fn work(
     tasks::spawn(sample::sample(context.clone()));
     tasks::spawn(expire_metrics(metrics.clone(), metrics_idle));
     tasks::spawn(hbone::keep_to_budget());
+    tasks::spawn(buffers::watch());
     tasks::spawn(sample::memory(metrics));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, judging, commands).await;
