@@ -299,6 +299,14 @@ impl Agent {
         json(self.ask(ADMIN, "POST", "/audit")?)
     }
 
+    /// Has the pod's worker panic, in its main loop or in a task that it cannot do without. The agent was started with
+    /// `--panic-on-request`.
+    pub fn panic(&self, pod: &Pod, in_task: bool) -> Result<()> {
+        let place = if in_task { "task" } else { "worker" };
+        let path = format!("/panic?pod={}/{}&in={place}", pod.namespace(), pod.name());
+        ok(self.ask(ADMIN, "POST", &path)?).map(drop)
+    }
+
     /// SIGTERM, and waits until it has drained and ended.
     pub fn stop(&self) -> Result<ExitStatus> {
         self.process().stop(STOP_WITHIN)
