@@ -170,6 +170,10 @@ pub struct Run {
     /// Log what the eBPF hooks decide (6 µs a connection; needs a build with `--features bpf-log`).
     #[arg(long, env = "PILLION_BPF_LOG")]
     pub bpf_log: bool,
+
+    /// Lets POST /panic at --admin-addr end a pod's worker by a panic: for tests of what follows. No environment variable sets it.
+    #[arg(long, hide = true)]
+    pub panic_on_request: bool,
 }
 
 /// Where the mesh's objects come from: one of the two.

@@ -73,6 +73,15 @@ impl AgentOptions {
         self
     }
 
+    /// On a node that has so many MiB of memory, as the agent reads it.
+    pub fn node_memory(self, mib: usize) -> Self {
+        let script = format!(
+            "file=$(mktemp) && echo 'MemTotal: {} kB' >$file && mount --bind $file /proc/meminfo && rm $file && exec \"$@\"",
+            mib * 1024
+        );
+        self.under("unshare", &["--mount", "--propagation", "slave", "sh", "-c", &script, "sh"])
+    }
+
     /// With the objects of an API server instead of the bed's manifests.
     pub fn kube(self, kubeconfig: &Path) -> Self {
         self.arg("--kube").arg("--kubeconfig").arg(kubeconfig.display().to_string())
@@ -288,6 +297,14 @@ impl Agent {
     /// Runs the audit now; gives its answer.
     pub fn audit(&self) -> Result<Value> {
         json(self.ask(ADMIN, "POST", "/audit")?)
+    }
+
+    /// Has the pod's worker panic, in its main loop or in a task that it cannot do without. The agent was started with
+    /// `--panic-on-request`.
+    pub fn panic(&self, pod: &Pod, in_task: bool) -> Result<()> {
+        let place = if in_task { "task" } else { "worker" };
+        let path = format!("/panic?pod={}/{}&in={place}", pod.namespace(), pod.name());
+        ok(self.ask(ADMIN, "POST", &path)?).map(drop)
     }
 
     /// SIGTERM, and waits until it has drained and ended.

@@ -1,6 +1,6 @@
 //! Apps that do not read what they are sent, and those beside them in the same pair of pods.
 
-use pillion_tests::{Pair, apps};
+use pillion_tests::{Agent, AgentOptions, Pair, Pod, apps, wait};
 use std::time::Duration;
 
 /// Reads 4 MiB of each connection on port 7 and then nothing; answers every byte on port 8.
@@ -137,4 +137,105 @@ fn plain_connections_whose_ends_do_not_read_hold_nothing_in_the_agent() {
     pair.near.wait_metrics("all are open", open).unwrap();
     let grown = pair.near.rss().unwrap().saturating_sub(before) >> 10;
     assert!(grown < 400 * 32, "each connection holds {} KiB", grown / 400);
+}
+
+/// On port 7, takes connections, floods them, and never reads; the kernel's buffers are as large as it likes.
+const FLOODING_SERVER: &str = "
+import resource, selectors, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+listener = socket.socket(); listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('0.0.0.0', 7)); listener.listen(4096)
+kept = selectors.DefaultSelector(); kept.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in kept.select():
+        if key.fileobj is listener:
+            s = listener.accept()[0]; s.setblocking(False); kept.register(s, selectors.EVENT_WRITE)
+        else:
+            try: key.fileobj.send(b'x' * 65536)
+            except BlockingIOError: pass
+            except OSError: kept.unregister(key.fileobj); key.fileobj.close()
+";
+
+/// As many connections as argv[2] says, which are flooded and never read from; says how many of them were reset once none has
+/// taken a byte for two seconds.
+const FLOODING_CLIENT: &str = "
+import resource, selectors, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+kept, reset = selectors.DefaultSelector(), 0
+for _ in range(int(sys.argv[2])):
+    s = socket.socket(); s.connect((sys.argv[1], 7))
+    s.setblocking(False); kept.register(s, selectors.EVENT_WRITE)
+while ready := kept.select(2):
+    for key, _ in ready:
+        try: key.fileobj.send(b'x' * 65536)
+        except BlockingIOError: pass
+        except OSError: reset += 1; kept.unregister(key.fileobj); key.fileobj.close()
+print('full', reset, flush=True)
+sys.stdin.read()
+";
+
+/// What the kernel holds for the agent's sockets in a pod, in bytes: received and not read, written and not acknowledged (ss(8),
+/// `skmem`).
+fn held_by_kernel(agent: &Agent, pod: &Pod) -> usize {
+    let sockets = pod.command("ss").args(["-tnmpOH"]).run().unwrap();
+    let own = format!("pid={},", agent.pid());
+    let held = |line: &str| {
+        let (_, memory) = line.split_once("skmem:(")?;
+        let of = |name: &str| memory.split([',', ')']).find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok());
+        Some(of("r")? + of("w")?)
+    };
+    sockets.lines().filter(|line| line.contains(&own)).filter_map(held).sum()
+}
+
+const MIB: usize = 1 << 20;
+
+/// Of an agent that may use 512 MiB: a quarter.
+const POD_BUDGET: usize = 128 * MIB;
+
+/// Floods so many connections from a pod to `server` whose ends do not read, and asserts that what the kernel holds for the
+/// agents' sockets is within the pod's budget, and that a neighbour's connection goes on.
+fn assert_sockets_within_budget(pair: &Pair, server: &Pod, connections: usize, at: &[(&Agent, &Pod)]) {
+    let neighbour = pair.near.node().pod("neighbour").captured().create().unwrap();
+    pair.near.wait_serving(&neighbour).unwrap();
+    pair.far.wait_known(&neighbour).unwrap();
+    apps::echo(&pair.server, 8).unwrap();
+    let talk = apps::converse(&neighbour, pair.server.ip4().into(), 8, "neighbour").unwrap();
+    talk.say("before").unwrap();
+    let floods = apps::python(server, FLOODING_SERVER, [""; 0]).log("flooding-server").start().unwrap();
+    floods.wait_listening(7).unwrap();
+    let client = apps::python(&pair.client, FLOODING_CLIENT, [server.ip4().to_string(), connections.to_string()]);
+    let client = client.log("flooding-client").start().unwrap();
+    client.wait_log("full", Duration::from_secs(90)).unwrap();
+    for (agent, pod) in at {
+        let mut held = 0;
+        let is_within = || {
+            held = held_by_kernel(agent, pod);
+            Ok((held <= POD_BUDGET).then_some(()))
+        };
+        let within = wait::until("the sockets hold no more than the budget", Duration::from_secs(10), is_within);
+        eprintln!("the kernel holds {} MiB for the agent in {}", held / MIB, pod.name());
+        within.unwrap();
+    }
+    talk.say("after").unwrap();
+    talk.close().unwrap();
+}
+
+// proves: ISO-1, ISO-3
+#[test]
+fn what_the_kernel_holds_for_plain_connections_that_nobody_reads_is_within_the_pods_budget() {
+    let pair = Pair::with("plain-sockets", &AgentOptions::default().access_log().node_memory(512)).unwrap();
+    let outsider = pair.far.node().pod("outsider").create().unwrap();
+    pair.near.wait_known(&outsider).unwrap();
+    assert_sockets_within_budget(&pair, &outsider, 600, &[(&pair.near, &pair.client)]);
+    // Those that had to go say why.
+    let is_over = |line: &serde_json::Value| line["response_flags"] == "UO";
+    pair.near.wait_access("a connection that had to go", is_over).unwrap();
+}
+
+// proves: ISO-1, ISO-3
+#[test]
+fn what_the_kernel_holds_for_streams_that_nobody_reads_is_within_the_pods_budget() {
+    let pair = Pair::with("stream-sockets", &AgentOptions::default().access_log().node_memory(512)).unwrap();
+    let server = pair.server.clone();
+    assert_sockets_within_budget(&pair, &server, 1500, &[(&pair.near, &pair.client), (&pair.far, &pair.server)]);
 }

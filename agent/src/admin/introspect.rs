@@ -51,4 +51,12 @@ pub trait Introspect: Vitals {
     /// # Errors
     /// What is wrong with the question, in a sentence.
     fn authz(&self, question: AuthzQuestion) -> BoxFuture<'_, Result<Value, String>>;
+    /// Has a pod's worker panic, for `POST /panic`; `namespace/name` of the pod, and whether in a task of the worker. `None` where
+    /// nobody may ask for that.
+    ///
+    /// # Errors
+    /// What is wrong with the question, in a sentence.
+    fn panic(&self, _pod: String, _in_task: bool) -> BoxFuture<'_, Option<Result<(), String>>> {
+        Box::pin(async { None })
+    }
 }

@@ -40,6 +40,9 @@ pub struct Health {
 
 impl Route for Admin {
     async fn route(&self, request: &Request<Incoming>) -> Answer {
+        if let Some(answer) = self.panic(request).await {
+            return answer;
+        }
         let paths = [("/config_dump", GET), ("/authz", GET), ("/logging", GET_OR_POST), ("/audit", POST)];
         match path(request, &paths) {
             Ok("/config_dump") => json(&self.node.config_dump().await),
@@ -65,6 +68,20 @@ impl Admin {
             Ok(answer) => json(&answer),
             Err(why) => text(StatusCode::NOT_FOUND, &why),
         }
+    }
+
+    /// `POST /panic?pod=shop/web`, or with `&in=task`; `None` for any other question, and where nobody may ask for it.
+    async fn panic(&self, request: &Request<Incoming>) -> Option<Answer> {
+        if request.uri().path() != "/panic" || request.method() != Method::POST {
+            return None;
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let in_task = parameter(query, "in").as_deref() == Some("task");
+        let done = self.node.panic(parameter(query, "pod").unwrap_or_default(), in_task).await?;
+        Some(match done {
+            Ok(()) => text(StatusCode::OK, "it panics"),
+            Err(why) => text(StatusCode::NOT_FOUND, &why),
+        })
     }
 
     fn logging(&self, request: &Request<Incoming>) -> Answer {

@@ -4,6 +4,9 @@
 //! whatever the number of streams and the size of their windows: when a pod holds more than its budget, those of its streams
 //! are reset whose bytes nobody has taken for the longest time. When all pods together hold more than the node's budget, the
 //! pod that holds most does so. A stream whose reader reads has had bytes taken just now, and comes last.
+//!
+//! What the kernel holds for the sockets of a stream's app, or of a plain connection, counts as well: whoever relays it says how
+//! much it is.
 
 use crate::memory;
 use std::cell::{Cell, RefCell};
@@ -73,8 +76,8 @@ struct Pod {
     events: Cell<u64>,
 }
 
-/// What one stream holds, in both directions.
-pub(super) struct Account {
+/// What one stream or plain connection holds, in both directions.
+pub struct Account {
     pod: Rc<Pod>,
     id: u64,
     /// Received, and not passed on by the reader.
@@ -86,9 +89,19 @@ pub(super) struct Account {
     was_sent: Notify,
 }
 
+/// Where the bytes of one direction go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Towards {
+    Peer,
+    App,
+}
+
 #[derive(Default)]
 struct Side {
+    /// In this process.
     held: Cell<usize>,
+    /// In the kernel's socket buffers.
+    in_kernel: Cell<usize>,
     /// Since when none of it was taken: the event's number.
     since: Cell<u64>,
     /// When something was last taken.
@@ -255,7 +268,7 @@ impl Account {
 
     /// This much was received and is held from now on.
     pub fn set_incoming(&self, held: usize) {
-        self.set(&self.incoming, held);
+        self.set(&self.incoming, |side| &side.held, held);
     }
 
     /// The reader has taken something.
@@ -263,14 +276,24 @@ impl Account {
         self.incoming.was_taken(&self.pod);
     }
 
+    /// The kernel's socket buffers hold this much of a direction from now on.
+    pub fn set_in_kernel(&self, towards: Towards, held: usize) {
+        self.set(self.side(towards), |side| &side.in_kernel, held);
+    }
+
+    /// Whoever is at the end of this direction has taken something.
+    pub fn was_taken(&self, towards: Towards) {
+        self.side(towards).was_taken(&self.pod);
+    }
+
     /// So many bytes more wait for the wire.
     pub fn add_outgoing(&self, bytes: usize) {
-        self.set(&self.outgoing, self.outgoing.held.get() + bytes);
+        self.set(&self.outgoing, |side| &side.held, self.outgoing.held.get() + bytes);
     }
 
     /// So many bytes are on the wire, or dropped.
     pub fn was_sent(&self, bytes: usize) {
-        self.set(&self.outgoing, self.outgoing.held.get() - bytes);
+        self.set(&self.outgoing, |side| &side.held, self.outgoing.held.get() - bytes);
         self.outgoing.was_taken(&self.pod);
         self.was_sent.notify_waiters();
     }
@@ -300,8 +323,17 @@ impl Account {
         }
     }
 
-    fn set(&self, side: &Side, held: usize) {
-        let before = side.held.replace(held);
+    fn side(&self, towards: Towards) -> &Side {
+        match towards {
+            Towards::Peer => &self.outgoing,
+            Towards::App => &self.incoming,
+        }
+    }
+
+    fn set(&self, side: &Side, part: impl Fn(&Side) -> &Cell<usize>, bytes: usize) {
+        let before = side.total();
+        part(side).set(bytes);
+        let held = side.total();
         if before == 0 && held > 0 {
             side.since.set(self.pod.next_event());
         }
@@ -316,12 +348,12 @@ impl Account {
 
     /// What counts against the pod.
     fn held(&self) -> usize {
-        if self.is_evicted.get() { 0 } else { self.incoming.held.get() + self.outgoing.held.get() }
+        if self.is_evicted.get() { 0 } else { self.incoming.total() + self.outgoing.total() }
     }
 
     /// The directions that hold something.
     fn sides(&self) -> impl Iterator<Item = &Side> {
-        [&self.incoming, &self.outgoing].into_iter().filter(|side| side.held.get() > 0)
+        [&self.incoming, &self.outgoing].into_iter().filter(|side| side.total() > 0)
     }
 
     /// Since when nothing was taken, of the direction that has waited longer.
@@ -343,6 +375,10 @@ impl Account {
 }
 
 impl Side {
+    fn total(&self) -> usize {
+        self.held.get() + self.in_kernel.get()
+    }
+
     fn was_taken(&self, pod: &Pod) {
         self.since.set(pod.next_event());
         self.taken.set(Some(Instant::now()));
@@ -371,114 +407,5 @@ pub(super) fn join(node: &Arc<Node>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::FutureExt;
-
-    const MIB: usize = 1 << 20;
-
-    fn is_evicted(account: &Account) -> bool {
-        account.evicted().now_or_never().is_some()
-    }
-
-    // proves: ISO-1, ISO-3
-    #[tokio::test(start_paused = true)]
-    async fn streams_that_nobody_took_from_for_longest_go_and_one_that_is_read_stays() {
-        let _node = with_memory(64 * MIB);
-        assert_eq!(pod_budget(), 16 * MIB);
-        let (read, tiny) = (Account::open(), Account::open());
-        read.set_incoming(MIB);
-        tiny.set_incoming(SMALL - 1);
-        let mut asleep = Vec::new();
-        for _ in 0..100 {
-            let account = Account::open();
-            account.set_incoming(MIB);
-            account.was_read();
-            tokio::time::advance(Duration::from_millis(100)).await;
-            read.was_read();
-            assert!(held_by_pod() <= pod_budget());
-            asleep.push(account);
-        }
-        let evicted: Vec<bool> = asleep.iter().map(|account| is_evicted(account)).collect();
-        let first_left = evicted.iter().position(|gone| !gone).unwrap();
-        assert!(
-            first_left >= 84 && evicted[first_left..].iter().all(|gone| !gone),
-            "the oldest: {evicted:?}"
-        );
-        assert!(!is_evicted(&read) && !is_evicted(&tiny));
-        drop((asleep, read, tiny));
-        assert_eq!(held_by_pod(), 0);
-    }
-
-    // proves: ISO-1, ISO-3
-    #[tokio::test]
-    async fn when_the_node_holds_too_much_the_pod_that_holds_most_gives_up() {
-        let node = with_memory(64 * MIB);
-        let (hold, held) = std::sync::mpsc::channel();
-        let mut others = Vec::new();
-        for _ in 0..2 {
-            let (node, hold) = (node.clone(), hold.clone());
-            let (finish, finished) = tokio::sync::oneshot::channel::<()>();
-            let pod = std::thread::spawn(move || {
-                join(&node);
-                let accounts: Vec<_> = (0..12).map(|_| Account::open()).collect();
-                accounts.iter().for_each(|account| account.set_incoming(MIB));
-                hold.send(()).unwrap();
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = keep_to_budget() => {}
-                        _ = finished => {}
-                    }
-                });
-                accounts.iter().filter(|account| is_evicted(account)).count()
-            });
-            others.push((pod, finish));
-            held.recv().unwrap();
-        }
-        let mine: Vec<_> = (0..9).map(|_| Account::open()).collect();
-        mine.iter().for_each(|account| account.set_incoming(MIB));
-        let relieved = async {
-            while node.held() > node.budget {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), relieved).await.unwrap();
-        let gone = |(pod, finish): (std::thread::JoinHandle<usize>, tokio::sync::oneshot::Sender<()>)| {
-            let _ = finish.send(());
-            pod.join().unwrap()
-        };
-        assert!(others.into_iter().map(gone).sum::<usize>() > 0, "of those that hold most");
-        assert!(mine.iter().all(|account| !is_evicted(account)), "a pod that holds less keeps what it has");
-    }
-
-    // proves: ISO-3
-    #[test]
-    fn budgets_are_shares_of_the_memory_that_there_is() {
-        for (memory, node, pod) in [
-            (64 * MIB, 32 * MIB, 16 * MIB),
-            (1 << 30, NODE_BUDGET, POD_BUDGET),
-            (usize::MAX, NODE_BUDGET, POD_BUDGET),
-        ] {
-            let found = Node::of(memory);
-            assert_eq!((found.budget, found.pod_budget), (node, pod), "{memory}");
-        }
-    }
-
-    // proves: ISO-3
-    #[tokio::test]
-    async fn what_waits_for_the_wire_is_one_frame_while_memory_is_short() {
-        let _node = with_memory(64 * MIB);
-        let (sleeper, sender) = (Account::open(), Account::open());
-        assert_eq!(sender.send_room(), usize::MAX);
-        sleeper.set_incoming(9 * MIB);
-        assert_eq!(sender.send_room(), SMALLEST_SEND_BUFFER);
-        sender.add_outgoing(10_000);
-        assert_eq!(sender.send_room(), SMALLEST_SEND_BUFFER - 10_000);
-        sender.add_outgoing(10_000);
-        assert_eq!(sender.send_room(), 0);
-        assert_eq!(held_by_pod(), 9 * MIB + 20_000);
-        sender.was_sent(20_000);
-        assert_eq!(sender.send_room(), SMALLEST_SEND_BUFFER);
-    }
-}
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -23,7 +23,7 @@ use batch::FRAMES_A_TURN;
 
 pub use client::{Client, Driver, OpenError};
 pub use forwarded::{format_forwarded, parse_forwarded};
-pub use ledger::{held_by_pod, is_full, keep_to_budget, pod_budget};
+pub use ledger::{Account, Towards, held_by_pod, is_full, keep_to_budget, pod_budget};
 pub use server::{Gone, Request, Server};
 pub use stream::{Incoming, Outgoing, Stream, StreamError};
 

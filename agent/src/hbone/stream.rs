@@ -186,10 +186,9 @@ impl Outgoing {
         self.send.send_reset(Reason::CANCEL);
     }
 
-    /// Resolves when the pod holds too much, and this stream is one that has to be reset for it.
-    pub fn evicted(&self) -> impl Future<Output = ()> + use<> {
-        let account = self.account.clone();
-        async move { account.evicted().await }
+    /// What the stream holds, in both directions.
+    pub fn account(&self) -> Rc<Account> {
+        self.account.clone()
     }
 
     /// Resolves when the peer or the connection ends the stream early.

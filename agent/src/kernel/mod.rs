@@ -55,7 +55,9 @@ pub use services::ServiceEndpoints;
 pub use shares::Excess;
 pub use sock_diag::{Bytes, OpenSocket, Opener, SockDiag, SockDiagError, Stage};
 pub use sockets::{OriginalDestination, SocketTable, Tag};
-pub use sys::{free_heap_bytes, give_heap_back, inherited, monotonic, netns_cookie};
+pub use sys::{
+    SocketMemory, free_heap_bytes, give_heap_back, inherited, monotonic, netns_cookie, socket_memory,
+};
 pub use verdicts::VerdictTable;
 
 use aya::maps::Map;

@@ -188,6 +188,40 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes of memory that the kernel uses for a socket's data, its own overhead included.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketMemory {
+    /// Received, and not read.
+    pub received: usize,
+    /// Written, and not acknowledged.
+    pub to_send: usize,
+}
+
+/// What the kernel holds for a socket. It asks about a number: an error if that is no socket. Linux 4.12.
+pub fn socket_memory(socket: RawFd) -> io::Result<SocketMemory> {
+    // Indices of `SO_MEMINFO` (linux/sock_diag.h).
+    const RECEIVED: usize = 0;
+    const TO_SEND: usize = 5;
+    const BACKLOG: usize = 7;
+    let mut memory = [0_u32; 9];
+    let mut length = size_of_val(&memory) as libc::socklen_t;
+    // SAFETY: `memory` and `length` outlive the call, and `length` is the size of `memory`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            memory.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let of = |index: usize| memory[index] as usize;
+    match result {
+        0 => Ok(SocketMemory { received: of(RECEIVED) + of(BACKLOG), to_send: of(TO_SEND) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes a descriptor that this process was started with, and that it was told the number of.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: asks about a number, whatever it stands for.

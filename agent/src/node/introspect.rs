@@ -9,7 +9,7 @@ use crate::kernel;
 use crate::manifest::{Refusal, WatchState};
 use crate::mesh::{Action, Mesh, PodName, Policy};
 use crate::telemetry::{NodeMetrics, PathCounts, Watch};
-use crate::worker::Report;
+use crate::worker::{PanicIn, Report};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs;
@@ -26,6 +26,8 @@ pub enum Question {
     ConfigDump(oneshot::Sender<Value>),
     Audit(oneshot::Sender<Value>),
     Authz(AuthzQuestion, oneshot::Sender<Option<Result<Value, String>>>),
+    /// Has the worker of a pod (`namespace/name`) panic; `None` unless the agent was started with `--panic-on-request`.
+    Panic(String, PanicIn, oneshot::Sender<Option<Result<(), String>>>),
     /// Has the gauges say what is so now.
     Gauges(oneshot::Sender<()>),
 }
@@ -92,6 +94,11 @@ impl Introspect for Mailbox {
             answer.unwrap_or_else(|| Err("the agent is ending".to_owned()))
         })
     }
+
+    fn panic(&self, pod: String, in_task: bool) -> BoxFuture<'_, Option<Result<(), String>>> {
+        let place = if in_task { PanicIn::Task } else { PanicIn::Worker };
+        Box::pin(self.ask(move |reply| Question::Panic(pod, place, reply)))
+    }
 }
 
 impl Vitals for Mailbox {
@@ -129,6 +136,10 @@ impl Supervisor {
             Question::Authz(question, reply) => {
                 drop(reply.send(Some(authz(&self.mesh.borrow(), &self.placement.borrow(), &question))));
             }
+            Question::Panic(pod, place, reply) => {
+                let done = self.config.panic_on_request.then(|| self.panic(&pod, place));
+                let _ = reply.send(done);
+            }
             Question::Gauges(reply) => {
                 self.refresh_gauges();
                 let _ = reply.send(());
@@ -160,6 +171,12 @@ impl Supervisor {
         waits_for.extend(troubles.map(|trouble| trouble.detail));
         waits_for.sort();
         waits_for
+    }
+
+    fn panic(&self, asked: &str, place: PanicIn) -> Result<(), String> {
+        let pod = self.pods.iter().find(|(name, _)| name.to_string() == asked);
+        let worker = pod.and_then(|(_, pod)| pod.worker.as_ref());
+        worker.map(|worker| worker.panic(place)).ok_or_else(|| format!("{asked:?} is no pod with a worker"))
     }
 
     async fn config_dump(&self) -> Value {

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn accept(context: Rc<Context>, listener: Rc<TcpListener>, address: SocketAddr) -> JoinHandle<()> {
-    tasks::spawn(async move {
+    tasks::spawn_vital(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {

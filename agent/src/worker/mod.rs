@@ -7,6 +7,7 @@
 mod acceptor;
 mod admitted;
 mod budget;
+mod buffers;
 mod certificate;
 mod collect;
 mod context;
@@ -103,6 +104,17 @@ pub(crate) enum Command {
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
+    /// Panic, to prove what follows from it.
+    Panic(PanicIn),
+}
+
+/// Where a worker is to panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PanicIn {
+    /// In its main loop.
+    Worker,
+    /// In a task that it cannot do without.
+    Task,
 }
 
 /// What a node has to say on which connections may be open, besides the mesh.
@@ -285,6 +297,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Report(reply));
         answer.await.ok()
+    }
+
+    /// Has the worker panic: a test asks for it.
+    pub fn panic(&self, place: PanicIn) {
+        self.tell(Command::Panic(place));
     }
 
     /// Ends the worker now. Blocks until its thread has left the pod, a few milliseconds; a thread that is stuck is

@@ -19,6 +19,7 @@ use tokio::net::tcp::ReadHalf;
 use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 
+use super::buffers::Buffers;
 use super::passing::{Broken, Passed, pass};
 use super::socket::reset_on_drop;
 
@@ -44,7 +45,7 @@ pub(super) enum Ending {
     Far(String),
     /// Policies allow the connection no longer, in these words.
     Revoked(String),
-    /// The pod's streams held more than they may, and nobody had taken anything from this one for the longest time.
+    /// The pod's connections held more than they may, and nobody had taken anything from this one for the longest time.
     OverMemory,
 }
 
@@ -70,34 +71,39 @@ pub(super) async fn relay(
 ) -> Ending {
     match far {
         Far::Mesh(Stream { mut outgoing, mut incoming, guard: _guard }) => {
+            let buffers = Buffers::of_stream(&app, outgoing.account());
+            let traffic = &buffers.counting(traffic);
             let (mut from, to) = app.split();
-            let evicted = outgoing.evicted();
-            let cut = async {
-                tokio::select! {
-                    verdict = revoked => Ending::Revoked(verdict),
-                    () = evicted => Ending::OverMemory,
-                }
-            };
             let both = async {
                 let from_app = from_app(&mut from, &mut outgoing, traffic);
                 tokio::try_join!(from_app, to_app(to.as_ref(), &mut incoming, traffic))
             };
-            let ending = end(to.as_ref(), both, cut).await;
+            let ending = end(to.as_ref(), both, cut(revoked, &buffers)).await;
             if ending.resets_far() {
                 outgoing.reset();
             }
             ending
         }
         Far::Plain(far) => {
+            let buffers = Buffers::of_plain(&app, &far);
+            let traffic = &buffers.counting(traffic);
             let both = async {
                 tokio::try_join!(plain_from_app(&app, &far, traffic), plain_to_app(&app, &far, traffic))
             };
-            let ending = end(&app, both, async { Ending::Revoked(revoked.await) }).await;
+            let ending = end(&app, both, cut(revoked, &buffers)).await;
             if ending.resets_far() {
                 reset_on_drop(&far);
             }
             ending
         }
+    }
+}
+
+/// What ends a connection that both ends would keep.
+async fn cut(revoked: impl Future<Output = String>, buffers: &Buffers) -> Ending {
+    tokio::select! {
+        verdict = revoked => Ending::Revoked(verdict),
+        () = buffers.evicted() => Ending::OverMemory,
     }
 }
 

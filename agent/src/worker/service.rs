@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::judging::Judging;
 use super::listeners::Listeners;
-use super::{CertificateReport, Command, Inspection, Report, collect, tasks};
+use super::{CertificateReport, Command, Inspection, PanicIn, Report, collect, tasks};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -51,7 +51,14 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                 // Nobody waits for an answer any more when sending it fails.
                 Some(Command::Audit(reply)) => drop(reply.send(inspect(context, &mut listeners))),
                 Some(Command::Report(reply)) => drop(reply.send(report(context, &listeners))),
+                Some(Command::Panic(PanicIn::Worker)) => panic!("a test has asked for a panic"),
+                Some(Command::Panic(PanicIn::Task)) => {
+                    tasks::spawn_vital(async { panic!("a test has asked for a panic in a task") });
+                }
             },
+            () = tasks::vital_panicked() => {
+                return tracing::error!(pod = %context.name, "a task that the worker cannot do without has panicked");
+            }
             () = judging.due() => judging.again(context),
             () = grace_is_over(&phase) => {
                 stop_taking(context, &mut listeners);

@@ -22,6 +22,10 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(30);
 /// congestion control, which every kernel has; the node's own may pace by timers (bbr), which costs CPU and speed.
 pub(super) const IN_POD_CONGESTION: &str = "reno";
 
+/// Bytes that a socket takes and has not sent yet. The kernel would take up to `tcp_wmem` (4 MiB) for a reader that does not read.
+/// What is sent and not acknowledged is not among it, so that a long path is filled all the same.
+const UNSENT: u32 = 128 * 1024;
+
 const fn keepalive(idle: u64, interval: u64) -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(Duration::from_secs(idle))
@@ -33,6 +37,7 @@ const fn keepalive(idle: u64, interval: u64) -> TcpKeepalive {
 pub(super) fn tune_app(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_keepalive(&APP_KEEPALIVE)
 }
 
@@ -40,6 +45,7 @@ pub(super) fn tune_app(socket: &impl AsFd) -> io::Result<()> {
 pub(super) fn tune_peer(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
     socket.set_tcp_keepalive(&PEER_KEEPALIVE)
 }

@@ -2,10 +2,13 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::rc::Rc;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 
 thread_local! {
     static ALIVE: Cell<usize> = const { Cell::new(0) };
+    static VITAL_PANICKED: Rc<Notify> = Rc::default();
 }
 
 /// A task of this thread's worker.
@@ -15,6 +18,32 @@ pub(super) fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> Join
         let _alive = alive;
         task.await
     })
+}
+
+/// A task that the worker cannot do without. A panic in one connection's task ends that connection; in one of these it ends the
+/// worker ([`vital_panicked`]), so that another one is started.
+pub(super) fn spawn_vital<T: 'static>(task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    let vital = Vital(VITAL_PANICKED.with(Rc::clone));
+    spawn(async move {
+        let _vital = vital;
+        task.await
+    })
+}
+
+/// Resolves when a vital task of this thread's worker has panicked.
+pub(super) async fn vital_panicked() {
+    let panicked = VITAL_PANICKED.with(Rc::clone);
+    panicked.notified().await;
+}
+
+struct Vital(Rc<Notify>);
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
 }
 
 /// A task that ends when this is dropped, with whatever it accompanies.

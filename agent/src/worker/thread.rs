@@ -7,7 +7,7 @@ use super::direct::DirectPath;
 use super::judging::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, sample, service, tasks};
+use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, buffers, sample, service, tasks};
 use crate::hbone;
 use crate::kernel::{SocketTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, Workload};
@@ -157,12 +157,13 @@ async fn work(
     if let Err(e) = listeners.open() {
         return fail(started, Some(ready.netns_cookie), e);
     }
-    tasks::spawn(identity.renew());
-    tasks::spawn(follow_mesh(context.clone()));
-    tasks::spawn(sample::sample(context.clone()));
-    tasks::spawn(expire_metrics(metrics.clone(), metrics_idle));
-    tasks::spawn(hbone::keep_to_budget());
-    tasks::spawn(sample::memory(metrics));
+    tasks::spawn_vital(identity.renew());
+    tasks::spawn_vital(follow_mesh(context.clone()));
+    tasks::spawn_vital(sample::sample(context.clone()));
+    tasks::spawn_vital(expire_metrics(metrics.clone(), metrics_idle));
+    tasks::spawn_vital(hbone::keep_to_budget());
+    tasks::spawn_vital(buffers::watch());
+    tasks::spawn_vital(sample::memory(metrics));
     let _ = started.send(Ok(ready));
     service::serve(&context, listeners, judging, commands).await;
 }

@@ -17,9 +17,9 @@ const MIB: usize = 1 << 20;
 /// As a relay does whose app never reads: until the stream has to go.
 async fn sleep_on(stream: Stream, evicted: Rc<Cell<usize>>) {
     let Stream { outgoing, mut incoming, .. } = stream;
-    let gone = outgoing.evicted();
+    let account = outgoing.account();
     let _first = incoming.next().await;
-    incoming.hold_until(gone).await;
+    incoming.hold_until(account.evicted()).await;
     evicted.set(evicted.get() + 1);
 }
 
@@ -35,7 +35,7 @@ async fn read_on(stream: Stream, read: Rc<Cell<usize>>) {
     };
     tokio::select! {
         () = reading => {}
-        () = outgoing.evicted() => panic!("a stream that is read was reset"),
+        () = outgoing.account().evicted() => panic!("a stream that is read was reset"),
     }
 }
 

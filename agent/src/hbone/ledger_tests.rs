@@ -1,0 +1,131 @@
+use super::*;
+use futures::FutureExt;
+
+const MIB: usize = 1 << 20;
+
+fn is_evicted(account: &Account) -> bool {
+    account.evicted().now_or_never().is_some()
+}
+
+// proves: ISO-1, ISO-3
+#[tokio::test(start_paused = true)]
+async fn streams_that_nobody_took_from_for_longest_go_and_one_that_is_read_stays() {
+    let _node = with_memory(64 * MIB);
+    assert_eq!(pod_budget(), 16 * MIB);
+    let (read, tiny) = (Account::open(), Account::open());
+    read.set_incoming(MIB);
+    tiny.set_incoming(SMALL - 1);
+    let mut asleep = Vec::new();
+    for _ in 0..100 {
+        let account = Account::open();
+        account.set_incoming(MIB);
+        account.was_read();
+        tokio::time::advance(Duration::from_millis(100)).await;
+        read.was_read();
+        assert!(held_by_pod() <= pod_budget());
+        asleep.push(account);
+    }
+    let evicted: Vec<bool> = asleep.iter().map(|account| is_evicted(account)).collect();
+    let first_left = evicted.iter().position(|gone| !gone).unwrap();
+    assert!(
+        first_left >= 84 && evicted[first_left..].iter().all(|gone| !gone),
+        "the oldest: {evicted:?}"
+    );
+    assert!(!is_evicted(&read) && !is_evicted(&tiny));
+    drop((asleep, read, tiny));
+    assert_eq!(held_by_pod(), 0);
+}
+
+// proves: ISO-1, ISO-3
+#[tokio::test]
+async fn when_the_node_holds_too_much_the_pod_that_holds_most_gives_up() {
+    let node = with_memory(64 * MIB);
+    let (hold, held) = std::sync::mpsc::channel();
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let (node, hold) = (node.clone(), hold.clone());
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        let pod = std::thread::spawn(move || {
+            join(&node);
+            let accounts: Vec<_> = (0..12).map(|_| Account::open()).collect();
+            accounts.iter().for_each(|account| account.set_incoming(MIB));
+            hold.send(()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = keep_to_budget() => {}
+                    _ = finished => {}
+                }
+            });
+            accounts.iter().filter(|account| is_evicted(account)).count()
+        });
+        others.push((pod, finish));
+        held.recv().unwrap();
+    }
+    let mine: Vec<_> = (0..9).map(|_| Account::open()).collect();
+    mine.iter().for_each(|account| account.set_incoming(MIB));
+    let relieved = async {
+        while node.held() > node.budget {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), relieved).await.unwrap();
+    let gone = |(pod, finish): (std::thread::JoinHandle<usize>, tokio::sync::oneshot::Sender<()>)| {
+        let _ = finish.send(());
+        pod.join().unwrap()
+    };
+    assert!(others.into_iter().map(gone).sum::<usize>() > 0, "of those that hold most");
+    assert!(mine.iter().all(|account| !is_evicted(account)), "a pod that holds less keeps what it has");
+}
+
+// proves: ISO-3
+#[test]
+fn budgets_are_shares_of_the_memory_that_there_is() {
+    for (memory, node, pod) in [
+        (64 * MIB, 32 * MIB, 16 * MIB),
+        (1 << 30, NODE_BUDGET, POD_BUDGET),
+        (usize::MAX, NODE_BUDGET, POD_BUDGET),
+    ] {
+        let found = Node::of(memory);
+        assert_eq!((found.budget, found.pod_budget), (node, pod), "{memory}");
+    }
+}
+
+// proves: ISO-3
+#[tokio::test]
+async fn what_waits_for_the_wire_is_one_frame_while_memory_is_short() {
+    let _node = with_memory(64 * MIB);
+    let (sleeper, sender) = (Account::open(), Account::open());
+    assert_eq!(sender.send_room(), usize::MAX);
+    sleeper.set_incoming(9 * MIB);
+    assert_eq!(sender.send_room(), SMALLEST_SEND_BUFFER);
+    sender.add_outgoing(10_000);
+    assert_eq!(sender.send_room(), SMALLEST_SEND_BUFFER - 10_000);
+    sender.add_outgoing(10_000);
+    assert_eq!(sender.send_room(), 0);
+    assert_eq!(held_by_pod(), 9 * MIB + 20_000);
+    sender.was_sent(20_000);
+    assert_eq!(sender.send_room(), SMALLEST_SEND_BUFFER);
+}
+
+// proves: ISO-1, ISO-3
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_holds_counts_and_goes_with_what_nobody_takes() {
+    let _node = with_memory(64 * MIB);
+    let (taken, stalled) = (Account::open(), Account::open());
+    for account in [&taken, &stalled] {
+        account.set_in_kernel(Towards::Peer, 5 * MIB);
+        account.set_in_kernel(Towards::App, MIB);
+    }
+    assert_eq!(held_by_pod(), 12 * MIB);
+    tokio::time::advance(2 * FRESH).await;
+    taken.was_taken(Towards::Peer);
+    taken.was_taken(Towards::App);
+    let last = Account::open();
+    last.set_incoming(5 * MIB);
+    assert!(is_evicted(&stalled) && !is_evicted(&taken) && !is_evicted(&last));
+    assert_eq!(held_by_pod(), 11 * MIB);
+    stalled.set_in_kernel(Towards::Peer, 0);
+    taken.set_in_kernel(Towards::Peer, 0);
+    assert_eq!(held_by_pod(), 6 * MIB);
+}
