@@ -19,8 +19,15 @@ const OTHER: &str = "other-node";
 const NOWHERE: &str = "10.99.0.9:4444";
 /// How many maps are pinned.
 const MAPS: usize = 27;
-const LINKS: [&str; 5] =
-    ["link_sockops", "link_getpeername4", "link_getpeername6", "link_connect4", "link_connect6"];
+const LINKS: [&str; 7] = [
+    "link_sockops",
+    "link_getpeername4",
+    "link_getpeername6",
+    "link_getsockname4",
+    "link_getsockname6",
+    "link_connect4",
+    "link_connect6",
+];
 
 fn link_and_program(bed: &Bed, link: &str) -> (u32, u32) {
     let info = FdLink::from(PinnedLink::from_pin(bed.pin(link)).unwrap()).info().unwrap();

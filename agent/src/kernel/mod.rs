@@ -49,7 +49,7 @@ pub use guard::Unknown;
 pub use local::Counts;
 pub use node::{NodeFlowTable, Probes};
 pub use path::{PathError, TrafficControl};
-pub use pillion_ebpf_common::Usage;
+pub use pillion_ebpf_common::{Manner, Usage};
 pub use pins::Claim;
 pub use services::ServiceEndpoints;
 pub use shares::Excess;

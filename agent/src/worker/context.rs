@@ -11,6 +11,7 @@ use crate::mesh::{Mesh, PodName, Workload};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -59,6 +60,11 @@ impl Context {
             own.clone_from(now);
         }
         own.clone()
+    }
+
+    /// The pod's addresses, as the mesh has them now.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.own(&self.mesh()).addresses.clone()
     }
 
     /// Sends GOAWAY on every HBONE connection to this pod: what is open goes on, what is new goes elsewhere.

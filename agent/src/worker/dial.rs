@@ -2,16 +2,16 @@
 //! connect hook leaves it alone.
 
 use super::Settings;
-use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
-use crate::kernel::{SocketTable, Tag};
+use super::socket::{IN_POD_CONGESTION, tune_app, tune_as, tune_peer};
+use crate::kernel::{Manner, SocketTable, Tag};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, TcpRepair};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -65,9 +65,9 @@ impl Dialer {
             .await
     }
 
-    /// Out of the pod, plain, on behalf of an app.
-    pub async fn plain(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
-        self.connect(target, Options::default()).await
+    /// Out of the pod, plain, on behalf of an app, as the app itself would connect.
+    pub async fn plain(&self, target: SocketAddr, app: &App) -> Result<TcpStream, DialError> {
+        self.connect(target, Options { app: Some(app), ..Options::default() }).await
     }
 
     /// To another pod's worker. As long as nothing is heard from there, it is tried again beside the attempts that wait.
@@ -101,10 +101,10 @@ impl Dialer {
     /// that closed first (TIME-WAIT): 470 connections a second. From loopback it uses a port again after a second
     /// (`tcp_tw_reuse` is 2, "loopback only", by default), and there are 254 addresses of it. The app does not see
     /// it. IPv6 has one loopback address, which loses what the kernel answers without a socket: there it stays so.
-    fn loopback_source(&self, target: SocketAddr) -> Option<Ipv4Addr> {
+    fn loopback_source(&self, target: SocketAddr) -> Option<IpAddr> {
         let last = self.loopback.get() % 254 + 1;
         self.loopback.set(last);
-        target.is_ipv4().then_some(Ipv4Addr::new(127, 0, 0, last))
+        target.is_ipv4().then_some(Ipv4Addr::new(127, 0, 0, last).into())
     }
 
     async fn connect(&self, target: SocketAddr, options: Options<'_>) -> Result<TcpStream, DialError> {
@@ -140,6 +140,8 @@ impl Dialer {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         self.sockets.tag(&socket, options.present.map_or(Tag::Agent, Tag::ToApp))?;
+        // An app that listens on the port that the kernel chooses for this socket may do so: with SO_REUSEADDR, as servers do.
+        socket.set_reuse_address(true)?;
         if options.is_peer {
             tune_peer(&socket)?;
         } else {
@@ -148,12 +150,54 @@ impl Dialer {
         if let Some(congestion) = options.congestion {
             socket.set_tcp_congestion(congestion.as_bytes())?;
         }
-        if let Some(source) = options.source {
-            // The port is chosen when the destination is known: one port serves many destinations.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
+        if let Some(app) = options.app {
+            tune_as(&socket, target, &app.manner)?;
+        }
+        match (options.source, options.app.and_then(|app| app.bound(target))) {
+            (Some(source), _) => bind(&socket, SocketAddr::new(source, 0))?,
+            (None, Some(bound)) => bind(&socket, bound)?,
+            (None, None) => {}
         }
         Ok(socket)
+    }
+}
+
+/// Binds a socket that is to connect. Port 0 is chosen when the destination is known: one port serves many destinations.
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        setsockopt(socket, IpBindAddressNoPort, &true)?;
+        return socket.bind(&address.into());
+    }
+    // The app's own socket has the port. The kernel lets another have it, too, while that is under repair, or else where both
+    // have SO_REUSEADDR, which is the app's to set. Their connections differ in their other end.
+    setsockopt(socket, TcpRepair, &ON)?;
+    let bound = socket.bind(&address.into());
+    setsockopt(socket, TcpRepair, &OFF)?;
+    // The end of repair has switched it off.
+    socket.set_reuse_address(true)?;
+    bound
+}
+
+/// Values of TCP_REPAIR (tcp.h).
+const ON: u32 = 1;
+const OFF: u32 = 0;
+
+/// The app on whose behalf a plain connection is opened.
+pub(super) struct App {
+    /// Its address and port, as they are without a mesh.
+    pub client: SocketAddr,
+    /// Whether that address is the pod's own, which the kernel chooses for a socket that is not bound.
+    pub is_pods_own: bool,
+    pub manner: Manner,
+}
+
+impl App {
+    /// What a socket to the target has to be bound to, to be seen as the app would be. `None`: what the kernel chooses is as good. A
+    /// port that the kernel has chosen for the app means nothing, and may be taken towards the target.
+    fn bound(&self, target: SocketAddr) -> Option<SocketAddr> {
+        let fits = self.client.is_ipv4() == target.is_ipv4() && !self.client.ip().is_loopback();
+        let is_bound = self.manner.port != 0 || !self.is_pods_own;
+        (fits && is_bound).then(|| SocketAddr::new(self.client.ip(), self.manner.port))
     }
 }
 
@@ -165,6 +209,8 @@ struct Options<'a> {
     /// The address that an app sees as its peer.
     present: Option<SocketAddr>,
     /// Where it comes from, if not from where the kernel chooses.
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
+    /// On whose behalf it goes out plain.
+    app: Option<&'a App>,
     congestion: Option<&'a str>,
 }

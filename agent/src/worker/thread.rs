@@ -155,7 +155,7 @@ async fn work(
     let mut listeners = Listeners::new(hbone_congestion, dialer, move |listener, address| {
         acceptor::accept(accepting.clone(), listener, address)
     });
-    if let Err(e) = listeners.open() {
+    if let Err(e) = listeners.open(&context.addresses()) {
         return fail(started, Some(ready.netns_cookie), e);
     }
     tasks::spawn(identity.renew());
