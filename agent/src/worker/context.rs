@@ -19,7 +19,7 @@ use tokio::sync::watch;
 pub(super) struct Context {
     pub name: PodName,
     /// The pod, as it was known last.
-    pub own: RefCell<Arc<Workload>>,
+    pub own: Rc<RefCell<Arc<Workload>>>,
     pub netns_cookie: u64,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub direct: DirectPath,

@@ -4,14 +4,16 @@
 use super::Settings;
 use super::socket::{IN_POD_CONGESTION, tune_app, tune_as, tune_peer};
 use crate::kernel::{Manner, SocketTable, Tag};
+use crate::mesh::Workload;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{IpBindAddressNoPort, TcpRepair};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -49,12 +51,14 @@ impl DialError {
 pub(super) struct Dialer {
     pub sockets: SocketTable,
     pub settings: Arc<Settings>,
+    /// The pod, as it was known last.
+    own: Rc<RefCell<Arc<Workload>>>,
     loopback: Cell<u8>,
 }
 
 impl Dialer {
-    pub fn new(sockets: SocketTable, settings: Arc<Settings>) -> Self {
-        Self { sockets, settings, loopback: Cell::new(0) }
+    pub fn new(sockets: SocketTable, settings: Arc<Settings>, own: Rc<RefCell<Arc<Workload>>>) -> Self {
+        Self { sockets, settings, own, loopback: Cell::new(0) }
     }
 
     /// To the pod's own app. It will see `client` as the one who connected.
@@ -84,8 +88,10 @@ impl Dialer {
     async fn try_peer(&self, target: SocketAddr) -> Result<TcpStream, DialError> {
         let started = Instant::now();
         let congestion = self.settings.hbone_congestion.as_deref();
+        // The peer, its policies and its apps know the pod by this address, whichever others the pod has.
+        let source = self.own.borrow().address(target.is_ipv6());
         loop {
-            match self.connect(target, Options { is_peer: true, congestion, ..Options::default() }).await {
+            match self.connect(target, Options { is_peer: true, source, congestion, ..Options::default() }).await {
                 Err(DialError::Io(_, e))
                     if e.kind() == io::ErrorKind::ConnectionRefused
                         && started.elapsed() < REFUSAL_PATIENCE =>
@@ -153,23 +159,30 @@ impl Dialer {
         if let Some(app) = options.app {
             tune_as(&socket, target, &app.manner)?;
         }
-        match (options.source, options.app.and_then(|app| app.bound(target))) {
-            (Some(source), _) => bind(&socket, SocketAddr::new(source, 0))?,
-            (None, Some(bound)) => bind(&socket, bound)?,
-            (None, None) => {}
+        let source = options.source.map(|ip| SocketAddr::new(ip, 0));
+        match source.or_else(|| options.app?.source(target)) {
+            Some(source) if source.port() == 0 => bind_address(&socket, source)?,
+            Some(source) => bind_port(&socket, source)?,
+            None => {}
         }
         Ok(socket)
     }
 }
 
-/// Binds a socket that is to connect. Port 0 is chosen when the destination is known: one port serves many destinations.
-fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.port() == 0 {
-        setsockopt(socket, IpBindAddressNoPort, &true)?;
-        return socket.bind(&address.into());
+/// The port is chosen when the destination is known: one port serves many destinations.
+fn bind_address(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    setsockopt(socket, IpBindAddressNoPort, &true)?;
+    match socket.bind(&address.into()) {
+        // An address that the mesh knows, and that the pod has no more, or not yet: it has what the kernel chooses.
+        Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Ok(()),
+        bound => bound,
     }
-    // The app's own socket has the port. The kernel lets another have it, too, while that is under repair, or else where both
-    // have SO_REUSEADDR, which is the app's to set. Their connections differ in their other end.
+}
+
+/// Gives the socket the port that an app's own socket has, as well.
+fn bind_port(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    // The kernel lets two sockets have a port where both have SO_REUSEADDR, which is the app's to set, or where one of them is
+    // under repair when it is bound. Their connections differ in their other end.
     setsockopt(socket, TcpRepair, &ON)?;
     let bound = socket.bind(&address.into());
     setsockopt(socket, TcpRepair, &OFF)?;
@@ -186,18 +199,15 @@ const OFF: u32 = 0;
 pub(super) struct App {
     /// Its address and port, as they are without a mesh.
     pub client: SocketAddr,
-    /// Whether that address is the pod's own, which the kernel chooses for a socket that is not bound.
-    pub is_pods_own: bool,
     pub manner: Manner,
 }
 
 impl App {
-    /// What a socket to the target has to be bound to, to be seen as the app would be. `None`: what the kernel chooses is as good. A
-    /// port that the kernel has chosen for the app means nothing, and may be taken towards the target.
-    fn bound(&self, target: SocketAddr) -> Option<SocketAddr> {
+    /// What a socket to the target is to be bound to, so that it is seen as the app's would be. Port 0: any. A port that the kernel has
+    /// chosen for the app means nothing, and may be in use towards the target.
+    fn source(&self, target: SocketAddr) -> Option<SocketAddr> {
         let fits = self.client.is_ipv4() == target.is_ipv4() && !self.client.ip().is_loopback();
-        let is_bound = self.manner.port != 0 || !self.is_pods_own;
-        (fits && is_bound).then(|| SocketAddr::new(self.client.ip(), self.manner.port))
+        fits.then(|| SocketAddr::new(self.client.ip(), self.manner.port))
     }
 }
 

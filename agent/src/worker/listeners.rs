@@ -8,7 +8,7 @@ use crate::kernel::{Tag, node_addresses};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::rc::Rc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -178,6 +178,9 @@ fn ipv6_is_on() -> bool {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.accepting.abort();
+        // The task that accepts holds the listener until the loop comes to it, and with it the port, which another listener of
+        // this worker may want now. A socket that does not listen leaves it to others with SO_REUSEADDR.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
     }
 }
 

@@ -108,11 +108,7 @@ async fn reach(
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
             let permit = context.budgets.outbound.take(1)?;
-            let app = App {
-                client: parties.source_address,
-                is_pods_own: source.addresses.contains(&parties.source_address.ip()),
-                manner: original.manner,
-            };
+            let app = App { client: parties.source_address, manner: original.manner };
             let dialled = context.dialer.plain(target, &app).await;
             let far = dialled.map(|stream| (Far::Plain(stream), 0, Some(permit)));
             far.map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })

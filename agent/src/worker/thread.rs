@@ -131,11 +131,13 @@ async fn work(
         () = hung_up(&mut commands) => return,
     };
     let metrics = spec.metrics;
+    let name = spec.workload.name.clone();
+    let own = Rc::new(RefCell::new(spec.workload));
     let budgets = Budgets::new(&spec.settings, &metrics);
-    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
+    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings, own.clone()));
     let context = Rc::new(Context {
-        name: spec.workload.name.clone(),
-        own: RefCell::new(spec.workload),
+        name,
+        own,
         netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
         direct: spec.direct,

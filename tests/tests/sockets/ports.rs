@@ -79,6 +79,11 @@ fn a_client_that_binds_address_and_port_is_seen_by_them() {
 fn another_address_of_the_pods_is_kept_outside_and_its_port_everywhere() {
     let pair = Pair::new("second").unwrap();
     let outside = outside(&pair);
+    // On the direct path what a pod sends under an address that the mesh does not know is dropped.
+    let client = pair.near.node().pod("with-two").captured().annotation("pillion.dev/direct", "disabled");
+    let client = client.create().unwrap();
+    pair.near.wait_serving(&client).unwrap();
+    pair.far.wait_known(&client).unwrap();
     let mirrors = [mirror(&pair.server).unwrap(), mirror(&outside).unwrap()];
     let second = |first: &IpAddr| match first {
         IpAddr::V4(_) => ("10.88.1.200", "10.88.1.200/24"),
@@ -86,17 +91,17 @@ fn another_address_of_the_pods_is_kept_outside_and_its_port_everywhere() {
     };
     let mut port = 730;
     for (through_mesh, beyond) in pair.server.addresses().iter().zip(outside.addresses()) {
-        let own = own_address(&pair.client, through_mesh);
+        let own = own_address(&client, through_mesh);
         let (second, network) = second(&own);
         let add = ["addr", "add", network, "dev", "eth0"];
-        let add = pair.client.command("ip").args(add).args(own.is_ipv6().then_some("nodad"));
+        let add = client.command("ip").args(add).args(own.is_ipv6().then_some("nodad"));
         add.run().unwrap();
         for bound in [port, 0] {
-            let said = ask(&pair.client, second, bound, &through_mesh.to_string()).unwrap();
+            let said = ask(&client, second, bound, &through_mesh.to_string()).unwrap();
             let (by_client, by_server) = said.split_once(", ").unwrap();
             let used = by_client.strip_prefix(&format!("{second} ")).expect(&said);
             assert_eq!(by_server, format!("{own} {used}"), "peers know the pod by its own address");
-            let said = ask(&pair.client, second, bound, &beyond.to_string()).unwrap();
+            let said = ask(&client, second, bound, &beyond.to_string()).unwrap();
             let (by_client, by_server) = said.split_once(", ").unwrap();
             assert_eq!(by_client, by_server, "outside");
         }
