@@ -31,7 +31,11 @@ pub unsafe fn of(ctx: &SockAddrContext, socket: *mut bpf_sock, traffic_class: u8
     let keepalive = |name: i32| if is_kept_alive { option(ctx, IPPROTO_TCP, name) } else { 0 };
     // SAFETY: fields that the verifier lets these programs read.
     let (mark, device, port) = unsafe {
-        (field!(socket, bpf_sock, mark), field!(socket, bpf_sock, bound_dev_if), field!(socket, bpf_sock, src_port))
+        (
+            field!(socket, bpf_sock, mark),
+            field!(socket, bpf_sock, bound_dev_if),
+            field!(socket, bpf_sock, src_port),
+        )
     };
     Manner {
         mark,

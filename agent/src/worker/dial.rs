@@ -91,7 +91,10 @@ impl Dialer {
         // The peer, its policies and its apps know the pod by this address, whichever others the pod has.
         let source = self.own.borrow().address(target.is_ipv6());
         loop {
-            match self.connect(target, Options { is_peer: true, source, congestion, ..Options::default() }).await {
+            match self
+                .connect(target, Options { is_peer: true, source, congestion, ..Options::default() })
+                .await
+            {
                 Err(DialError::Io(_, e))
                     if e.kind() == io::ErrorKind::ConnectionRefused
                         && started.elapsed() < REFUSAL_PATIENCE =>
@@ -188,7 +191,13 @@ fn bind_port(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     setsockopt(socket, TcpRepair, &OFF)?;
     // The end of repair has switched it off.
     socket.set_reuse_address(true)?;
-    bound
+    match bound {
+        // A port below 1024, and the agent lacks CAP_NET_BIND_SERVICE: any other is better than no connection.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            bind_address(socket, SocketAddr::new(address.ip(), 0))
+        }
+        bound => bound,
+    }
 }
 
 /// Values of TCP_REPAIR (tcp.h).

@@ -126,12 +126,8 @@ const OUTBOUND6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED),
 
 fn wanted(families: Families) -> Vec<SocketAddr> {
     let Families { ipv4, ipv6, is_ipv6_on } = families;
-    let listeners = [
-        (ipv4, OUTBOUND4),
-        (ipv6 && is_ipv6_on, OUTBOUND6),
-        (!is_ipv6_on, PEERS4),
-        (is_ipv6_on, PEERS6),
-    ];
+    let listeners =
+        [(ipv4, OUTBOUND4), (ipv6 && is_ipv6_on, OUTBOUND6), (!is_ipv6_on, PEERS4), (is_ipv6_on, PEERS6)];
     listeners.into_iter().filter_map(|(is_wanted, address)| is_wanted.then_some(address)).collect()
 }
 

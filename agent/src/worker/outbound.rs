@@ -99,7 +99,8 @@ async fn reach(
             let mut early = Early::new(app);
             let client = parties.source_address;
             // A peer believes no other address than the one that the tunnel comes from, which is the pod's own.
-            let client = SocketAddr::new(source.address(target.is_ipv6()).unwrap_or(client.ip()), client.port());
+            let client =
+                SocketAddr::new(source.address(target.is_ipv6()).unwrap_or(client.ip()), client.port());
             let stream = context.pool.open(peer, target, client, &mut early).await?;
             Ok((Far::Mesh(stream), early.len(), None))
         }

@@ -16,7 +16,7 @@ fn lone(pair: &Pair, name: &str, address: IpAddr) -> Pod {
     lone
 }
 
-// proves: CAP-5
+// proves: CAP-5, TCP-3
 #[test]
 fn a_pod_without_a_family_is_told_so_by_connect_at_once() {
     let pair = Pair::new("no-family").unwrap();
@@ -41,7 +41,7 @@ fn a_pod_without_a_family_is_told_so_by_connect_at_once() {
     drop(mirrors);
 }
 
-// proves: SEC-3
+// proves: SEC-3, TCP-3
 #[test]
 fn a_family_that_comes_later_is_never_plain_and_is_served_from_the_next_audit_on() {
     let options = AgentOptions::default().access_log().arg("--audit-interval=1h");
@@ -60,7 +60,7 @@ fn a_family_that_comes_later_is_never_plain_and_is_served_from_the_next_audit_on
     assert_eq!(recording.stop().unwrap().0.len(), 0, "nothing in plain");
 }
 
-// proves: CAP-1
+// proves: TCP-3
 #[test]
 fn ipv6_that_was_off_when_the_worker_started_is_served_once_it_is_on() {
     requirements::ensure(requirements::APPS).unwrap();

@@ -1,6 +1,6 @@
 //! Options of a client's socket that concern the network beyond the pod.
 
-use pillion_tests::{Pair, apps};
+use pillion_tests::{Pair, SameNode, apps};
 
 use crate::{SECONDS_10, outside};
 
@@ -29,7 +29,7 @@ for _ in range(100):
 print(said)
 ";
 
-// proves: CAP-4
+// proves: TCP-3
 #[test]
 fn mark_traffic_class_device_and_keepalive_are_kept_outside() {
     let pair = Pair::new("options").unwrap();
@@ -47,7 +47,7 @@ fn mark_traffic_class_device_and_keepalive_are_kept_outside() {
     drop(echo);
 }
 
-// proves: TCP-2
+// proves: TCP-3
 #[test]
 fn a_user_timeout_holds_outside() {
     const SCRIPT: &str = "
@@ -73,4 +73,43 @@ except OSError as error: print(type(error).__name__, time.monotonic() - begun < 
     let said = client.log();
     assert!(said.contains("ConnectionResetError True") || said.contains("TimeoutError True"), "{said}");
     drop(echo);
+}
+
+// proves: TCP-3
+#[test]
+fn urgent_data_goes_by_the_direct_path_alone_and_elsewhere_the_stream_is_whole_without_it() {
+    const SERVER: &str = "
+import select, socket
+l = socket.create_server(('::', 9), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    s = l.accept()[0]; s.sendall(b'go'); s.settimeout(20)
+    got, urgent = b'', b''
+    while True:
+        readable, _, excepted = select.select([s], [], [s], 20)
+        if excepted and not urgent:
+            urgent = s.recv(1, socket.MSG_OOB); continue
+        data = s.recv(99)
+        if not data: break
+        got += data
+    s.sendall(got + b' ' + urgent); s.close()
+";
+    const CLIENT: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 9), 20)
+s.recv(2); s.sendall(b'abc'); s.send(b'!', socket.MSG_OOB); s.sendall(b'def'); s.shutdown(socket.SHUT_WR)
+print(s.makefile().read())
+";
+    let same_node = SameNode::new("urgent").unwrap();
+    let outside = same_node.outsider("outside").unwrap();
+    let mut servers = Vec::new();
+    for pod in [&same_node.server, &outside] {
+        let server = apps::python(pod, SERVER, [""; 0]).log("urgent").start().unwrap();
+        server.wait_listening(9).unwrap();
+        servers.push(server);
+    }
+    let ask =
+        |ip: std::net::Ipv4Addr| apps::python(&same_node.client, CLIENT, [ip.to_string()]).run().unwrap();
+    assert_eq!(ask(same_node.server.ip4()), "abcdef \n", "through the mesh");
+    assert_eq!(ask(same_node.server.ip4()), "abcdef !\n", "direct");
+    assert_eq!(ask(outside.ip4()), "abcdef \n", "outside");
 }

@@ -13,12 +13,17 @@ fn binds_ports_alone(client: &Pod, server: &Pod) {
     let mut port = 700;
     for ip in server.addresses() {
         let own = own_address(client, ip);
-        let names: &[String] = if ip.is_ipv4() { &[ip.to_string(), mapped.clone()] } else { &[ip.to_string()] };
+        let names: &[String] =
+            if ip.is_ipv4() { &[ip.to_string(), mapped.clone()] } else { &[ip.to_string()] };
         for name in names {
             for _ in 0..2 {
                 port += 1;
                 let said = ask(client, "", port, name).unwrap();
-                assert_eq!(said, format!("{own} {port}, {own} {port}"), "a client bound to port {port}, to {name}");
+                assert_eq!(
+                    said,
+                    format!("{own} {port}, {own} {port}"),
+                    "a client bound to port {port}, to {name}"
+                );
             }
             // bind() to port 0: the kernel chooses a port there and then.
             let said = ask(client, "", 0, name).unwrap();
@@ -28,7 +33,7 @@ fn binds_ports_alone(client: &Pod, server: &Pod) {
     }
 }
 
-// proves: CAP-4
+// proves: CAP-4, TCP-3
 #[test]
 fn a_client_that_binds_a_port_alone_has_its_pods_address_and_that_port_through_the_mesh() {
     let pair = Pair::new("port-mesh").unwrap();
@@ -36,7 +41,7 @@ fn a_client_that_binds_a_port_alone_has_its_pods_address_and_that_port_through_t
     binds_ports_alone(&pair.client, &pair.server);
 }
 
-// proves: CAP-4
+// proves: CAP-4, TCP-3
 #[test]
 fn a_client_that_binds_a_port_alone_has_its_pods_address_and_that_port_on_the_direct_path() {
     let same_node = SameNode::new("port-direct").unwrap();
@@ -49,7 +54,7 @@ fn a_client_that_binds_a_port_alone_has_its_pods_address_and_that_port_on_the_di
     same_node.agent.wait_metrics("direct connections", directly).unwrap();
 }
 
-// proves: CAP-4
+// proves: CAP-4, TCP-3
 #[test]
 fn a_client_that_binds_a_port_alone_has_its_pods_address_and_that_port_outside() {
     let pair = Pair::new("port-outside").unwrap();
@@ -58,7 +63,7 @@ fn a_client_that_binds_a_port_alone_has_its_pods_address_and_that_port_outside()
     binds_ports_alone(&pair.client, &outside);
 }
 
-// proves: CAP-4
+// proves: CAP-4, TCP-3
 #[test]
 fn a_client_that_binds_address_and_port_is_seen_by_them() {
     let pair = Pair::new("bound").unwrap();
@@ -74,7 +79,7 @@ fn a_client_that_binds_address_and_port_is_seen_by_them() {
     drop(mirrors);
 }
 
-// proves: CAP-4
+// proves: CAP-4, TCP-3
 #[test]
 fn another_address_of_the_pods_is_kept_outside_and_its_port_everywhere() {
     let pair = Pair::new("second").unwrap();
@@ -110,7 +115,7 @@ fn another_address_of_the_pods_is_kept_outside_and_its_port_everywhere() {
     drop(mirrors);
 }
 
-// proves: CAP-4
+// proves: CAP-4, TCP-3
 #[test]
 fn a_port_is_used_again_at_once() {
     let pair = Pair::new("again").unwrap();
