@@ -131,7 +131,10 @@ fn the_audit_mends_links() {
             TcpStream::connect_timeout(&NOWHERE.parse().unwrap(), std::time::Duration::from_millis(50))
                 .is_err()
         );
-        assert_eq!(repairs(&mut kernel, &wanted), [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat());
+        assert_eq!(
+            repairs(&mut kernel, &wanted),
+            [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat()
+        );
         TcpStream::connect(NOWHERE).unwrap();
         assert!(worker.destination().is_some());
 
@@ -165,7 +168,10 @@ fn the_audit_pins_again_what_somebody_has_removed() {
         let node = bed.bpffs.join("pillion").join(NODE);
         remove_pins(&bed, |_| true);
         [bed.pin(""), node].iter().for_each(|directory| fs::remove_dir(directory).unwrap());
-        assert_eq!(repairs(&mut kernel, &wanted), [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat());
+        assert_eq!(
+            repairs(&mut kernel, &wanted),
+            [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat()
+        );
         let second = Kernel::open(&bed.config()).err().expect("the pins are this agent's");
         assert!(matches!(second, KernelError::Held { .. }), "{second}");
         drop(kernel);
