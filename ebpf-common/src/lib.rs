@@ -66,6 +66,8 @@ pub struct Manner {
     pub keepalive_probes: u8,
     /// IP_TOS or IPV6_TCLASS: DSCP and ECN.
     pub traffic_class: u8,
+    /// 1 where the socket was bound to an address. The connect hook binds others to the pod's own.
+    pub has_address: u32,
 }
 
 /// The kinds of [`SocketRecord`].
@@ -425,8 +427,8 @@ pub const fn unmapped(ip: &Ip) -> Option<u32> {
 
 const _: () = {
     assert!(size_of::<Address>() == 20);
-    assert!(size_of::<Manner>() == 20);
-    assert!(size_of::<SocketRecord>() == 64);
+    assert!(size_of::<Manner>() == 24);
+    assert!(size_of::<SocketRecord>() == 68);
     assert!(size_of::<HandoffKey>() == 32);
     assert!(size_of::<PodEntry>() == 28);
     assert!(size_of::<PodPort>() == 16);

@@ -243,16 +243,16 @@ unsafe fn decide(
         let is_open = pod.flags & FAIL_OPEN != 0 && unsafe { maps::set_record(socket, &record) };
         return if is_open { Decision::Pass } else { Decision::Refuse };
     }
+    let source = source(socket);
     // Before the socket is taken off its device.
     // SAFETY: as above.
-    let manner = unsafe { manner::of(ctx, socket, traffic_class(ctx)) };
+    let manner = unsafe { manner::of(ctx, socket, source != UNBOUND, traffic_class(ctx)) };
     // SAFETY: as above. A socket that is bound to a device does not reach the listener on `lo`, and could not be held back
     // later. An app without CAP_NET_RAW can bind its socket, and nobody can undo that for it.
     if !unsafe { device::leave(ctx, socket) } {
         return Decision::Refuse;
     }
     log_capture(ctx, &ip, port);
-    let source = source(socket);
     // What is bound to another address cannot be attested.
     let is_pods = source == UNBOUND || pod.has(&source);
     let asked = Address { ip, port };

@@ -26,7 +26,12 @@ const TCP_USER_TIMEOUT: i32 = 18;
 /// # Safety
 /// `socket` is not null, and the context's, which is the kernel's.
 #[inline(always)]
-pub unsafe fn of(ctx: &SockAddrContext, socket: *mut bpf_sock, traffic_class: u8) -> Manner {
+pub unsafe fn of(
+    ctx: &SockAddrContext,
+    socket: *mut bpf_sock,
+    has_address: bool,
+    traffic_class: u8,
+) -> Manner {
     let is_kept_alive = option(ctx, SOL_SOCKET, SO_KEEPALIVE) != 0;
     let keepalive = |name: i32| if is_kept_alive { option(ctx, IPPROTO_TCP, name) } else { 0 };
     // SAFETY: fields that the verifier lets these programs read.
@@ -46,6 +51,7 @@ pub unsafe fn of(ctx: &SockAddrContext, socket: *mut bpf_sock, traffic_class: u8
         port: port as u16,
         keepalive_probes: keepalive(TCP_KEEPCNT) as u8,
         traffic_class,
+        has_address: u32::from(has_address),
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::socket::sockopt::{IpBindAddressNoPort, TcpRepair};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,11 +212,20 @@ pub(super) struct App {
 }
 
 impl App {
-    /// What a socket to the target is to be bound to, so that it is seen as the app's would be. Port 0: any. A port that the kernel has
-    /// chosen for the app means nothing, and may be in use towards the target.
+    /// What a socket to the target is to be bound to, so that it is seen as the app's would be: to what the app itself has bound. The
+    /// kernel chooses the rest for the way to the target. A port that it has chosen for the app may be in use there.
     fn source(&self, target: SocketAddr) -> Option<SocketAddr> {
-        let fits = self.client.is_ipv4() == target.is_ipv4() && !self.client.ip().is_loopback();
-        fits.then(|| SocketAddr::new(self.client.ip(), self.manner.port))
+        let (client, port) = (self.client.ip(), self.manner.port);
+        let is_usable = client.is_ipv4() == target.is_ipv4() && !client.is_loopback();
+        let unspecified = match target {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        match (self.manner.has_address != 0 && is_usable, port) {
+            (true, port) => Some(SocketAddr::new(client, port)),
+            (false, 0) => None,
+            (false, port) => Some(SocketAddr::new(unspecified, port)),
+        }
     }
 }
 

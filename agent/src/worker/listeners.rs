@@ -162,7 +162,7 @@ impl Families {
                 IpAddr::V6(ip) => ipv6 |= !ip.is_unicast_link_local(),
             }
         }
-        let none = !ipv4 && !(ipv6 && is_ipv6_on);
+        let none = !(ipv4 || ipv6 && is_ipv6_on);
         Self { ipv4: ipv4 || none, ipv6: ipv6 || none, is_ipv6_on }
     }
 }
