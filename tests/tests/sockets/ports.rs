@@ -94,8 +94,8 @@ fn another_address_of_the_pods_is_kept_outside_and_its_port_everywhere() {
         IpAddr::V4(_) => ("10.88.1.200", "10.88.1.200/24"),
         IpAddr::V6(_) => ("fd88:1::200", "fd88:1::200/64"),
     };
-    let mut port = 730;
-    for (through_mesh, beyond) in pair.server.addresses().iter().zip(outside.addresses()) {
+    let servers = pair.server.addresses().iter().zip(outside.addresses());
+    for (port, (through_mesh, beyond)) in (730..).zip(servers) {
         let own = own_address(&client, through_mesh);
         let (second, network) = second(&own);
         let add = ["addr", "add", network, "dev", "eth0"];
@@ -110,7 +110,6 @@ fn another_address_of_the_pods_is_kept_outside_and_its_port_everywhere() {
             let (by_client, by_server) = said.split_once(", ").unwrap();
             assert_eq!(by_client, by_server, "outside");
         }
-        port += 1;
     }
     drop(mirrors);
 }
