@@ -4,6 +4,7 @@ mod common;
 
 use common::{Bed, ELSEWHERE4, ELSEWHERE6, LINK_LOCAL, POD4, POD6, Pod, Worker, in_pod};
 use pillion_agent::kernel::{Kernel, PodCapture, Tag};
+use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 
 /// Nobody is there: only a captured connect() gets through.
@@ -68,6 +69,37 @@ fn an_ipv4_connection_of_an_ipv6_socket_is_captured_and_the_app_sees_true_addres
         assert_eq!(worker.destination(), Some(address(NOWHERE4)));
         assert_eq!(client.peer_addr().unwrap(), to);
         assert_eq!(client.local_addr().unwrap().ip(), IpAddr::from(POD4.to_ipv6_mapped()));
+    });
+}
+
+// proves: CAP-4, TCP-3
+#[test]
+fn a_client_that_has_a_port_and_no_address_sees_its_pods_address_and_loopback_where_it_connects_there() {
+    let bound = |to: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        socket.bind(&address(any).into()).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        socket.connect(&to.into()).unwrap();
+        let local = socket.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(local.port(), port);
+        local.ip()
+    };
+    captured_pod(|_, _, worker| {
+        let nowhere = mapped(Ipv4Addr::new(10, 99, 0, 9), 4444);
+        for (to, own) in [
+            (address(NOWHERE4), IpAddr::from(POD4)),
+            (address(NOWHERE6), POD6.into()),
+            (nowhere, POD4.to_ipv6_mapped().into()),
+        ] {
+            assert_eq!(bound(to), own, "to {to}");
+            assert!(worker.destination().is_some());
+        }
+        for loopback in ["127.0.0.1:4445", "[::1]:4445"].map(address) {
+            let _listener = TcpListener::bind(loopback).unwrap();
+            assert_eq!(bound(loopback), loopback.ip());
+        }
+        assert!(worker.accept().is_none());
     });
 }
 

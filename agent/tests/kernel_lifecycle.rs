@@ -19,8 +19,15 @@ const OTHER: &str = "other-node";
 const NOWHERE: &str = "10.99.0.9:4444";
 /// How many maps are pinned.
 const MAPS: usize = 27;
-const LINKS: [&str; 5] =
-    ["link_sockops", "link_getpeername4", "link_getpeername6", "link_connect4", "link_connect6"];
+const LINKS: [&str; 7] = [
+    "link_sockops",
+    "link_getpeername4",
+    "link_getpeername6",
+    "link_getsockname4",
+    "link_getsockname6",
+    "link_connect4",
+    "link_connect6",
+];
 
 fn link_and_program(bed: &Bed, link: &str) -> (u32, u32) {
     let info = FdLink::from(PinnedLink::from_pin(bed.pin(link)).unwrap()).info().unwrap();
@@ -124,7 +131,10 @@ fn the_audit_mends_links() {
             TcpStream::connect_timeout(&NOWHERE.parse().unwrap(), std::time::Duration::from_millis(50))
                 .is_err()
         );
-        assert_eq!(repairs(&mut kernel, &wanted), [vec!["pin"; 1 + MAPS], vec!["link"; 5]].concat());
+        assert_eq!(
+            repairs(&mut kernel, &wanted),
+            [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat()
+        );
         TcpStream::connect(NOWHERE).unwrap();
         assert!(worker.destination().is_some());
 
@@ -133,7 +143,7 @@ fn the_audit_mends_links() {
         let repaired = repairs(&mut kernel, &wanted);
         assert_eq!(
             repaired,
-            [vec!["pin"; 1 + MAPS], vec!["link"; 5]].concat(),
+            [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat(),
             "another agent's programs ran"
         );
         drop(other);
@@ -158,7 +168,10 @@ fn the_audit_pins_again_what_somebody_has_removed() {
         let node = bed.bpffs.join("pillion").join(NODE);
         remove_pins(&bed, |_| true);
         [bed.pin(""), node].iter().for_each(|directory| fs::remove_dir(directory).unwrap());
-        assert_eq!(repairs(&mut kernel, &wanted), [vec!["pin"; 1 + MAPS], vec!["link"; 5]].concat());
+        assert_eq!(
+            repairs(&mut kernel, &wanted),
+            [vec!["pin"; 1 + MAPS], vec!["link"; LINKS.len()]].concat()
+        );
         let second = Kernel::open(&bed.config()).err().expect("the pins are this agent's");
         assert!(matches!(second, KernelError::Held { .. }), "{second}");
         drop(kernel);

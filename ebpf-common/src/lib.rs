@@ -9,7 +9,7 @@ mod flows;
 pub use flows::{Flow, FlowEnd, FlowKey, NodeFlow, Usage, quota, table};
 
 /// The version of the maps' layout. It is part of the pin path, so an agent never reads another layout's maps.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// The port of the worker's outbound listener, on 127.0.0.1 and every IPv6 address of a captured pod (Istio's
 /// number).
@@ -41,6 +41,33 @@ pub struct SocketRecord {
     /// Where the connection goes, or should go: the endpoint that the hook has chosen where `address` is a Service's.
     /// Port 0: none was chosen.
     pub target: Address,
+    /// What the app had set on its socket. Of kinds other than [`kind::CLIENT`] and [`kind::ACCEPTED`] it says nothing.
+    pub manner: Manner,
+}
+
+/// What an app had set on its socket when it called connect(), as far as it concerns the network beyond the pod: the worker
+/// opens a plain connection in the same manner. 0 is the kernel's default of each.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// SO_MARK.
+    pub mark: u32,
+    /// The index of the device that the socket was bound to.
+    pub device: u32,
+    /// TCP_USER_TIMEOUT, in milliseconds.
+    pub user_timeout: u32,
+    /// TCP_KEEPIDLE, in seconds; 0 where SO_KEEPALIVE was off.
+    pub keepalive_idle: u16,
+    /// TCP_KEEPINTVL, in seconds.
+    pub keepalive_interval: u16,
+    /// The port that the socket was bound to, in host byte order. 0 also where the kernel had chosen none yet.
+    pub port: u16,
+    /// TCP_KEEPCNT.
+    pub keepalive_probes: u8,
+    /// IP_TOS or IPV6_TCLASS: DSCP and ECN.
+    pub traffic_class: u8,
+    /// 1 where the socket was bound to an address. The connect hook binds others to the pod's own.
+    pub has_address: u32,
 }
 
 /// The kinds of [`SocketRecord`].
@@ -400,7 +427,8 @@ pub const fn unmapped(ip: &Ip) -> Option<u32> {
 
 const _: () = {
     assert!(size_of::<Address>() == 20);
-    assert!(size_of::<SocketRecord>() == 44);
+    assert!(size_of::<Manner>() == 24);
+    assert!(size_of::<SocketRecord>() == 68);
     assert!(size_of::<HandoffKey>() == 32);
     assert!(size_of::<PodEntry>() == 28);
     assert!(size_of::<PodPort>() == 16);

@@ -4,6 +4,7 @@ use crate::{
     context::{field, ip6_field, port_from_network, port_to_network},
     device,
     local::{self, Way},
+    manner,
     maps::{self, Membership},
 };
 use aya_ebpf::{
@@ -39,6 +40,10 @@ const AF_INET6: u16 = 10;
 const LOCALHOST4: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
 const LOCALHOST6: Ip = [0, 0, 0, 1_u32.to_be()];
 
+/// Multicast groups: to one, the kernel's connect() of TCP fails with ENETUNREACH, whatever routes there are.
+const UNREACHABLE4: u32 = u32::from_ne_bytes([224, 0, 0, 1]);
+const UNREACHABLE6: Ip = [0xff0e_0000_u32.to_be(), 0, 0, 1_u32.to_be()];
+
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is the kernel's, and the verifier checks every access to it.
@@ -69,7 +74,7 @@ unsafe fn on_connect4(ctx: &SockAddrContext) -> i32 {
     };
     // SAFETY: as above; the writes are to fields that it lets this program write.
     unsafe {
-        match decide(ctx, destination, source) {
+        match decide(ctx, destination, source, manner::traffic_class4) {
             Decision::Pass => PASS,
             Decision::Refuse => REFUSE,
             Decision::Direct(target) => {
@@ -77,6 +82,10 @@ unsafe fn on_connect4(ctx: &SockAddrContext) -> i32 {
                     (*address).user_ip4 = ip4;
                     (*address).user_port = port_to_network(target.port as u16);
                 }
+                PASS
+            }
+            Decision::Unreachable => {
+                (*address).user_ip4 = UNREACHABLE4;
                 PASS
             }
             Decision::Capture(pod, _) => {
@@ -102,11 +111,17 @@ unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
     };
     // SAFETY: as above; the writes are to fields that it lets this program write.
     unsafe {
-        match decide(ctx, destination, source) {
+        match decide(ctx, destination, source, manner::traffic_class6) {
             Decision::Pass => PASS,
             Decision::Refuse => REFUSE,
             Decision::Direct(target) => {
                 turn6(address, &target.ip, target.port as u16);
+                PASS
+            }
+            Decision::Unreachable => {
+                let is_mapped = unmapped(&destination()).is_some();
+                let unreachable = if is_mapped { mapped(UNREACHABLE4) } else { UNREACHABLE6 };
+                turn6(address, &unreachable, OUTBOUND_PORT);
                 PASS
             }
             Decision::Capture(pod, destination) => {
@@ -151,6 +166,8 @@ static MPTCP: Global<u8> = Global::new(0);
 enum Decision {
     Pass,
     Refuse,
+    /// The pod has no address of that family. connect() says what it says without a mesh.
+    Unreachable,
     /// The socket has its record, and goes to that endpoint itself.
     Direct(Address),
     /// The socket has its record. The pod, and the destination that the app asked for.
@@ -166,6 +183,7 @@ unsafe fn decide(
     ctx: &SockAddrContext,
     destination: impl Fn() -> Ip,
     source: impl Fn(*mut bpf_sock) -> Ip,
+    traffic_class: impl Fn(&SockAddrContext) -> u8,
 ) -> Decision {
     let address = ctx.sock_addr;
     // SAFETY: fields that the verifier lets this program read.
@@ -211,20 +229,30 @@ unsafe fn decide(
         // SAFETY: as above.
         return unsafe { pass(socket) };
     }
+    let is_ipv4 = unmapped(&ip).is_some();
     // SAFETY: the context is the kernel's.
-    if !unsafe { is_worker_there(ctx, &ip) } {
+    if !unsafe { is_worker_there(ctx, is_ipv4) } {
+        // A worker listens for the families that its pod has addresses of, and asks at each audit which these are. Nothing
+        // leaves in plain where the pod has got one since: connect() fails until the worker listens for it, too.
+        // SAFETY: as above.
+        if unsafe { is_worker_there(ctx, !is_ipv4) } {
+            return Decision::Unreachable;
+        }
         let record = SocketRecord { kind: OPEN, ..SocketRecord::default() };
         // SAFETY: as above. The record lets the SYN out.
         let is_open = pod.flags & FAIL_OPEN != 0 && unsafe { maps::set_record(socket, &record) };
         return if is_open { Decision::Pass } else { Decision::Refuse };
     }
+    let source = source(socket);
+    // Before the socket is taken off its device.
+    // SAFETY: as above.
+    let manner = unsafe { manner::of(ctx, socket, source != UNBOUND, traffic_class(ctx)) };
     // SAFETY: as above. A socket that is bound to a device does not reach the listener on `lo`, and could not be held back
     // later. An app without CAP_NET_RAW can bind its socket, and nobody can undo that for it.
     if !unsafe { device::leave(ctx, socket) } {
         return Decision::Refuse;
     }
     log_capture(ctx, &ip, port);
-    let source = source(socket);
     // What is bound to another address cannot be attested.
     let is_pods = source == UNBOUND || pod.has(&source);
     let asked = Address { ip, port };
@@ -232,10 +260,10 @@ unsafe fn decide(
         // SAFETY: as above.
         Way::Direct(target) if is_pods && target == asked => return unsafe { pass(socket) },
         Way::Direct(target) if is_pods => {
-            (SocketRecord { kind: DIRECT, address: asked, target }, Decision::Direct(target))
+            (SocketRecord { kind: DIRECT, address: asked, target, manner }, Decision::Direct(target))
         }
         Way::Direct(target) | Way::Worker(target) => {
-            (SocketRecord { kind: CLIENT, address: asked, target }, Decision::Capture(pod, ip))
+            (SocketRecord { kind: CLIENT, address: asked, target, manner }, Decision::Capture(pod, ip))
         }
     };
     // SAFETY: as above. Without a record the worker could not tell where to, nor getpeername() what was asked for.
@@ -260,13 +288,13 @@ unsafe fn pass(socket: *mut bpf_sock) -> Decision {
     Decision::Pass
 }
 
-/// Whether the pod's worker listens: the agent is alive. Any process of the pod may listen on that port while the worker
+/// Whether the pod's worker listens for that family: the agent is alive. Any process of the pod may listen on that port while the worker
 /// does not; the worker's listener is known by its record.
 ///
 /// # Safety
 /// The context is the kernel's.
 #[inline(always)]
-unsafe fn is_worker_there(ctx: &SockAddrContext, ip: &Ip) -> bool {
+unsafe fn is_worker_there(ctx: &SockAddrContext, is_ipv4: bool) -> bool {
     // Source and destination address, source and destination port: a listener takes any source. No connection comes from address
     // and port 0, so that what is found is a listener and no connection that it has accepted.
     const TUPLE4: [u32; 3] = [0, LOCALHOST4, port_pair(0, OUTBOUND_PORT)];
@@ -279,7 +307,7 @@ unsafe fn is_worker_there(ctx: &SockAddrContext, ip: &Ip) -> bool {
     const OWN_NETNS: u64 = u64::MAX;
     let mut tuple = TUPLE6;
     let mut length = size_of_val(&TUPLE6) as u32;
-    if unmapped(ip).is_some() {
+    if is_ipv4 {
         tuple[..3].copy_from_slice(&TUPLE4);
         length = size_of_val(&TUPLE4) as u32;
     }
@@ -331,7 +359,8 @@ pub fn is_local(ip: &Ip) -> bool {
 }
 
 /// Binds an unbound socket to the pod's address, so that getsockname() says what it says without a mesh.
-/// A socket that the app has bound keeps its address (the kernel refuses to bind one that has a port).
+/// A socket that the app has bound keeps its address. The kernel refuses to bind one that has a port: where the app has bound
+/// that alone, the connection comes from loopback, and `getsockname` shows the pod's address.
 #[inline(always)]
 unsafe fn bind4(ctx: &SockAddrContext, pod: &PodEntry) {
     // SAFETY: reads that the verifier allows; `source` is a sockaddr_in of 16 bytes.

@@ -12,7 +12,7 @@
 //!    should be one and is not attested is sent back (`refuse`).
 //! 4. `guard` (sk_lookup, in the pod): plaintext that nobody vouches for is passed, counted or refused; where policies
 //!    say which networks it may come from, the agent is told of what they do not allow (`denials`).
-//! 5. `getpeername` (cgroup root): either app sees the address that it would see without a mesh.
+//! 5. `getpeername` and `getsockname` (cgroup root): either app sees the addresses that it would see without a mesh.
 //!
 //! Programs decide nothing else: which pods are captured, what they exclude and who may speak to whom is the agent's
 //! to say, in the maps (`maps`, `local`, `node`; `flows` is the programs' own, and `usage` limits each pod's share of it).
@@ -26,8 +26,10 @@ mod denials;
 mod device;
 mod flows;
 mod getpeername;
+mod getsockname;
 mod guard;
 mod local;
+mod manner;
 mod maps;
 mod node;
 mod packet;

@@ -131,10 +131,11 @@ pub fn hand_off(key: &HandoffKey, record: &SocketRecord) -> bool {
     is_written
 }
 
+/// Not a copy: the stack of a program has 512 bytes.
 #[inline(always)]
-pub fn handed_off(key: &HandoffKey) -> Option<SocketRecord> {
-    // SAFETY: a lookup; the record is copied, and only the two ends of its own connection write it.
-    unsafe { HANDOFF.get(key) }.copied()
+pub fn handed_off(key: &HandoffKey) -> Option<&'static SocketRecord> {
+    // SAFETY: a lookup; the entry outlives the program's run, and only the two ends of its own connection write it.
+    unsafe { HANDOFF.get(key) }
 }
 
 #[inline(always)]
@@ -153,17 +154,16 @@ pub fn forget_handoff(key: &HandoffKey) {
     }
 }
 
-/// The record of a socket, if it has one.
+/// The record of a socket, if it has one. Not a copy, as above.
 ///
 /// # Safety
 /// `socket` comes from a program's context and is not null.
 #[inline(always)]
-pub unsafe fn record(socket: *mut bpf_sock) -> Option<SocketRecord> {
-    // SAFETY: the verifier checks the socket; the storage lives as long as the socket does.
+pub unsafe fn record(socket: *mut bpf_sock) -> Option<&'static SocketRecord> {
+    // SAFETY: the verifier checks the socket; the storage lives as long as the socket does, which is longer than the program's run.
     unsafe {
         bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0).cast::<SocketRecord>().as_ref()
     }
-    .copied()
 }
 
 /// Makes the record of a socket that has one say nothing.
@@ -187,10 +187,20 @@ pub unsafe fn forget_record(socket: *mut bpf_sock) {
 /// As [`record`].
 #[inline(always)]
 pub unsafe fn set_record(socket: *mut bpf_sock, record: &SocketRecord) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { set_record_as(socket, record, record.kind) }
+}
+
+/// The same, of another kind than the record says.
+///
+/// # Safety
+/// As [`record`].
+#[inline(always)]
+pub unsafe fn set_record_as(socket: *mut bpf_sock, record: &SocketRecord, kind: u32) -> bool {
     let initial = ptr::from_ref(record).cast_mut().cast();
     let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage. Storage and stack do not
-    // overlap (a plain assignment would be a call of memmove).
+    // SAFETY: as in `record`. The kernel reads `initial` only when it makes the storage. The storage and what it is made from
+    // do not overlap (a plain assignment would be a call of memmove).
     unsafe {
         let stored = bpf_sk_storage_get(storage(), socket.cast(), initial, flags).cast::<SocketRecord>();
         if stored.is_null() {
@@ -198,6 +208,7 @@ pub unsafe fn set_record(socket: *mut bpf_sock, record: &SocketRecord) -> bool {
             return false;
         }
         ptr::copy_nonoverlapping(record, stored, 1);
+        (*stored).kind = kind;
     }
     true
 }

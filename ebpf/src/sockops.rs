@@ -65,16 +65,16 @@ unsafe fn on_connect(ctx: &SockOpsContext) {
         let record = maps::record(socket);
         let netns = bpf_get_netns_cookie(ctx.as_ptr());
         let ends = Ends::of(ctx);
-        let is_handed_off = match &record {
+        let is_handed_off = match record {
             // Any other port: the record is that of an earlier connection of the same socket.
             Some(SocketRecord { kind: CLIENT, .. }) => ends.remote_port == u32::from(OUTBOUND_PORT),
             Some(SocketRecord { kind: TO_APP, .. }) => true,
             _ => false,
         };
-        let is_noted = if is_handed_off && let Some(record) = &record {
+        let is_noted = if is_handed_off && let Some(record) = record {
             maps::hand_off(&ends.key_as_client(netns), record)
         } else {
-            let attestation = match &record {
+            let attestation = match record {
                 Some(SocketRecord { kind: CLIENT, .. }) => None,
                 // From the pod's own address to itself. The agent's connection to an app from loopback is a `TO_APP`, or none.
                 Some(SocketRecord { kind: AGENT, .. }) if ends.local_ip != ends.remote_ip => None,
@@ -221,7 +221,7 @@ unsafe fn on_accept(ctx: &SockOpsContext) {
         let kind = if record.kind == TO_APP { SERVER } else { ACCEPTED };
         // Without memory for it the entry stays until the client's end closes: getpeername() looks there, too. A worker
         // finds no original destination then, and refuses.
-        if maps::set_record(socket, &SocketRecord { kind, ..record }) {
+        if maps::set_record_as(socket, record, kind) {
             maps::forget_handoff(&key);
         }
     }

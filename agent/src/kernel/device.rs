@@ -135,7 +135,7 @@ fn check_inside(index: u32, links: &[LinkMessage]) -> Result<(), NoPath> {
     Ok(())
 }
 
-/// All addresses of the calling thread's network namespace that are not loopback's: the node's.
+/// All addresses of the calling thread's network namespace that are not loopback's: the node's, or a worker's pod's.
 pub fn node_addresses() -> Result<BTreeSet<IpAddr>, KernelError> {
     let addresses = getifaddrs().map_err(|e| KernelError::Netlink(e.into()))?;
     let addresses = addresses.filter_map(|interface| ip(interface.address.as_ref()?));

@@ -20,7 +20,7 @@ pub struct Hook {
 }
 
 /// In the order of attachment: what redirects comes last, when all that makes sense of it is there.
-pub const HOOKS: [Hook; 5] = [
+pub const HOOKS: [Hook; 7] = [
     Hook { name: "sockops", program: "sock_ops", attach_type: bpf_attach_type::BPF_CGROUP_SOCK_OPS },
     Hook {
         name: "getpeername4",
@@ -31,6 +31,16 @@ pub const HOOKS: [Hook; 5] = [
         name: "getpeername6",
         program: "getpeername6",
         attach_type: bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+    },
+    Hook {
+        name: "getsockname4",
+        program: "getsockname4",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME,
+    },
+    Hook {
+        name: "getsockname6",
+        program: "getsockname6",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME,
     },
     Hook { name: "connect4", program: "connect4", attach_type: bpf_attach_type::BPF_CGROUP_INET4_CONNECT },
     Hook { name: "connect6", program: "connect6", attach_type: bpf_attach_type::BPF_CGROUP_INET6_CONNECT },

@@ -3,7 +3,7 @@
 
 use super::address::{from_address, to_address};
 use super::sys;
-use pillion_ebpf_common::{Address, SocketRecord, kind};
+use pillion_ebpf_common::{Address, Manner, SocketRecord, kind};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +35,8 @@ pub struct OriginalDestination {
     pub asked: SocketAddr,
     /// The endpoint that the connect hook has chosen, where the app asked for a Service.
     pub chosen: Option<SocketAddr>,
+    /// What the app had set on its socket.
+    pub manner: Manner,
 }
 
 impl SocketTable {
@@ -55,8 +57,11 @@ impl SocketTable {
     pub fn original_destination(&self, socket: impl AsFd) -> Option<OriginalDestination> {
         let record: SocketRecord = sys::storage_get(self.storage.as_fd(), socket.as_fd()).ok()?;
         let chosen = (record.target.port != 0).then(|| from_address(&record.target));
-        (record.kind == kind::ACCEPTED)
-            .then(|| OriginalDestination { asked: from_address(&record.address), chosen })
+        (record.kind == kind::ACCEPTED).then(|| OriginalDestination {
+            asked: from_address(&record.address),
+            chosen,
+            manner: record.manner,
+        })
     }
 
     /// Marks a socket as the agent's own, before its connect() or listen().

@@ -24,8 +24,8 @@ pub struct Published {
 pub struct ManifestStatus {
     /// The generation of the mesh in use; 0 while none could be built.
     pub generation: u64,
-    /// What is wrong with the objects as they are now. While there is anything in a directory, the mesh in use is older;
-    /// of a cluster's objects each is then in the mesh at its strictest, or left as it was.
+    /// What is wrong with the objects as they are now. While there is anything in a directory but addresses that several objects
+    /// claim, the mesh in use is older; of a cluster's objects each is then in the mesh at its strictest, or left as it was.
     pub errors: Vec<ManifestError>,
     /// Policies that cannot be read. The mesh goes on, with what is in force of them instead.
     pub refused: Vec<Refusal>,
@@ -106,16 +106,16 @@ impl Publisher {
         !self.status.borrow().errors.is_empty()
     }
 
-    /// Publishes a new generation, unless the objects say what they said before. Where anything is wrong the mesh stays:
-    /// who writes manifests mends them.
+    /// Publishes a new generation, unless the objects say what they said before. Where anything is wrong the mesh stays: who writes
+    /// manifests mends them. An address that several objects claim is no reason to stay: it is left to one of them.
     pub fn whole(&mut self, objects: Vec<&Sourced>) {
         let current = self.mesh.borrow().clone();
         let (objects, instead, refused) = self.resolve(objects, &[]);
         let warnings = self.warnings(&objects);
-        match snapshot::build(objects.into_iter().chain(&instead), &self.settings, &current) {
-            Ok(mesh) => {
+        match snapshot::build_but_conflicts(objects.into_iter().chain(&instead), &self.settings, &current) {
+            Ok((mesh, conflicts)) => {
                 self.put(&current, mesh);
-                self.report(Vec::new(), refused, warnings);
+                self.report(conflicts, refused, warnings);
             }
             Err(errors) => self.keep(errors),
         }
@@ -234,6 +234,39 @@ fn warn_of_http(before: &Mesh, now: &Mesh) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // proves: SEC-3
+    #[test]
+    fn an_address_conflict_in_a_directory_holds_back_only_what_conflicts() {
+        let (mut publisher, published) = Publisher::new(Settings::default());
+        let pod = |name: &str, ip: &str, labels: &str| {
+            format!(
+                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{{labels}}}}}, \
+                 status: {{podIPs: [{{ip: {ip}}}]}}}}\n"
+            )
+        };
+        let service = "---\n{apiVersion: v1, kind: Service, metadata: {name: web}, \
+                       spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}\n";
+        let mut publish = |text: String| {
+            let objects = super::super::parse("x.yaml", text.as_bytes()).unwrap();
+            publisher.whole(objects.iter().collect());
+            let mesh = published.mesh.borrow().clone();
+            let owner = |ip: &str| mesh.by_address.get(&ip.parse().unwrap()).map(|pod| pod.name.name.clone());
+            let errors = published.status.borrow().errors.len();
+            (owner("10.0.0.1"), owner("10.0.0.2"), mesh.services.len(), mesh.disputed.len(), errors)
+        };
+        let captured = "pillion.dev/capture: enabled";
+        let had = pod("had", "10.0.0.1", captured) + service;
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(publish(had.clone()), (some("had"), None, 1, 0, 0));
+        // Another pod claims the address, a third one the Service's; what is new beside them is in the mesh.
+        for labels in ["", captured] {
+            let wrong = pod("a-thief", "10.0.0.1", labels) + &pod("vip", "10.96.0.1", labels);
+            let new = pod("new", "10.0.0.2", captured);
+            assert_eq!(publish(had.clone() + &wrong + &new), (some("had"), some("new"), 1, 1, 2));
+            assert_eq!(publish(had.clone()), (some("had"), None, 1, 0, 0));
+        }
+    }
 
     // proves: OPS-3
     #[test]

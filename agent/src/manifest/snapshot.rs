@@ -47,9 +47,29 @@ pub fn build<'a>(
     settings: &Settings,
     previous: &Mesh,
 ) -> Result<Mesh, Vec<ManifestError>> {
-    let (mesh, errors) =
+    match build_but_conflicts(objects, settings, previous)? {
+        (mesh, conflicts) if conflicts.is_empty() => Ok(mesh),
+        (_, conflicts) => Err(conflicts),
+    }
+}
+
+/// Builds the mesh as [`build`] does. Addresses that several objects claim hold back those objects alone: each is left to one of them
+/// (`Owners::settle`), and connections to it are not plain where one of them is captured. Gives the mesh, and what is said of such objects.
+///
+/// # Errors
+/// As of [`build`], but for the conflicts.
+pub fn build_but_conflicts<'a>(
+    objects: impl IntoIterator<Item = &'a Sourced>,
+    settings: &Settings,
+    previous: &Mesh,
+) -> Result<(Mesh, Vec<ManifestError>), Vec<ManifestError>> {
+    let Assembled { mesh, mut errors, conflicts } =
         assemble(objects, settings, previous, &mut CompiledServices::default(), Authors::One);
-    if errors.is_empty() { Ok(mesh) } else { Err(errors) }
+    if errors.is_empty() {
+        return Ok((mesh, conflicts));
+    }
+    errors.extend(conflicts);
+    Err(errors)
 }
 
 /// Builds the mesh as [`build`] does, of objects that many people write: what is wrong with one is no reason to stop at what
@@ -62,7 +82,19 @@ pub fn build_apart<'a>(
     previous: &Mesh,
     compiled: &mut CompiledServices,
 ) -> (Mesh, Vec<ManifestError>) {
-    assemble(objects, settings, previous, compiled, Authors::Many)
+    let Assembled { mesh, mut errors, conflicts } =
+        assemble(objects, settings, previous, compiled, Authors::Many);
+    errors.extend(conflicts);
+    (mesh, errors)
+}
+
+/// What objects come to.
+struct Assembled {
+    mesh: Mesh,
+    /// What is wrong with single objects.
+    errors: Vec<ManifestError>,
+    /// Which addresses several objects claim.
+    conflicts: Vec<ManifestError>,
 }
 
 fn assemble<'a>(
@@ -71,8 +103,8 @@ fn assemble<'a>(
     previous: &Mesh,
     compiled: &mut CompiledServices,
     authors: Authors,
-) -> (Mesh, Vec<ManifestError>) {
-    let mut errors = Vec::new();
+) -> Assembled {
+    let (mut errors, mut conflicts) = (Vec::new(), Vec::new());
     let objects = Objects::sort(objects, &mut errors);
     let mut mesh = Mesh { generation: previous.generation + 1, ..Mesh::default() };
 
@@ -117,9 +149,9 @@ fn assemble<'a>(
         }
         pods.push(Claimant { place, made: pod.metadata.creation_timestamp, workload });
     }
-    let of_services = all_services.iter().flat_map(|(_, service)| service.cluster_ips.iter().copied());
-    let of_services = if authors == Authors::Many { of_services.collect() } else { HashSet::new() };
-    let (mut owners, disputed) = Owners::settle(&mut pods, authors, &of_services, previous, &mut errors);
+    let of_services: HashSet<_> =
+        all_services.iter().flat_map(|(_, service)| service.cluster_ips.iter().copied()).collect();
+    let (mut owners, disputed) = Owners::settle(&mut pods, authors, &of_services, previous, &mut conflicts);
     mesh.disputed = disputed;
     mesh.by_address.reserve(pods.len());
     mesh.workloads.reserve(pods.len());
@@ -135,13 +167,13 @@ fn assemble<'a>(
 
     for (place, service) in &all_services {
         for ip in &service.cluster_ips {
-            if owners.claim(*ip, service, place, &mesh.by_address, &mut errors) {
+            if owners.claim(*ip, service, place, &mesh.by_address, &mut conflicts) {
                 mesh.services.insert(*ip, service.clone());
             }
         }
     }
     mesh.policy = policy_generation(previous, &mesh, &settings.node);
-    (mesh, errors)
+    Assembled { mesh, errors, conflicts }
 }
 
 /// Which namespaces' pods are captured unless they say otherwise.

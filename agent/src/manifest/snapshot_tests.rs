@@ -118,11 +118,11 @@ fn host_network_pods_share_their_nodes_address() {
 }
 
 #[test]
-fn two_services_with_one_cluster_ip_are_an_error_naming_both() {
+fn a_cluster_ip_that_another_object_claims_is_an_error_that_names_it() {
     let error = mesh(&(service("a", "10.96.0.1") + &service("b", "10.96.0.1"))).unwrap_err();
     assert!(error.contains("service shop/b and service shop/a (x.yaml, document 1)"), "{error}");
     let error = mesh(&(service("a", "10.96.0.1") + &pod("b", "10.96.0.1", ""))).unwrap_err();
-    assert!(error.contains("service shop/a and pod shop/b"), "{error}");
+    assert!(error.contains("pod shop/b claims the address 10.96.0.1, which is a Service's"), "{error}");
 }
 
 #[test]

@@ -3,14 +3,19 @@
 //! What is missing is mended and counted. Until then the pod fails closed: without a listener its connections
 //! are refused, and the hooks refuse a member of the mesh that has lost its entry.
 
+use super::collect::Found;
 use super::leave::Fate;
 use super::pod::State;
-use super::supervisor::Supervisor;
-use crate::kernel::Incomplete;
+use super::supervisor::{Event, Supervisor};
+use crate::kernel::{Incomplete, KernelError};
 use crate::mesh::PodName;
 use crate::worker::Inspection;
+use futures::future::join_all;
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 /// A worker answers between two connections, within microseconds; one that takes this long is stuck.
@@ -36,8 +41,20 @@ pub struct Finding {
     pub detail: String,
 }
 
+/// An audit whose last part has come: what others than the node core had to be asked.
+pub struct Answers {
+    findings: Findings,
+    /// `Err` of a worker that does not answer.
+    inspections: Vec<(PodName, Result<Option<Inspection>, Elapsed>)>,
+    found: Option<Result<Found, KernelError>>,
+    /// Who has asked for the audit.
+    reply: Option<oneshot::Sender<Value>>,
+}
+
 impl Supervisor {
-    pub async fn audit(&mut self) -> Findings {
+    /// Compares and mends what the node core can. Workers are asked meanwhile, and the shared tables looked through:
+    /// [`Self::end_audit`] follows when that is done, so that a worker that is stuck, or a long table, holds up nobody.
+    pub fn audit(&mut self, reply: Option<oneshot::Sender<Value>>) {
         let mut findings = Findings::default();
         self.follow_namespaces(&mut findings);
         self.audit_kernel(&mut findings);
@@ -45,8 +62,28 @@ impl Supervisor {
         self.audit_pods(&mut findings);
         self.audit_effects();
         self.audit_errors = findings.in_kernel.clone();
-        self.audit_listeners(&mut findings).await;
-        self.collect(&mut findings).await;
+        let (inspections, found) = (self.inspect_workers(), self.look_for_leftovers(&mut findings));
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let (inspections, found) = tokio::join!(inspections, found);
+            // Nobody is there when the agent ends.
+            let _ = events.send(Event::Audited(Box::new(Answers { findings, inspections, found, reply })));
+        });
+    }
+
+    pub(super) fn end_audit(&mut self, answers: Answers) {
+        let Answers { mut findings, inspections, found, reply } = answers;
+        for (name, inspection) in inspections {
+            match inspection {
+                Ok(Some(inspection)) => findings.add(&name, inspection),
+                // It has ended just now; what follows from that comes as an event.
+                Ok(None) => {}
+                Err(_) => findings.errors.push(format!("pod {name}: its worker does not answer")),
+            }
+        }
+        if let Some(Err(e)) = found.map(|found| self.collect(found)) {
+            findings.errors.push(e.to_string());
+        }
         for (name, pod) in &self.pods {
             if let State::Failed { reason, .. } = &pod.state {
                 findings.failed.push(format!("{name}: {reason}"));
@@ -59,7 +96,10 @@ impl Supervisor {
         for error in &findings.errors {
             tracing::error!("the audit could not repair: {error}");
         }
-        findings
+        if let Some(reply) = reply {
+            // Nobody waits for it any more when sending it fails.
+            let _ = reply.send(json!(findings));
+        }
     }
 
     /// A network namespace that was made anew under the path of another one is another pod's, whatever the mesh says; and one
@@ -120,16 +160,13 @@ impl Supervisor {
         self.runtime.hand_over();
     }
 
-    async fn audit_listeners(&self, findings: &mut Findings) {
-        for (name, pod) in &self.pods {
-            let (State::Serving, Some(worker)) = (&pod.state, &pod.worker) else { continue };
-            match timeout(WORKER_PATIENCE, worker.audit()).await {
-                Ok(Some(inspection)) => findings.add(name, inspection),
-                // It has ended just now; what follows from that comes as an event.
-                Ok(None) => {}
-                Err(_) => findings.errors.push(format!("pod {name}: its worker does not answer")),
-            }
-        }
+    /// Asks all workers at once.
+    fn inspect_workers(
+        &self,
+    ) -> impl Future<Output = Vec<(PodName, Result<Option<Inspection>, Elapsed>)>> + Send + use<> {
+        let serving = self.pods.iter().filter(|(_, pod)| pod.state == State::Serving);
+        let asked = serving.filter_map(|(name, pod)| Some((name.clone(), pod.worker.as_ref()?.audit())));
+        join_all(asked.map(async |(name, answer)| (name, timeout(WORKER_PATIENCE, answer).await)))
     }
 }
 

@@ -2,42 +2,54 @@
 
 use super::audit::Findings;
 use super::supervisor::Supervisor;
-use crate::kernel::{FlowEnd, KernelError};
-use std::collections::HashMap;
-use std::time::Duration;
-use std::time::Instant;
+use crate::kernel::{FlowEnd, KernelError, Leftovers};
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 /// A connection's end is told by the kernel; what is looked for here is rare, and reading the table takes 2 µs an entry.
 const INTERVAL: Duration = Duration::from_secs(30);
 
+/// What the tables hold that may be over.
+pub(super) struct Found {
+    leftovers: Leftovers,
+    /// Ends of connections of pods that have a worker.
+    ends: Vec<FlowEnd>,
+}
+
 impl Supervisor {
-    /// At most every 30 s: takes out what dead pods have left, and has each worker look for the sockets of its pod's
-    /// connections.
-    pub(super) async fn collect(&mut self, findings: &mut Findings) {
-        if self.collected.is_some_and(|at| at.elapsed() < INTERVAL) {
-            return;
-        }
-        self.collected = Some(Instant::now());
-        if let Err(e) = self.collect_flows().await {
-            findings.errors.push(e.to_string());
+    /// At most every 30 s: looks through the tables, off the node core's thread. `None` where it is not time, or where the look
+    /// has failed, which is among the findings then.
+    pub(super) fn look_for_leftovers(
+        &mut self,
+        findings: &mut Findings,
+    ) -> impl Future<Output = Option<Result<Found, KernelError>>> + Send + use<> {
+        let is_due = self.collected.is_none_or(|at| at.elapsed() >= INTERVAL);
+        let look = is_due.then(|| {
+            self.collected = Some(Instant::now());
+            let served: BTreeSet<u64> = self.pods.values().filter_map(|pod| pod.worker.as_ref().and(pod.cookie)).collect();
+            let collector = self.kernel.collector();
+            let collector = collector.map_err(|e| findings.errors.push(e.to_string())).ok()?;
+            Some(spawn_blocking(move || collector.look(|netns| served.contains(&netns))))
+        });
+        async {
+            let found = look.flatten()?.await.ok()?;
+            Some(found.map(|(leftovers, ends)| Found { leftovers, ends }))
         }
     }
 
-    async fn collect_flows(&mut self) -> Result<(), KernelError> {
-        self.kernel.collect()?;
-        let workers: HashMap<u64, _> =
-            self.pods.values().filter_map(|pod| Some((pod.cookie?, pod.worker.as_ref()?))).collect();
-        let (flows, cookies) = (self.kernel.flows(), workers.keys().copied().collect::<Vec<u64>>());
-        // Off this thread, which others wait for.
-        let look = spawn_blocking(move || flows.ends(|netns| cookies.contains(&netns)));
-        let Ok(ends) = look.await else { return Ok(()) };
+    /// Takes out what dead pods have left, and has each worker look for the sockets of its pod's connections.
+    pub(super) fn collect(&mut self, found: Result<Found, KernelError>) -> Result<(), KernelError> {
+        let Found { leftovers, ends } = found?;
+        self.kernel.take_out(&leftovers)?;
         let mut by_pod: HashMap<u64, Vec<FlowEnd>> = HashMap::new();
-        for end in ends? {
+        for end in ends {
             by_pod.entry(end.netns).or_default().push(end);
         }
-        for (netns, ends) in by_pod {
-            if let Some(worker) = workers.get(&netns) {
+        for pod in self.pods.values() {
+            if let (Some(cookie), Some(worker)) = (pod.cookie, &pod.worker)
+                && let Some(ends) = by_pod.remove(&cookie)
+            {
                 worker.collect(ends);
             }
         }

@@ -1,25 +1,21 @@
 //! What people and machines ask the node: a mailbox in front of the supervisor, which alone knows.
 
-use super::pod::{Pod, State};
+use super::pod::State;
 use super::supervisor::Supervisor;
 use super::troubles::REASONS;
 use crate::admin::{AuthzQuestion, BoxFuture, Introspect, Vitals};
 use crate::decide::{Placement, explain};
 use crate::kernel;
 use crate::manifest::{Refusal, WatchState};
-use crate::mesh::{Action, Mesh, PodName, Policy};
+use crate::mesh::Mesh;
 use crate::telemetry::{NodeMetrics, PathCounts, Watch};
-use crate::worker::{PanicIn, Report};
-use serde::Serialize;
+use crate::worker::PanicIn;
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
-
-/// A worker that does not answer within this time is left out of the dump.
-const WORKER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A question to the supervisor, with where to put the answer.
 pub enum Question {
@@ -111,28 +107,15 @@ impl Vitals for Mailbox {
     }
 }
 
-/// A worker's line in the dump.
-#[derive(Serialize)]
-struct WorkerDump<'a> {
-    namespace: &'a str,
-    pod: &'a str,
-    state: &'static str,
-    reason: Option<&'a str>,
-    netns: Option<&'a std::path::Path>,
-    netns_cookie: Option<u64>,
-    /// Whether connections from and to pods of this node may be direct.
-    direct: bool,
-    not_direct: Option<String>,
-    #[serde(flatten)]
-    report: Option<Report>,
-}
-
 impl Supervisor {
     /// Nobody waits any more when sending an answer fails.
-    pub async fn answer(&mut self, question: Question) {
+    pub fn answer(&mut self, question: Question) {
         match question {
-            Question::ConfigDump(reply) => drop(reply.send(self.config_dump().await)),
-            Question::Audit(reply) => drop(reply.send(json!(self.audit().await))),
+            Question::ConfigDump(reply) => {
+                let dump = self.config_dump();
+                tokio::spawn(async { reply.send(dump.await) });
+            }
+            Question::Audit(reply) => self.audit(Some(reply)),
             Question::Authz(question, reply) => {
                 drop(reply.send(Some(authz(&self.mesh.borrow(), &self.placement.borrow(), &question))));
             }
@@ -179,39 +162,6 @@ impl Supervisor {
         worker.map(|worker| worker.panic(place)).ok_or_else(|| format!("{asked:?} is no pod with a worker"))
     }
 
-    async fn config_dump(&self) -> Value {
-        let mesh = self.mesh.borrow().clone();
-        let manifests = self.manifests.borrow().clone();
-        let mut workloads: Vec<_> = mesh.workloads.values().collect();
-        workloads.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut services: Vec<_> = mesh.services.values().collect();
-        services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        services.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
-        let policies: Vec<_> = mesh.policies.values().map(|policy| policy_dump(policy)).collect();
-        let mut workers = vec![];
-        let mut pods: Vec<_> = self.pods.iter().collect();
-        pods.sort_by_key(|(name, _)| *name);
-        for (name, pod) in pods {
-            workers.push(worker_dump(name, pod).await);
-        }
-        let captured = self.kernel.captured().unwrap_or_default();
-        json!({
-            "node": self.config.node,
-            "version": env!("CARGO_PKG_VERSION"),
-            "generation": mesh.generation,
-            "manifests": manifests,
-            "workloads": workloads,
-            "services": services,
-            "authorization_policies": policies,
-            "workers": workers,
-            "orphans": self.orphans(),
-            "degraded": self.troubles(),
-            "authority": self.authority.report(),
-            "runtime": self.runtime.report(),
-            "kernel": { "links": self.kernel.links(), "pods": captured },
-        })
-    }
-
     fn refresh_gauges(&self) {
         let manifests = self.manifests.borrow();
         self.metrics.set_manifests(manifests.generation, manifests.errors.len());
@@ -250,47 +200,6 @@ fn authz(mesh: &Mesh, placement: &Placement, question: &AuthzQuestion) -> Result
     Ok(
         json!({ "allowed": explanation.is_allowed(), "ways": explanation.lines(), "warnings": explanation.warnings }),
     )
-}
-
-/// What is in force of a policy, and what of it waits for layer 7.
-fn policy_dump(policy: &Policy) -> Value {
-    let http_fields_mean = match policy.action {
-        Action::Allow => "at layer 4 the rules that have them match nothing",
-        Action::Deny | Action::Custom | Action::Audit => {
-            "at layer 4 the rules match without them, and so match more"
-        }
-    };
-    json!({
-        "name": policy.name,
-        "action": policy.action,
-        "dry_run": policy.dry_run,
-        "rules_in_force": policy.rules.iter().map(|rule| rule.index).collect::<Vec<_>>(),
-        "http_fields": policy.http_fields,
-        "http_fields_mean": (!policy.http_fields.is_empty()).then_some(http_fields_mean),
-        "provider": policy.provider,
-        "stands_in": policy.stands_in,
-    })
-}
-
-async fn worker_dump(name: &PodName, pod: &Pod) -> Value {
-    let report = match &pod.worker {
-        Some(worker) => timeout(WORKER_PATIENCE, worker.report()).await.ok().flatten(),
-        None => None,
-    };
-    json!(WorkerDump {
-        namespace: &name.namespace,
-        pod: &name.name,
-        state: pod.state_name(),
-        reason: match &pod.state {
-            State::Failed { reason, .. } => Some(reason),
-            _ => None,
-        },
-        netns: pod.workload.netns.as_deref(),
-        netns_cookie: pod.cookie,
-        direct: pod.direct.is_ok(),
-        not_direct: pod.direct.as_ref().err().map(ToString::to_string),
-        report,
-    })
 }
 
 /// Time on a CPU, from the scheduler: `/proc/PID/task/TID/schedstat`, first field, nanoseconds.

@@ -292,6 +292,34 @@ struct Node {
     calls: Option<mpsc::Receiver<Call>>,
 }
 
+/// The task of each turn: what is due by time, and what readiness says.
+const LOOK: &str = "look";
+
+/// What the node's core does next.
+enum Turn {
+    Mesh,
+    Event(Event),
+    Call(Call),
+    Question(Question),
+    Audit,
+    Retry,
+    Health,
+}
+
+impl Turn {
+    /// The label of `pillion_node_core_turn_seconds`.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Event(_) => "event",
+            Self::Call(_) => "call",
+            Self::Question(_) => "question",
+            Self::Audit => "audit",
+            Self::Retry | Self::Health => LOOK,
+        }
+    }
+}
+
 impl Node {
     /// Until a signal says to end.
     async fn serve(&mut self, signals: &mut Signals, audit_interval: Duration) {
@@ -301,24 +329,37 @@ impl Node {
         self.supervisor.refresh_node_addresses();
         self.supervisor.reconcile();
         loop {
+            let begun = Instant::now();
             let retry_at = self.supervisor.retry();
             self.supervisor.admit();
             self.health.serves(self.supervisor.waits_for());
-            tokio::select! {
+            self.supervisor.metrics.core_turn(LOOK, begun.elapsed());
+            let turn = tokio::select! {
                 // In this order, so that whoever has seen a change and asks is answered by what it has changed.
                 biased;
                 () = signals.end() => return,
-                Ok(()) = mesh.changed() => {
+                Ok(()) = mesh.changed() => Turn::Mesh,
+                Some(event) = self.events.recv() => Turn::Event(event),
+                Some(call) = next(&mut self.calls) => Turn::Call(call),
+                Some(question) = self.mail.recv() => Turn::Question(question),
+                _ = audits.tick() => Turn::Audit,
+                () = until(retry_at) => Turn::Retry,
+                _ = turns.tick() => Turn::Health,
+            };
+            let (task, begun) = (turn.name(), Instant::now());
+            match turn {
+                Turn::Mesh => {
                     mesh.mark_unchanged();
                     self.supervisor.reconcile();
                 }
-                Some(event) = self.events.recv() => self.supervisor.on_event(event),
-                Some(call) = next(&mut self.calls) => self.supervisor.on_call(call),
-                Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
-                _ = audits.tick() => drop(self.supervisor.audit().await),
-                () = until(retry_at) => {}
-                _ = turns.tick() => {}
+                Turn::Event(event) => self.supervisor.on_event(event),
+                Turn::Call(call) => self.supervisor.on_call(call),
+                Turn::Question(question) => self.supervisor.answer(question),
+                Turn::Audit => self.supervisor.audit(None),
+                // What is due by time is looked at in each turn.
+                Turn::Retry | Turn::Health => continue,
             }
+            self.supervisor.metrics.core_turn(task, begun.elapsed());
         }
     }
 
@@ -345,7 +386,7 @@ impl Node {
             while !empty {
                 tokio::select! {
                     Some(event) = self.events.recv() => empty = self.supervisor.forget_ended(event),
-                    Some(question) = self.mail.recv() => self.supervisor.answer(question).await,
+                    Some(question) = self.mail.recv() => self.supervisor.answer(question),
                     _ = turns.tick() => self.health.still(),
                 }
             }

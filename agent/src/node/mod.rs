@@ -10,6 +10,7 @@ mod certificates;
 mod certifier;
 mod collect;
 mod direct;
+mod dump;
 mod handover;
 mod health;
 mod introspect;

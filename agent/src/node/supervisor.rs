@@ -1,5 +1,6 @@
 //! Wants and has: which pods should have a worker, which do, and what to do about the difference.
 
+use super::audit::Answers;
 use super::authority::Authority;
 use super::ledger::{Entry, Ledger};
 use super::netns::NetnsId;
@@ -69,7 +70,7 @@ pub struct Supervisor {
     pub(super) rules_of_policies: RulesOfPolicies,
 }
 
-/// What a worker's thread has done.
+/// What has happened on other threads.
 pub enum Event {
     /// The worker is in the pod's network namespace, and has no certificate yet.
     Entered {
@@ -88,6 +89,8 @@ pub enum Event {
     },
     /// A pod's certificate, or why it has none, is another: what the node waits for may be, too.
     Certificate,
+    /// Workers and tables have answered what an audit has asked.
+    Audited(Box<Answers>),
 }
 
 /// What a supervisor is made of.
@@ -192,6 +195,7 @@ impl Supervisor {
                 }
             }
             Event::Certificate => self.close_waiting(Instant::now()),
+            Event::Audited(answers) => self.end_audit(*answers),
         }
         self.metrics.set_captured_pods(self.serving());
     }
@@ -255,10 +259,10 @@ impl Supervisor {
 
     /// While draining, a worker that has ended is not started again. True when none is left.
     pub fn forget_ended(&mut self, event: Event) -> bool {
-        if let Event::Ended { pod: name, incarnation } = event
-            && self.is_current(&name, incarnation)
-        {
-            self.forget(&name);
+        match event {
+            Event::Ended { pod: name, incarnation } if self.is_current(&name, incarnation) => self.forget(&name),
+            Event::Audited(answers) => self.end_audit(*answers),
+            _ => {}
         }
         self.is_empty()
     }

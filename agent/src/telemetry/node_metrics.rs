@@ -6,18 +6,24 @@ use super::watch_metrics::WatchMetrics;
 use crate::mesh::PodName;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use time::OffsetDateTime;
+
+/// Buckets. An audit of 250 pods takes 20 ms at the most.
+const TURN_SECONDS: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
 
 /// The node's metrics and the registries of its workers.
 pub struct NodeMetrics {
     registry: Registry,
     worker_cpu: CounterVec,
     audit_repairs: IntCounterVec,
+    core_turns: HistogramVec,
     captured_pods: IntGauge,
     orphaned_pods: IntGauge,
     degraded: IntGaugeVec,
@@ -59,6 +65,11 @@ impl NodeMetrics {
         );
         let cpu = Opts::new("pillion_worker_cpu_seconds_total", "CPU time that a pod's worker has used.");
         let repairs = Opts::new("pillion_audit_repairs_total", "What the audit found missing and repaired.");
+        let turns = HistogramOpts::new(
+            "pillion_node_core_turn_seconds",
+            "How long the node's core was busy with one thing, and with nothing else meanwhile.",
+        );
+        let turns = turns.buckets(TURN_SECONDS.to_vec());
         let requests =
             Opts::new("pillion_ca_requests_total", "Signing requests of workers, by what came of them.");
         let inserts = Opts::new(
@@ -75,6 +86,7 @@ impl NodeMetrics {
                 CounterVec::new(cpu, &["namespace", "pod"]).expect("a valid name"),
             ),
             audit_repairs: register(&registry, IntCounterVec::new(repairs, &["what"]).expect("a valid name")),
+            core_turns: register(&registry, HistogramVec::new(turns, &["task"]).expect("a valid name")),
             captured_pods: gauge("pillion_captured_pods", "Pods of this node that are in the mesh."),
             orphaned_pods: gauge(
                 "pillion_pods_orphaned",
@@ -145,6 +157,11 @@ impl NodeMetrics {
     /// Counts a repair; `what` is from a small set (`map`, `link`, `listener` …).
     pub fn audit_repair(&self, what: &str) {
         self.audit_repairs.with_label_values(&[what]).inc();
+    }
+
+    /// Records that the node's core was busy with a task; `task` is from a small set (`mesh`, `audit` …).
+    pub fn core_turn(&self, task: &str, took: Duration) {
+        self.core_turns.with_label_values(&[task]).observe(took.as_secs_f64());
     }
 
     pub fn set_captured_pods(&self, pods: usize) {
@@ -263,7 +280,6 @@ fn merge(gathered: impl Iterator<Item = MetricFamily>) -> BTreeMap<String, Metri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{HandshakeRole, WorkerMetrics};
     use std::time::Duration;
 
     fn pod(name: &str) -> PodName {

@@ -12,6 +12,7 @@ use crate::mesh::{Mesh, PodName, Workload};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 pub(super) struct Context {
     pub name: PodName,
     /// The pod, as it was known last.
-    pub own: RefCell<Arc<Workload>>,
+    pub own: Rc<RefCell<Arc<Workload>>>,
     pub netns_cookie: u64,
     pub mesh: watch::Receiver<Arc<Mesh>>,
     pub direct: DirectPath,
@@ -80,6 +81,11 @@ impl Context {
             own.clone_from(now);
         }
         own.clone()
+    }
+
+    /// The pod's addresses, as the mesh has them now.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.own(&self.mesh()).addresses.clone()
     }
 
     /// Sends GOAWAY on every HBONE connection to this pod: what is open goes on, what is new goes elsewhere.

@@ -4,11 +4,11 @@ use super::dial::Dialer;
 use super::socket::{IN_POD_CONGESTION, tune_app, tune_peer};
 use super::{ListenerRepair, OUTBOUND_PORT, WorkerError};
 use crate::hbone::HBONE_PORT;
-use crate::kernel::Tag;
+use crate::kernel::{Tag, node_addresses};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::rc::Rc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -39,9 +39,9 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
         Self { slots: vec![], wanted: vec![], congestion, dialer, accept }
     }
 
-    /// Opens all listeners that are not open yet; on an error, none stays open.
-    pub fn open(&mut self) -> Result<(), WorkerError> {
-        self.wanted = wanted(ipv6_is_on());
+    /// Opens all listeners that are not open yet; on an error, none stays open. `own` are the pod's addresses that the mesh knows.
+    pub fn open(&mut self, own: &[IpAddr]) -> Result<(), WorkerError> {
+        self.wanted = wanted(Families::of_pod(own));
         for address in self.missing() {
             if let Err(e) = self.add(address) {
                 self.close();
@@ -57,12 +57,16 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
         self.slots.clear();
     }
 
-    /// Opens anew what should listen and does not. IPv6 may have come to the namespace since the listeners were opened: a worker
-    /// may enter before the network is laid out.
-    pub fn repair(&mut self) -> Vec<ListenerRepair> {
-        if self.wanted == wanted(false) && ipv6_is_on() {
-            self.wanted = wanted(true);
+    /// Opens anew what should listen and does not, after asking again which families the pod has: addresses may come and go, and
+    /// IPv6 may be switched on. `own` are the addresses that the mesh knows. Does nothing once the ports are freed.
+    pub fn repair(&mut self, own: &[IpAddr]) -> Vec<ListenerRepair> {
+        if self.wanted.is_empty() {
+            return Vec::new();
         }
+        let mut families = Families::of_pod(own);
+        // The listener for peers of both families goes on where IPv6 is switched off: it takes IPv4, too.
+        families.is_ipv6_on |= self.wanted.contains(&PEERS6);
+        self.wanted = wanted(families);
         // A dead socket still holds its port, and so does one for IPv4 alone where one for both families is wanted.
         self.slots.retain(|slot| is_listening(&slot.listener) && self.wanted.contains(&slot.address));
         let missing = self.missing();
@@ -110,17 +114,59 @@ impl<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>> Listeners<F> {
     }
 }
 
-fn wanted(ipv6: bool) -> Vec<SocketAddr> {
-    let outbound4 = SocketAddr::from((Ipv4Addr::LOCALHOST, OUTBOUND_PORT));
-    if !ipv6 {
-        return vec![outbound4, (Ipv4Addr::UNSPECIFIED, HBONE_PORT).into()];
-    }
-    // The hook sends IPv6 connections to the pod's own address, which another pod can reach, too: without an original
-    // destination it is reset. (Why not to ::1: `listener6` of the hook.) For HBONE the wildcard takes IPv4 too.
-    vec![outbound4, (Ipv6Addr::UNSPECIFIED, OUTBOUND_PORT).into(), (Ipv6Addr::UNSPECIFIED, HBONE_PORT).into()]
+/// The listeners for peers: of IPv4 alone, and of both families.
+const PEERS4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), HBONE_PORT);
+const PEERS6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), HBONE_PORT);
+
+/// The listeners for captured connections.
+const OUTBOUND4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), OUTBOUND_PORT);
+/// At every address: the hook sends IPv6 connections to the pod's own, which another pod can reach, too; without an original
+/// destination they are reset. (Why not to ::1: `listener6` of the hook.)
+const OUTBOUND6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), OUTBOUND_PORT);
+
+fn wanted(families: Families) -> Vec<SocketAddr> {
+    let Families { ipv4, ipv6, is_ipv6_on } = families;
+    let listeners =
+        [(ipv4, OUTBOUND4), (ipv6 && is_ipv6_on, OUTBOUND6), (!is_ipv6_on, PEERS4), (is_ipv6_on, PEERS6)];
+    listeners.into_iter().filter_map(|(is_wanted, address)| is_wanted.then_some(address)).collect()
 }
 
-/// Whether this namespace has IPv6 at all; where it is switched off there is none to capture either.
+/// The address families that a pod's connections can go out by. The hook sends none of another family to its worker: such a
+/// connect() fails as it does without a mesh (ENETUNREACH), and at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Families {
+    ipv4: bool,
+    ipv6: bool,
+    /// Whether the namespace has IPv6 at all; where it is switched off there are no sockets for it.
+    is_ipv6_on: bool,
+}
+
+impl Families {
+    /// Of the calling thread's network namespace. `own` are the pod's addresses that the mesh knows.
+    fn of_pod(own: &[IpAddr]) -> Self {
+        let is_ipv6_on = ipv6_is_on();
+        match node_addresses() {
+            Ok(present) => Self::of(own.iter().copied().chain(present), is_ipv6_on),
+            // For want of descriptors, for example.
+            Err(_) => Self { ipv4: true, ipv6: true, is_ipv6_on },
+        }
+    }
+
+    /// Of a pod with these addresses. One that has none yet gets them any moment.
+    fn of(addresses: impl Iterator<Item = IpAddr>, is_ipv6_on: bool) -> Self {
+        let (mut ipv4, mut ipv6) = (false, false);
+        for address in addresses {
+            match address.to_canonical() {
+                IpAddr::V4(_) => ipv4 = true,
+                // Every device has a link-local address, which leads nowhere beyond its link.
+                IpAddr::V6(ip) => ipv6 |= !ip.is_unicast_link_local(),
+            }
+        }
+        let none = !(ipv4 || ipv6 && is_ipv6_on);
+        Self { ipv4: ipv4 || none, ipv6: ipv6 || none, is_ipv6_on }
+    }
+}
+
 fn ipv6_is_on() -> bool {
     std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
@@ -128,6 +174,9 @@ fn ipv6_is_on() -> bool {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.accepting.abort();
+        // The task that accepts holds the listener until the loop comes to it, and with it the port, which another listener of
+        // this worker may want now. A socket that does not listen leaves it to others with SO_REUSEADDR.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
     }
 }
 
@@ -162,4 +211,28 @@ fn listen(address: SocketAddr, congestion: Option<&str>) -> Result<TcpListener, 
 
 fn is_listening(listener: &TcpListener) -> bool {
     SockRef::from(listener).is_listener().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_listens_for_the_families_that_its_pod_has_addresses_of() {
+        const LINK: &str = "fe80::1";
+        for (addresses, is_ipv6_on, expected) in [
+            (&["10.0.0.1", "fd00::1", LINK][..], true, &[OUTBOUND4, OUTBOUND6, PEERS6][..]),
+            (&["10.0.0.1", LINK], true, &[OUTBOUND4, PEERS6]),
+            (&["::ffff:10.0.0.1", LINK], true, &[OUTBOUND4, PEERS6]),
+            (&["fd00::1", LINK], true, &[OUTBOUND6, PEERS6]),
+            (&["10.0.0.1", "fd00::1"], false, &[OUTBOUND4, PEERS4]),
+            // What the pod has is not there yet, or cannot be used.
+            (&[LINK], true, &[OUTBOUND4, OUTBOUND6, PEERS6]),
+            (&[], false, &[OUTBOUND4, PEERS4]),
+            (&["fd00::1"], false, &[OUTBOUND4, PEERS4]),
+        ] {
+            let own = addresses.iter().map(|ip| ip.parse().unwrap());
+            assert_eq!(wanted(Families::of(own, is_ipv6_on)), expected, "{addresses:?}, {is_ipv6_on}");
+        }
+    }
 }

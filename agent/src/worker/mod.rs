@@ -286,17 +286,23 @@ impl Worker {
         judged.failing.clone().map_or(Ok(judged.generation), Err)
     }
 
-    /// `None` when the worker has ended.
-    pub async fn audit(&self) -> Option<Inspection> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Command::Audit(reply));
-        answer.await.ok()
+    /// `None` when the worker has ended. It is asked now, whenever its answer is waited for.
+    pub fn audit(&self) -> impl Future<Output = Option<Inspection>> + Send + use<> {
+        self.ask(Command::Audit)
     }
 
-    pub async fn report(&self) -> Option<Report> {
+    /// As [`Self::audit`].
+    pub fn report(&self) -> impl Future<Output = Option<Report>> + Send + use<> {
+        self.ask(Command::Report)
+    }
+
+    fn ask<T: Send>(
+        &self,
+        question: fn(oneshot::Sender<T>) -> Command,
+    ) -> impl Future<Output = Option<T>> + Send + use<T> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Report(reply));
-        answer.await.ok()
+        self.tell(question(reply));
+        async { answer.await.ok() }
     }
 
     /// Has the worker panic: a test asks for it.

@@ -2,6 +2,7 @@
 
 use super::budget::{OverBudget, Permit};
 use super::context::Context;
+use super::dial::App;
 use super::early::Early;
 use super::pool::PeerError;
 use super::record::{Began, Record};
@@ -27,7 +28,7 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
     };
     let mesh = context.mesh();
     let source = &context.own(&mesh);
-    let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let client = client_address(source, peer);
     let mut parties = Parties {
         direction: Direction::Outbound,
         source_address: client,
@@ -63,6 +64,13 @@ pub(super) async fn connection(context: Rc<Context>, mut app: TcpStream, peer: S
     }
 }
 
+/// The client's address as it is without a mesh. A client that has bound a port alone connects from loopback to its worker.
+fn client_address(pod: &Workload, client: SocketAddr) -> SocketAddr {
+    let ip = client.ip().to_canonical();
+    let own = ip.is_loopback().then(|| pod.address(ip.is_ipv6())).flatten();
+    SocketAddr::new(own.unwrap_or(ip), client.port())
+}
+
 /// Why a captured connection led nowhere.
 struct Failure {
     flags: &'static str,
@@ -89,7 +97,11 @@ async fn reach(
             parties.security = ConnectionSecurity::MutualTls;
             context.direct.learn(context.netns_cookie, target);
             let mut early = Early::new(app);
-            let stream = context.pool.open(peer, target, parties.source_address, &mut early).await?;
+            let client = parties.source_address;
+            // A peer believes no other address than the one that the tunnel comes from, which is the pod's own.
+            let client =
+                SocketAddr::new(source.address(target.is_ipv6()).unwrap_or(client.ip()), client.port());
+            let stream = context.pool.open(peer, target, client, &mut early).await?;
             Ok((Far::Mesh(stream), early.len(), None))
         }
         Outbound::Passthrough { target, peer, service } => {
@@ -97,7 +109,8 @@ async fn reach(
             parties.service = service.map(Arc::clone);
             parties.destination = peer.map(Arc::clone);
             let permit = context.budgets.outbound.take(1)?;
-            let dialled = context.dialer.plain(target).await;
+            let app = App { client: parties.source_address, manner: original.manner };
+            let dialled = context.dialer.plain(target, &app).await;
             let far = dialled.map(|stream| (Far::Plain(stream), 0, Some(permit)));
             far.map_err(|e| Failure { flags: e.response_flags(), reason: e.to_string() })
         }

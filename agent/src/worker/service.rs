@@ -36,7 +36,7 @@ pub(super) async fn serve<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
                 None => return,
                 Some(Command::Serve) => {
                     phase = Phase::Serving;
-                    if let Err(e) = listeners.open() {
+                    if let Err(e) = listeners.open(&context.addresses()) {
                         tracing::error!(pod = %context.name, "the pod cannot be served again: {e}");
                         return;
                     }
@@ -110,7 +110,10 @@ fn inspect<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(
     listeners: &mut Listeners<F>,
 ) -> Inspection {
     let expiry = context.identity.current().certificate.not_after;
-    Inspection { listeners: listeners.repair(), certificate_expired: expiry <= OffsetDateTime::now_utc() }
+    Inspection {
+        listeners: listeners.repair(&context.addresses()),
+        certificate_expired: expiry <= OffsetDateTime::now_utc(),
+    }
 }
 
 fn report<F: Fn(Rc<TcpListener>, SocketAddr) -> JoinHandle<()>>(

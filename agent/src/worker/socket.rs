@@ -1,8 +1,11 @@
 //! Socket options that every connection of a worker has. A listener hands its own on to the connections that it
 //! accepts (tcp(7)), which saves five system calls for each.
 
+use crate::kernel::Manner;
+use nix::net::if_::if_indextoname;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -39,6 +42,37 @@ pub(super) fn tune_app(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_keepalive(&APP_KEEPALIVE)
+}
+
+/// A plain connection on an app's behalf, which has set this on its own socket: what it wants of the network is what it gets.
+///
+/// # Errors
+/// Where the app's device is gone, for example: then there is no way that the app would want.
+pub(super) fn tune_as(socket: &impl AsFd, target: SocketAddr, manner: &Manner) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if manner.mark != 0 {
+        socket.set_mark(manner.mark)?;
+    }
+    if manner.device != 0 {
+        let name = if_indextoname(manner.device)?;
+        socket.bind_device(Some(name.to_bytes()))?;
+    }
+    match (manner.traffic_class, target) {
+        (0, _) => {}
+        (class, SocketAddr::V4(_)) => socket.set_tos_v4(class.into())?,
+        (class, SocketAddr::V6(_)) => socket.set_tclass_v6(class.into())?,
+    }
+    if manner.user_timeout != 0 {
+        socket.set_tcp_user_timeout(Some(Duration::from_millis(manner.user_timeout.into())))?;
+    }
+    if manner.keepalive_idle != 0 {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(manner.keepalive_idle.into()))
+            .with_interval(Duration::from_secs(manner.keepalive_interval.into()))
+            .with_retries(manner.keepalive_probes.into());
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(())
 }
 
 /// An HBONE connection.

@@ -130,11 +130,13 @@ async fn work(
         () = hung_up(&mut commands) => return,
     };
     let metrics = spec.metrics;
+    let name = spec.workload.name.clone();
+    let own = Rc::new(RefCell::new(spec.workload));
     let budgets = Budgets::of(&spec.settings.descriptors, &metrics);
-    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings));
+    let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings, own.clone()));
     let context = Rc::new(Context {
-        name: spec.workload.name.clone(),
-        own: RefCell::new(spec.workload),
+        name,
+        own,
         netns_cookie: ready.netns_cookie,
         mesh: spec.mesh,
         direct: spec.direct,
@@ -154,7 +156,7 @@ async fn work(
     let mut listeners = Listeners::new(hbone_congestion, dialer, move |listener, address| {
         acceptor::accept(accepting.clone(), listener, address)
     });
-    if let Err(e) = listeners.open() {
+    if let Err(e) = listeners.open(&context.addresses()) {
         return fail(started, Some(ready.netns_cookie), e);
     }
     tasks::spawn_vital(identity.renew());
