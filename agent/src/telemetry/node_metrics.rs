@@ -280,7 +280,7 @@ fn merge(gathered: impl Iterator<Item = MetricFamily>) -> BTreeMap<String, Metri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::telemetry::{HandshakeRole, WorkerMetrics};
 
     fn pod(name: &str) -> PodName {
         PodName { namespace: "shop".into(), name: name.into() }

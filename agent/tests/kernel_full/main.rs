@@ -10,7 +10,7 @@ mod shares;
 
 use common::node::{NODE4, PATIENCE, Pod, on_node};
 use common::{Bed, Worker, ip};
-use pillion_agent::kernel::{Inbound, InboundMode, PodCapture, Tag, Unknown, Usage};
+use pillion_agent::kernel::{Inbound, InboundMode, Kernel, PodCapture, Tag, Unknown, Usage};
 use pillion_ebpf_common::{Flow, FlowKey, HandoffKey, SocketRecord, quota};
 use scene::{PORT, is_refused, map, pair, pair_with};
 use socket2::{Domain, Socket, Type};

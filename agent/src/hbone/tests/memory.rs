@@ -26,6 +26,7 @@ async fn sleep_on(stream: Stream, evicted: Rc<Cell<usize>>) {
 /// As a relay does whose app reads at once; how much it has read.
 async fn read_on(stream: Stream, read: Rc<Cell<usize>>) {
     let Stream { outgoing, mut incoming, .. } = stream;
+    let account = outgoing.account();
     let reading = async {
         while let Ok(Some(bytes)) = incoming.next().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -35,7 +36,7 @@ async fn read_on(stream: Stream, read: Rc<Cell<usize>>) {
     };
     tokio::select! {
         () = reading => {}
-        () = outgoing.account().evicted() => panic!("a stream that is read was reset"),
+        () = account.evicted() => panic!("a stream that is read was reset"),
     }
 }
 
