@@ -23,6 +23,7 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
         connect().close()
         if kept: say(kept)
         done += 1
+        print('up', flush=True)
         now = time.monotonic(); longest, last = max(longest, now - last), now
     except OSError as error:
         errors += 1
@@ -41,6 +42,17 @@ impl Talk {
         Self(talk)
     }
 
+    /// How many have come up.
+    fn count(&self) -> usize {
+        self.0.log().lines().filter(|line| *line == "up").count()
+    }
+
+    /// Waits until another connection has come up.
+    fn wait_next(&self) {
+        let before = self.count();
+        wait::until("a new connection", PATIENCE, || Ok((self.count() > before).then_some(()))).unwrap();
+    }
+
     /// How many came up, how many did not, and the longest time between two that did.
     fn end(self) -> (u32, u32, f64) {
         self.0.write_line("").unwrap();
@@ -57,7 +69,7 @@ fn captured(agent: &Agent, pod: &Pod) -> usize {
     agent.log().matches(&end).count()
 }
 
-/// 100 panics of one pod's worker, each after another one serves.
+/// 100 panics of one pod's worker, each after another one serves, and after it has carried a connection.
 fn assert_panics_are_one_pods(name: &str, in_task: bool) {
     requirements::ensure(requirements::APPS).unwrap();
     let bed = Bed::new(name).unwrap();
@@ -81,6 +93,7 @@ fn assert_panics_are_one_pods(name: &str, in_task: bool) {
         near.panic(&broken, in_task).unwrap();
         let is_served = || Ok((captured(&near, &broken) > times).then_some(()));
         wait::until("another worker serves the pod", PATIENCE, is_served).unwrap();
+        own.wait_next();
     }
     let ((done, errors, _), (own_done, own_errors, longest)) = (beside.end(), own.end());
     eprintln!("beside it {done} and {errors} errors; its own {own_done} and {own_errors} errors, {longest:.3} s at the most");
