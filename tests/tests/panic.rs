@@ -37,7 +37,8 @@ struct Talk(pillion_tests::Process);
 
 impl Talk {
     fn begin(from: &Pod, to: &Pod, how: &str) -> Self {
-        let talk = apps::python(from, TALK, [to.ip4().to_string(), how.to_owned()]).log("talk").start().unwrap();
+        let talk =
+            apps::python(from, TALK, [to.ip4().to_string(), how.to_owned()]).log("talk").start().unwrap();
         talk.wait_log("talking", PATIENCE).unwrap();
         Self(talk)
     }
@@ -58,7 +59,8 @@ impl Talk {
         self.0.write_line("").unwrap();
         self.0.wait(PATIENCE).unwrap();
         let log = self.0.log();
-        let said: Vec<_> = log.lines().find_map(|line| line.strip_prefix("said ")).unwrap().split(' ').collect();
+        let said: Vec<_> =
+            log.lines().find_map(|line| line.strip_prefix("said ")).unwrap().split(' ').collect();
         (said[0].parse().unwrap(), said[1].parse().unwrap(), said[2].parse().unwrap())
     }
 }
@@ -96,7 +98,9 @@ fn assert_panics_are_one_pods(name: &str, in_task: bool) {
         own.wait_next();
     }
     let ((done, errors, _), (own_done, own_errors, longest)) = (beside.end(), own.end());
-    eprintln!("beside it {done} and {errors} errors; its own {own_done} and {own_errors} errors, {longest:.3} s at the most");
+    eprintln!(
+        "beside it {done} and {errors} errors; its own {own_done} and {own_errors} errors, {longest:.3} s at the most"
+    );
     assert!(done > 100 && errors == 0, "{errors} of the neighbour's connections failed, {done} did not");
     assert!(own_done > 0 && longest < 1.0, "the pod had no connection for {longest:.3} s");
     near.wait_ready().unwrap();

@@ -181,7 +181,9 @@ fn held_by_kernel(agent: &Agent, pod: &Pod) -> usize {
     let own = format!("pid={},", agent.pid());
     let held = |line: &str| {
         let (_, memory) = line.split_once("skmem:(")?;
-        let of = |name: &str| memory.split([',', ')']).find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok());
+        let of = |name: &str| {
+            memory.split([',', ')']).find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok())
+        };
         Some(of("r")? + of("w")?)
     };
     sockets.lines().filter(|line| line.contains(&own)).filter_map(held).sum()
@@ -203,7 +205,8 @@ fn assert_sockets_within_budget(pair: &Pair, server: &Pod, connections: usize, a
     talk.say("before").unwrap();
     let floods = apps::python(server, FLOODING_SERVER, [""; 0]).log("flooding-server").start().unwrap();
     floods.wait_listening(7).unwrap();
-    let client = apps::python(&pair.client, FLOODING_CLIENT, [server.ip4().to_string(), connections.to_string()]);
+    let client =
+        apps::python(&pair.client, FLOODING_CLIENT, [server.ip4().to_string(), connections.to_string()]);
     let client = client.log("flooding-client").start().unwrap();
     client.wait_log("full", Duration::from_secs(90)).unwrap();
     for (agent, pod) in at {
@@ -212,7 +215,8 @@ fn assert_sockets_within_budget(pair: &Pair, server: &Pod, connections: usize, a
             held = held_by_kernel(agent, pod);
             Ok((held <= POD_BUDGET).then_some(()))
         };
-        let within = wait::until("the sockets hold no more than the budget", Duration::from_secs(10), is_within);
+        let within =
+            wait::until("the sockets hold no more than the budget", Duration::from_secs(10), is_within);
         eprintln!("the kernel holds {} MiB for the agent in {}", held / MIB, pod.name());
         within.unwrap();
     }
@@ -237,5 +241,10 @@ fn what_the_kernel_holds_for_plain_connections_that_nobody_reads_is_within_the_p
 fn what_the_kernel_holds_for_streams_that_nobody_reads_is_within_the_pods_budget() {
     let pair = Pair::with("stream-sockets", &AgentOptions::default().access_log().node_memory(512)).unwrap();
     let server = pair.server.clone();
-    assert_sockets_within_budget(&pair, &server, 1500, &[(&pair.near, &pair.client), (&pair.far, &pair.server)]);
+    assert_sockets_within_budget(
+        &pair,
+        &server,
+        1500,
+        &[(&pair.near, &pair.client), (&pair.far, &pair.server)],
+    );
 }

@@ -3,7 +3,7 @@ use super::super::sample::SampledSocket;
 use super::*;
 use crate::manifest::{Settings, parse, snapshot};
 use crate::mesh::{Mesh, PodName};
-use crate::telemetry::WorkerMetrics;
+use crate::telemetry::{LabelSets, WorkerMetrics};
 use pillion_ebpf_common::Address;
 use prometheus::{IntCounter, TextEncoder};
 use serde_json::Value;
@@ -59,7 +59,7 @@ impl Scene {
         let mesh = Arc::new(snapshot::build(&objects, &Settings::default(), &Mesh::default()).unwrap());
         let pods = [(CART, "cart"), (DB, "db")].map(|(netns, name)| {
             let name = PodName { namespace: "shop".into(), name: name.into() };
-            let metrics = Arc::new(WorkerMetrics::new(&name));
+            let metrics = Arc::new(WorkerMetrics::new(&name, &LabelSets::new(100)));
             (netns, Pod { workload: mesh.workloads[&name].clone(), metrics })
         });
         let lines = Lines::default();

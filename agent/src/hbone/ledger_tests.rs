@@ -27,10 +27,7 @@ async fn streams_that_nobody_took_from_for_longest_go_and_one_that_is_read_stays
     }
     let evicted: Vec<bool> = asleep.iter().map(|account| is_evicted(account)).collect();
     let first_left = evicted.iter().position(|gone| !gone).unwrap();
-    assert!(
-        first_left >= 84 && evicted[first_left..].iter().all(|gone| !gone),
-        "the oldest: {evicted:?}"
-    );
+    assert!(first_left >= 84 && evicted[first_left..].iter().all(|gone| !gone), "the oldest: {evicted:?}");
     assert!(!is_evicted(&read) && !is_evicted(&tiny));
     drop((asleep, read, tiny));
     assert_eq!(held_by_pod(), 0);

@@ -27,7 +27,8 @@ impl Supervisor {
         let is_due = self.collected.is_none_or(|at| at.elapsed() >= INTERVAL);
         let look = is_due.then(|| {
             self.collected = Some(Instant::now());
-            let served: BTreeSet<u64> = self.pods.values().filter_map(|pod| pod.worker.as_ref().and(pod.cookie)).collect();
+            let served: BTreeSet<u64> =
+                self.pods.values().filter_map(|pod| pod.worker.as_ref().and(pod.cookie)).collect();
             let collector = self.kernel.collector();
             let collector = collector.map_err(|e| findings.errors.push(e.to_string())).ok()?;
             Some(spawn_blocking(move || collector.look(|netns| served.contains(&netns))))

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 impl Supervisor {
     pub(super) fn new_pod(&self, workload: &Arc<Workload>) -> Pod {
-        let metrics = Arc::new(WorkerMetrics::new(&workload.name));
+        let metrics = Arc::new(WorkerMetrics::new(&workload.name, self.metrics.label_sets()));
         self.metrics.register(&workload.name, metrics.registry());
         let mut pod = Pod::new(workload, &self.rules_of_policies, self.incarnations, metrics);
         pod.was_captured = self.ledger.entries().any(|entry| entry.is_of(workload));

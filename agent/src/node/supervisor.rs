@@ -260,7 +260,9 @@ impl Supervisor {
     /// While draining, a worker that has ended is not started again. True when none is left.
     pub fn forget_ended(&mut self, event: Event) -> bool {
         match event {
-            Event::Ended { pod: name, incarnation } if self.is_current(&name, incarnation) => self.forget(&name),
+            Event::Ended { pod: name, incarnation } if self.is_current(&name, incarnation) => {
+                self.forget(&name)
+            }
             Event::Audited(answers) => self.end_audit(*answers),
             _ => {}
         }

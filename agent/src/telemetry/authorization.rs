@@ -1,9 +1,12 @@
 //! What is told of policies' verdicts: the access log names policy and rule, metrics count.
 
+use super::label_sets::{OTHER, POLICIES};
 use super::register::register;
 use crate::decide::{Judgement, Matched, Verdict};
 use prometheus::{IntCounterVec, Opts, Registry};
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 /// What policies said of a connection, for the access log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +43,8 @@ pub struct AuthorizationMetrics {
     decided: IntCounterVec,
     rehearsed: IntCounterVec,
     audited: IntCounterVec,
+    /// The policies that are told by name.
+    named: Mutex<BTreeSet<String>>,
 }
 
 impl AuthorizationLog {
@@ -93,25 +98,48 @@ impl AuthorizationMetrics {
                 "Connections to the pod that an AUDIT policy matched.",
                 &["policy"],
             ),
+            named: Mutex::default(),
         }
     }
 
     /// Counts a connection that policies were asked about. A pod that none concerns has no such series.
     pub fn count(&self, judgement: &Judgement<'_>) {
         if judgement.verdict != Verdict::Open {
-            count(&self.decided, &judgement.verdict);
+            self.count_verdict(&self.decided, &judgement.verdict);
         }
         if let Some(rehearsal) = &judgement.rehearsal {
-            count(&self.rehearsed, rehearsal);
+            self.count_verdict(&self.rehearsed, rehearsal);
         }
         for audit in &judgement.audits {
-            self.audited.with_label_values(&[audit.policy.name.to_string()]).inc();
+            self.audited.with_label_values(&[self.named(audit.policy.name.to_string())]).inc();
         }
+    }
+
+    fn count_verdict(&self, counters: &IntCounterVec, verdict: &Verdict<'_>) {
+        let result = if verdict.is_allowed() { "allowed" } else { "denied" };
+        let policy = verdict.matched().map(|matched| self.named(matched.policy.name.to_string()));
+        counters.with_label_values(&[result, &policy.unwrap_or_default()]).inc();
+    }
+
+    /// The policy's name, or [`OTHER`] where the pod's metrics tell of [`POLICIES`] already: whoever writes policies can make
+    /// new names for ever.
+    fn named(&self, policy: String) -> String {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_told = named.contains(&policy) || (named.len() < POLICIES && named.insert(policy.clone()));
+        if is_told { policy } else { OTHER.to_owned() }
     }
 }
 
-fn count(counters: &IntCounterVec, verdict: &Verdict<'_>) {
-    let result = if verdict.is_allowed() { "allowed" } else { "denied" };
-    let policy = verdict.matched().map(|matched| matched.policy.name.to_string()).unwrap_or_default();
-    counters.with_label_values(&[result, &policy]).inc();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves: ISO-3
+    #[test]
+    fn new_names_of_policies_make_no_series_for_ever() {
+        let metrics = AuthorizationMetrics::new(&Registry::new());
+        let named = (0..2 * POLICIES).map(|number| metrics.named(format!("shop/{number}")));
+        assert_eq!(named.filter(|name| name == OTHER).count(), POLICIES);
+        assert_eq!(metrics.named("shop/0".to_owned()), "shop/0");
+    }
 }

@@ -1,6 +1,7 @@
 //! The labels of a connection's metrics: Istio's names, values and conventions
 //! (<https://istio.io/latest/docs/reference/config/metrics/>), so that dashboards made for Istio work.
 
+use super::label_sets::OTHER;
 use crate::mesh::{Service, SpiffeId, Workload};
 use serde::Serialize;
 
@@ -103,6 +104,19 @@ impl ConnectionLabels {
             "tcp".to_owned(),
             security.as_str().to_owned(),
         ])
+    }
+
+    /// The same for all connections that this end reports and that travel in this way: for a pod that has as many label sets as
+    /// it may.
+    pub(super) fn without_names(&self) -> Self {
+        let kept = ["reporter", "request_protocol", "connection_security_policy"];
+        let mut values = self.0.clone();
+        for (name, value) in Self::NAMES.iter().zip(&mut values) {
+            if !kept.contains(name) {
+                OTHER.clone_into(value);
+            }
+        }
+        Self(values)
     }
 
     /// The values, and the response flags after them.

@@ -1,5 +1,6 @@
 //! What the node counts, and the scrape that gathers it with what the workers count.
 
+use super::label_sets::LabelSets;
 use super::path_metrics::follow;
 use super::register::register;
 use super::watch_metrics::WatchMetrics;
@@ -40,6 +41,7 @@ pub struct NodeMetrics {
     denials_lost: IntCounter,
     failed_inserts: IntCounterVec,
     watches: WatchMetrics,
+    label_sets: LabelSets,
     workers: Mutex<BTreeMap<PodName, Registry>>,
 }
 
@@ -124,9 +126,15 @@ impl NodeMetrics {
             ),
             failed_inserts: register(&registry, IntCounterVec::new(inserts, &["map"]).expect("a valid name")),
             watches: WatchMetrics::new(&registry),
+            label_sets: LabelSets::of_this_process(),
             workers: Mutex::default(),
             registry,
         }
+    }
+
+    /// Of which each worker's metrics have a share.
+    pub fn label_sets(&self) -> &LabelSets {
+        &self.label_sets
     }
 
     /// Adds a worker to the scrape; a worker that is started again takes the place of the one before.
@@ -290,7 +298,7 @@ mod tests {
     fn a_scrape_holds_every_worker_and_each_family_once() {
         let node = NodeMetrics::new("0.1.0");
         for name in ["cart", "db"] {
-            let worker = WorkerMetrics::new(&pod(name));
+            let worker = WorkerMetrics::new(&pod(name), node.label_sets());
             worker.handshake(HandshakeRole::Client, "ok");
             node.register(&pod(name), worker.registry());
             node.set_worker_cpu(&pod(name), 1.5);

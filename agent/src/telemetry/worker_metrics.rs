@@ -1,5 +1,6 @@
 //! What is counted of one pod.
 
+use super::label_sets::{LabelSets, Share};
 use super::register::register;
 use super::{AuthorizationMetrics, ConnectionLabels, DirectMetrics, PathMetrics};
 use crate::mesh::PodName;
@@ -8,6 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
+
+/// The name of the budget of label sets.
+const LABEL_SETS: &str = "label_sets";
 
 /// The metrics of one pod, in a registry of their own that carries its name: its worker counts what it carries, and
 /// whoever reads the kernel's events counts the direct connections. They outlive a worker that is started again.
@@ -32,14 +36,17 @@ pub struct WorkerMetrics {
 }
 
 /// The label sets in use, each with the counters it leads to.
-#[derive(Default)]
 struct Used {
+    /// Label sets without names are none of it: there are few.
+    share: Share,
     connections: HashMap<ConnectionLabels, Entry<Arc<Series>>>,
     failures: HashMap<(ConnectionLabels, &'static str), Entry<IntCounter>>,
 }
 
 struct Entry<T> {
     counters: T,
+    /// Whether it is one of the pod's share.
+    is_of_share: bool,
     /// Used since it was last looked at.
     fresh: bool,
     /// When it was last seen to be used.
@@ -71,7 +78,8 @@ pub enum HandshakeRole {
 }
 
 impl WorkerMetrics {
-    pub fn new(pod: &PodName) -> Self {
+    /// `label_sets` are the node's.
+    pub fn new(pod: &PodName, label_sets: &LabelSets) -> Self {
         let labels = [("namespace", &pod.namespace), ("pod", &pod.name)];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.clone())).into();
         let registry = Registry::new_custom(None, Some(labels)).expect("no prefix that could be empty");
@@ -139,7 +147,11 @@ impl WorkerMetrics {
             authorization: AuthorizationMetrics::new(&registry),
             direct: DirectMetrics::new(&registry),
             path: PathMetrics::new(&registry),
-            used: Mutex::default(),
+            used: Mutex::new(Used {
+                share: label_sets.share(),
+                connections: HashMap::new(),
+                failures: HashMap::new(),
+            }),
             registry,
         }
     }
@@ -149,27 +161,40 @@ impl WorkerMetrics {
         self.registry.clone()
     }
 
-    /// The counters that connections with these labels lead to.
+    /// The counters that connections with these labels lead to. Where the pod has as many label sets as it may, connections of
+    /// other parties are counted together, without names.
     pub fn series(&self, labels: ConnectionLabels) -> ConnectionSeries {
         let mut used = self.used();
-        ConnectionSeries(match used.connections.get_mut(&labels) {
-            Some(entry) => entry.touch().clone(),
-            None => {
-                let series = Arc::new(self.new_series(&labels));
-                used.connections.insert(labels, Entry::new(series.clone()));
-                series
-            }
-        })
+        if let Some(entry) = used.connections.get_mut(&labels) {
+            return ConnectionSeries(entry.touch().clone());
+        }
+        let is_of_share = used.share.take();
+        let labels = if is_of_share { labels } else { self.nameless(&labels) };
+        let entry = used
+            .connections
+            .entry(labels)
+            .or_insert_with_key(|labels| Entry::new(Arc::new(self.new_series(labels)), is_of_share));
+        ConnectionSeries(entry.touch().clone())
     }
 
     /// Counts a connection that failed, before or after it was open; `flags` are Envoy's response flags.
     pub fn failed(&self, labels: &ConnectionLabels, flags: &'static str) {
-        let entry = (labels.clone(), flags);
         let mut used = self.used();
-        let entry = used.failures.entry(entry).or_insert_with_key(|(labels, flags)| {
-            Entry::new(self.failed.with_label_values(&labels.with_flags(flags)))
+        let key = (labels.clone(), flags);
+        if let Some(entry) = used.failures.get_mut(&key) {
+            return entry.touch().inc();
+        }
+        let is_of_share = used.share.take();
+        let key = if is_of_share { key } else { (self.nameless(labels), flags) };
+        let entry = used.failures.entry(key).or_insert_with_key(|(labels, flags)| {
+            Entry::new(self.failed.with_label_values(&labels.with_flags(flags)), is_of_share)
         });
         entry.touch().inc();
+    }
+
+    fn nameless(&self, labels: &ConnectionLabels) -> ConnectionLabels {
+        self.budget_refused(LABEL_SETS);
+        labels.without_names()
     }
 
     /// Counts a handshake; `result` is `ok` or a reason from a small set.
@@ -229,10 +254,11 @@ impl WorkerMetrics {
     /// stay for ever. Called now and then; a use is noticed at the next call after it.
     pub fn expire_idle(&self, now: Instant, max_idle: Duration) {
         let mut used = self.used();
-        used.connections.retain(|labels, entry| {
+        let Used { share, connections, failures } = &mut *used;
+        connections.retain(|labels, entry| {
             // The entry's own reference is one; any other is an open connection's, or of somebody who opens more.
             let open = Arc::strong_count(&entry.counters) > 1;
-            let keep = entry.keep(open, now, max_idle);
+            let keep = entry.keep(open, now, max_idle, share);
             if !keep {
                 for counters in [&self.opened, &self.closed, &self.sent, &self.received] {
                     // An error would be that there is none, which is what is wanted.
@@ -241,13 +267,14 @@ impl WorkerMetrics {
             }
             keep
         });
-        used.failures.retain(|(labels, flags), entry| {
-            let keep = entry.keep(false, now, max_idle);
+        failures.retain(|(labels, flags), entry| {
+            let keep = entry.keep(false, now, max_idle, share);
             if !keep {
                 let _ = self.failed.remove_label_values(&labels.with_flags(flags));
             }
             keep
         });
+        self.budget_used(LABEL_SETS).set(share.used());
     }
 
     fn new_series(&self, labels: &ConnectionLabels) -> Series {
@@ -305,8 +332,8 @@ impl Drop for OpenConnection {
 }
 
 impl<T> Entry<T> {
-    fn new(counters: T) -> Self {
-        Self { counters, fresh: true, seen: None }
+    fn new(counters: T, is_of_share: bool) -> Self {
+        Self { counters, is_of_share, fresh: true, seen: None }
     }
 
     fn touch(&mut self) -> &T {
@@ -314,12 +341,17 @@ impl<T> Entry<T> {
         &self.counters
     }
 
-    fn keep(&mut self, in_use: bool, now: Instant, max_idle: Duration) -> bool {
+    /// Whether it stays; where not, it is given back.
+    fn keep(&mut self, in_use: bool, now: Instant, max_idle: Duration, share: &mut Share) -> bool {
         let used_since = std::mem::take(&mut self.fresh);
         if in_use || used_since {
             self.seen = Some(now);
         }
-        self.seen.is_none_or(|seen| now.saturating_duration_since(seen) < max_idle)
+        let keep = self.seen.is_none_or(|seen| now.saturating_duration_since(seen) < max_idle);
+        if !keep && self.is_of_share {
+            share.give_back();
+        }
+        keep
     }
 }
 
@@ -348,7 +380,11 @@ mod tests {
     }
 
     fn metrics() -> WorkerMetrics {
-        WorkerMetrics::new(&PodName { namespace: "shop".into(), name: "cart-0".into() })
+        with(&LabelSets::new(1_000))
+    }
+
+    fn with(label_sets: &LabelSets) -> WorkerMetrics {
+        WorkerMetrics::new(&PodName { namespace: "shop".into(), name: "cart-0".into() }, label_sets)
     }
 
     fn text(metrics: &WorkerMetrics) -> String {
@@ -431,5 +467,44 @@ mod tests {
         // What comes back starts anew.
         drop(metrics.series(labels("idle")).open());
         assert_eq!(value(&metrics, "istio_tcp_connections_opened_total", &["idle"]), Some(1.0));
+    }
+
+    // proves: ISO-3
+    #[test]
+    fn connections_of_more_parties_than_a_pod_may_name_are_counted_together() {
+        let metrics = with(&LabelSets::new(0));
+        for number in 0..1_000 {
+            drop(metrics.series(labels(&format!("churn-{number}"))).open());
+            metrics.failed(&labels(&format!("churn-{number}")), "UF");
+        }
+        let text = text(&metrics);
+        let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(
+            series("istio_tcp_connections_opened_total") + series("istio_tcp_connections_failed_total"),
+            64 + 2
+        );
+        // None is lost.
+        let total: f64 = text
+            .lines()
+            .filter(|line| line.starts_with("istio_tcp_connections_opened_total"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum();
+        assert_eq!(total as u64, 1_000);
+        assert_eq!(
+            value(&metrics, "istio_tcp_connections_failed_total", &[r#"source_workload="other""#]),
+            Some(968.0)
+        );
+        assert_eq!(
+            value(&metrics, "pillion_budget_refused_total", &["label_sets"]),
+            Some(2.0 * 1_000.0 - 64.0)
+        );
+
+        // Those that expire make room.
+        let start = Instant::now();
+        metrics.expire_idle(start, IDLE);
+        assert_eq!(value(&metrics, "pillion_budget_used_ratio", &["label_sets"]), Some(1.0));
+        metrics.expire_idle(start + IDLE, IDLE);
+        drop(metrics.series(labels("later")).open());
+        assert_eq!(value(&metrics, "istio_tcp_connections_opened_total", &["later"]), Some(1.0));
     }
 }

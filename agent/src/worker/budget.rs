@@ -256,6 +256,7 @@ impl Drop for Permit {
 pub(super) mod tests {
     use super::*;
     use crate::mesh::PodName;
+    use crate::telemetry::LabelSets;
 
     /// A pod's budget of a kind of which the node has so many.
     pub fn budget_of(size: usize) -> Budget {
@@ -264,7 +265,7 @@ pub(super) mod tests {
 
     fn budget(node: &Arc<Pool>) -> Budget {
         let pod = PodName { namespace: "default".into(), name: "p".into() };
-        Budget::new("outbound_descriptors", node, &Arc::new(WorkerMetrics::new(&pod)))
+        Budget::new("outbound_descriptors", node, &Arc::new(WorkerMetrics::new(&pod, &LabelSets::new(100))))
     }
 
     fn all(budget: &Budget) -> Vec<Permit> {

@@ -7,7 +7,9 @@ use super::direct::DirectPath;
 use super::judging::Judging;
 use super::listeners::Listeners;
 use super::pool::Pool;
-use super::{Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, buffers, sample, service, tasks};
+use super::{
+    Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, buffers, sample, service, tasks,
+};
 use crate::hbone;
 use crate::kernel::{SocketTable, netns_cookie, pod_device};
 use crate::mesh::{Mesh, Workload};
