@@ -40,7 +40,7 @@ pub fn outbound<'a>(
         },
         Some(Err(refusal)) => return Outbound::Refuse(refusal),
     };
-    let peer = mesh.by_address.get(&target.ip());
+    let peer = mesh.owner(target.ip());
     let Some(captured) = peer.filter(|peer| peer.captured) else {
         return Outbound::Passthrough { target, peer, service };
     };

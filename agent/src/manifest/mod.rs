@@ -29,6 +29,7 @@ mod scan;
 mod selector;
 mod services;
 pub mod snapshot;
+mod vanished;
 mod warnings;
 pub mod watch;
 mod workloads;

@@ -7,6 +7,7 @@ use super::owners::{Authors, Claimant, Owners};
 use super::peer_authentication::PeerAuthentication;
 use super::policies::Policies;
 use super::services::{self, CompiledServices};
+use super::vanished::vanished;
 use super::{ManifestError, Place, Sourced, workloads};
 use crate::mesh::{Mesh, PodName, TrustDomains};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -172,6 +173,7 @@ fn assemble<'a>(
             }
         }
     }
+    mesh.vanished = vanished(previous, &mesh);
     mesh.policy = policy_generation(previous, &mesh, &settings.node);
     Assembled { mesh, errors, conflicts }
 }
@@ -240,6 +242,7 @@ pub fn same(a: &Mesh, b: &Mesh) -> bool {
         && a.captured_namespaces == b.captured_namespaces
         && a.plain_namespaces == b.plain_namespaces
         && a.disputed == b.disputed
+        && a.vanished == b.vanished
 }
 
 /// The objects by kind and name. Ordered, so that errors come in the same order every time.

@@ -46,6 +46,18 @@ pub struct Mesh {
     pub plain_namespaces: Option<BTreeSet<String>>,
     /// Addresses that several pods claim, of which one at least is captured. Nobody connects there in plain.
     pub disputed: BTreeSet<IpAddr>,
+    /// By their addresses, captured pods whose objects are gone. That nobody speaks of a pod does not say that its programs have
+    /// ended: until another object claims the address, nobody connects there in plain.
+    pub vanished: HashMap<IpAddr, Vanished>,
+}
+
+/// A captured pod whose object is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vanished {
+    /// The pod as it was known last.
+    pub workload: Arc<Workload>,
+    /// The generation of the first snapshot without it.
+    pub since: u64,
 }
 
 impl Mesh {
@@ -56,6 +68,12 @@ impl Mesh {
         self.generation == 0
             || self.captured_namespaces.contains(namespace)
             || !self.plain_namespaces.as_ref().is_none_or(is_plain)
+    }
+
+    /// Whose the address is, also where that pod's object is gone.
+    pub fn owner(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        let vanished = || self.vanished.get(&address).map(|vanished| &vanished.workload);
+        self.by_address.get(&address).or_else(vanished)
     }
 
     /// The pods that this node has to bring into the mesh.

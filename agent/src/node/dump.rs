@@ -8,6 +8,7 @@ use crate::worker::Report;
 use futures::future::join_all;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,9 @@ fn whole(mut dump: Value, mesh: &Arc<Mesh>, manifests: &ManifestStatus, workers:
     services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     services.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
     let policies: Vec<_> = mesh.policies.values().map(|policy| policy_dump(policy)).collect();
+    let vanished: BTreeMap<_, _> =
+        mesh.vanished.iter().map(|(ip, pod)| (ip.to_string(), pod.workload.name.to_string())).collect();
+    dump["vanished"] = json!(vanished);
     dump["manifests"] = json!(manifests);
     dump["workloads"] = json!(workloads);
     dump["services"] = json!(services);

@@ -128,7 +128,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let judgement = judge(&destination.authorization, &connection);
     context.metrics.authorization().count(&judgement);
     let domains = &context.dialer.settings.trust_domains;
-    let source = mesh.by_address.get(&peer.address.ip());
+    let source = mesh.owner(peer.address.ip());
     let source = source.filter(|w| domains.same_workload(&w.identity, &peer.identity));
     let began = Began::now();
     let parties = Parties {

@@ -214,7 +214,7 @@ impl<'a> Law<'a> {
     /// By the object of a pod that this agent has not captured (yet). One that is to be captured is on its way in: its own
     /// worker judges once more what it has open.
     fn by_object(&self, ip: IpAddr) -> End<'a> {
-        match self.mesh.by_address.get(&ip) {
+        match self.mesh.owner(ip) {
             Some(pod) if pod.captured => End::Member(pod, None),
             Some(_) => End::Released,
             None => End::Unknown,

@@ -188,7 +188,7 @@ impl Pool {
     /// Drops what the mesh no longer has. A pod that only left the mesh finishes its streams; one that is gone,
     /// or whose address is another's now, is cut off.
     pub fn update(&self, mesh: &Mesh) {
-        self.peers.borrow_mut().retain(|key, peer| match mesh.by_address.get(&key.address) {
+        self.peers.borrow_mut().retain(|key, peer| match mesh.owner(key.address) {
             Some(w) if w.uid == key.uid && w.identity == key.identity => {
                 if !w.captured {
                     peer.leave();
