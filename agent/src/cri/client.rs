@@ -8,13 +8,14 @@ use super::messages::{
 use super::sandbox;
 use crate::grpc::Code;
 use crate::sandbox::{Call, Sandbox};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 /// Events may be lost, and nobody says so: all is heard anew this often.
@@ -26,6 +27,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How often a runtime that is not there is looked for, and the bound for one that is there and answers with errors.
 const RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// Sandboxes that the runtime is asked about at once.
+const AT_ONCE: usize = 64;
 
 const QUEUE: usize = 64;
 
@@ -63,10 +67,10 @@ enum ClientError {
 async fn keep(socket: PathBuf, calls: mpsc::Sender<Call>) {
     let mut wait = RETRY;
     let mut told = String::new();
-    let mut known = None;
+    let mut memory = Memory::default();
     loop {
         let mut was_heard = false;
-        let Err(error) = serve(&socket, &calls, &mut known, &mut was_heard).await;
+        let Err(error) = serve(&socket, &calls, &mut memory, &mut was_heard).await;
         if matches!(error, ClientError::NodeEnded) {
             return;
         }
@@ -88,20 +92,25 @@ async fn keep(socket: PathBuf, calls: mpsc::Sender<Call>) {
 async fn serve(
     socket: &Path,
     calls: &mpsc::Sender<Call>,
-    known: &mut Option<Known>,
+    memory: &mut Memory,
     was_heard: &mut bool,
 ) -> Result<Infallible, ClientError> {
-    let channel = Channel::connect(socket).await?;
+    let channel = Arc::new(Channel::connect(socket).await?);
     let version: VersionResponse = channel.ask("Version", &Empty {}).await?;
     // Before the list: what comes after it is an event.
     let mut events = Some(channel.listen::<ContainerEvent>("GetContainerEvents", &Empty {}).await?);
-    let mut runtime = Runtime { channel, calls, known };
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let mut runtime =
+        Runtime { channel, calls, memory, at_once, looks: JoinSet::new(), asked: BTreeSet::new() };
     let name = format!("{} {}", version.runtime_name, version.runtime_version);
     runtime.tell(Call::Connected { runtime: name }).await?;
     runtime.list().await?;
-    *was_heard = true;
     let mut ticks = every(RESYNC);
     loop {
+        if runtime.asked.is_empty() {
+            runtime.tell_all_once().await?;
+            *was_heard = true;
+        }
         tokio::select! {
             event = next(&mut events) => match event {
                 Ok(Some(event)) => runtime.on_event(event).await?,
@@ -111,6 +120,11 @@ async fn serve(
                 }
                 Err(error) => return Err(error.into()),
             },
+            Some(look) = runtime.looks.join_next() => {
+                // A task of this kind is not aborted, and does not panic.
+                let Ok((id, status)) = look else { continue };
+                runtime.on_status(id, status).await?;
+            }
             _ = ticks.tick() => runtime.list().await?,
         }
     }
@@ -120,34 +134,39 @@ async fn serve(
 /// stays so, whatever a runtime that has just begun fails to say of it.
 type Known = BTreeMap<String, (i64, Sandbox)>;
 
+#[derive(Default)]
+struct Memory {
+    known: Known,
+    /// Whether the node has been told of all at least once.
+    is_told: bool,
+}
+
 struct Runtime<'a> {
-    channel: Channel,
+    channel: Arc<Channel>,
     calls: &'a mpsc::Sender<Call>,
-    /// None before the first list.
-    known: &'a mut Option<Known>,
+    memory: &'a mut Memory,
+    at_once: Arc<Semaphore>,
+    /// The runtime is asked about sandboxes, each by itself: one of which it says nothing keeps nobody from hearing of the others.
+    looks: JoinSet<(String, Result<PodSandboxStatusResponse, GrpcError>)>,
+    /// The sandboxes of `looks` that are wanted still.
+    asked: BTreeSet<String>,
 }
 
 impl Runtime<'_> {
-    /// Hears of all sandboxes; tells them where they are others than the node knows.
+    /// Hears which sandboxes there are; looks at those that the node does not know.
     async fn list(&mut self) -> Result<(), ClientError> {
         let state = Some(PodSandboxStateValue { state: READY });
         let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { state }) };
         let listed: ListPodSandboxResponse = self.channel.ask("ListPodSandbox", &request).await?;
-        let mut all = Known::new();
-        for item in listed.items {
-            let known = self.known.as_ref().and_then(|known| known.get(&item.id)).cloned();
-            let found = match known {
-                Some(known) if is_whole(&known) => Some(known),
-                _ => self.look(&item.id).await?,
-            };
-            all.extend(found.map(|found| (item.id, found)));
+        let listed: BTreeSet<String> = listed.items.into_iter().map(|item| item.id).collect();
+        let before = self.memory.known.len();
+        self.memory.known.retain(|id, _| listed.contains(id));
+        self.asked.retain(|id| listed.contains(id));
+        if self.memory.is_told && self.memory.known.len() < before {
+            self.tell_all().await?;
         }
-        if self.known.as_ref() != Some(&all) {
-            let mut by_age: Vec<&(i64, Sandbox)> = all.values().collect();
-            by_age.sort_by_key(|(created_at, _)| *created_at);
-            let sandboxes = by_age.into_iter().map(|(_, sandbox)| sandbox.clone()).collect();
-            self.tell(Call::All(sandboxes)).await?;
-            *self.known = Some(all);
+        for id in listed {
+            self.look(id);
         }
         Ok(())
     }
@@ -155,52 +174,93 @@ impl Runtime<'_> {
     async fn on_event(&mut self, event: ContainerEvent) -> Result<(), ClientError> {
         let id = event.sandbox.map_or_else(|| event.container_id.clone(), |sandbox| sandbox.id);
         let is_its_own = id == event.container_id;
-        let known = self.known.get_or_insert_default();
         if is_its_own && matches!(event.kind, STOPPED | DELETED) {
-            return match known.remove(&id) {
+            self.asked.remove(&id);
+            return match self.memory.known.remove(&id) {
                 Some(_) => self.tell(Call::Gone(id)).await,
                 None => Ok(()),
             };
         }
         // Events tell of containers, too; what they are in may have been missed.
-        if known.get(&id).is_some_and(is_whole) {
-            return Ok(());
-        }
-        let Some(found) = self.look(&id).await? else { return Ok(()) };
-        self.tell(Call::Found(found.1.clone())).await?;
-        self.known.get_or_insert_default().insert(id, found);
+        self.look(id);
         Ok(())
     }
 
-    /// What the runtime says of a sandbox; none of one that is none any more, or that is of no use.
-    async fn look(&self, id: &str) -> Result<Option<(i64, Sandbox)>, ClientError> {
-        let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
-        let asked: Result<PodSandboxStatusResponse, _> = self.channel.ask("PodSandboxStatus", &request).await;
-        let response = match asked {
+    /// Asks what the runtime says of a sandbox, unless all is known that it may say, or it is being asked.
+    fn look(&mut self, id: String) {
+        let is_known = self.memory.known.get(&id).is_some_and(is_whole);
+        if is_known || !self.asked.insert(id.clone()) {
+            return;
+        }
+        let (channel, at_once) = (self.channel.clone(), self.at_once.clone());
+        self.looks.spawn(async move {
+            // It is never closed.
+            let _place = at_once.acquire().await;
+            let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
+            let status = channel.ask("PodSandboxStatus", &request).await;
+            (id, status)
+        });
+    }
+
+    /// Tells the node of the sandbox, if it is of any use.
+    async fn on_status(
+        &mut self,
+        id: String,
+        status: Result<PodSandboxStatusResponse, GrpcError>,
+    ) -> Result<(), ClientError> {
+        // It has ended meanwhile.
+        if !self.asked.remove(&id) {
+            return Ok(());
+        }
+        let response = match status {
             Ok(response) => response,
-            Err(GrpcError::Status { code: Code::NotFound, .. }) => return Ok(None),
+            Err(GrpcError::Status { code: Code::NotFound, .. }) => return Ok(()),
             // It has just begun.
             Err(error @ GrpcError::Status { code: Code::Unavailable, .. }) => return Err(error.into()),
-            // One that is wrong keeps nobody from hearing of the others.
-            Err(error @ GrpcError::Status { .. }) => {
+            // The next list, or event, has it asked again.
+            Err(error @ (GrpcError::Status { .. } | GrpcError::Late(_) | GrpcError::Answer { .. })) => {
                 tracing::warn!(
                     sandbox = id,
                     "it is left out: the container runtime says nothing of it: {error}"
                 );
-                return Ok(None);
+                return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
         let Some(status) = response.status.as_ref().filter(|status| status.state == READY) else {
-            return Ok(None);
+            return Ok(());
         };
         let created_at = status.created_at;
         let (sandbox, why) = sandbox::read(response);
-        let is_told = self.known.as_ref().is_some_and(|known| known.contains_key(id));
-        if let Some(why) = why.filter(|_| !is_told) {
+        let found = (created_at, sandbox.clone());
+        let before = self.memory.known.insert(id.clone(), found.clone());
+        if let Some(why) = why.filter(|_| before.is_none()) {
             tracing::warn!(sandbox = id, pod = %sandbox.pod, "where its network namespace is is not known: {why}");
         }
-        Ok(Some((created_at, sandbox)))
+        if before == Some(found) {
+            return Ok(());
+        }
+        let is_newest = |(made, other): &(i64, Sandbox)| other.pod != sandbox.pod || *made <= created_at;
+        match self.memory.known.values().all(is_newest) {
+            true => self.tell(Call::Found(sandbox)).await,
+            false => self.tell_all().await,
+        }
+    }
+
+    /// The first time.
+    async fn tell_all_once(&mut self) -> Result<(), ClientError> {
+        if !self.memory.is_told {
+            self.tell_all().await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_all(&mut self) -> Result<(), ClientError> {
+        let mut by_age: Vec<&(i64, Sandbox)> = self.memory.known.values().collect();
+        by_age.sort_by_key(|(created_at, _)| *created_at);
+        let sandboxes = by_age.into_iter().map(|(_, sandbox)| sandbox.clone()).collect();
+        self.memory.is_told = true;
+        self.tell(Call::All(sandboxes)).await
     }
 
     async fn tell(&self, call: Call) -> Result<(), ClientError> {

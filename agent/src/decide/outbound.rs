@@ -40,6 +40,10 @@ pub fn outbound<'a>(
         },
         Some(Err(refusal)) => return Outbound::Refuse(refusal),
     };
+    // A Service's own address is no endpoint: whoever leads connections there by themselves would have them go plain.
+    if service.is_some() && mesh.services.contains_key(&target.ip()) {
+        return Outbound::Refuse(Refusal::EndpointIsService { target });
+    }
     let peer = mesh.owner(target.ip());
     let Some(captured) = peer.filter(|peer| peer.captured) else {
         return Outbound::Passthrough { target, peer, service };
@@ -87,6 +91,10 @@ mod tests {
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-3, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{name: d, port: 8080}]}
 ---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-4, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.2]}], ports: [{name: e, port: 15008}]}
+---
+{apiVersion: v1, kind: Service, metadata: {name: chained}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: chained-1, labels: {kubernetes.io/service-name: chained}}, addressType: IPv4, endpoints: [{addresses: [10.96.0.1]}], ports: [{port: 80}]}
 ---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-5, labels: {kubernetes.io/service-name: web}}, addressType: IPv6, endpoints: [{addresses: ["fd00::2"]}], ports: [{name: a, port: 8080}]}
 "#;
@@ -170,6 +178,13 @@ mod tests {
     fn a_service_without_endpoint_or_port_refuses() {
         assert_eq!(decide("10.96.0.1:82", 0), "UH service default/web has no ready endpoint for port 82");
         assert_eq!(decide("10.96.0.1:443", 0), "NR service default/web has no TCP port 443");
+    }
+
+    // proves: SEC-3
+    #[test]
+    fn an_endpoint_that_is_a_services_own_address_leads_nowhere() {
+        let refused = "NR the endpoint 10.96.0.1:80 is a Service's own address, and no pod's";
+        assert_eq!(decide("10.96.0.2:80", 0), refused);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum Refusal {
     NoServicePort { service: String, port: u16 },
     #[error("port {} of pod {pod} is the mesh's own", target.port())]
     ReservedPort { pod: String, target: SocketAddr },
+    #[error("the endpoint {target} is a Service's own address, and no pod's")]
+    EndpointIsService { target: SocketAddr },
 }
 
 impl Refusal {
@@ -23,7 +25,10 @@ impl Refusal {
     pub fn response_flags(&self) -> &'static str {
         match self {
             Self::NoEndpoint { .. } | Self::NoEndpointOnNode { .. } => "UH",
-            Self::RefusedService { .. } | Self::NoServicePort { .. } | Self::ReservedPort { .. } => "NR",
+            Self::RefusedService { .. }
+            | Self::NoServicePort { .. }
+            | Self::ReservedPort { .. }
+            | Self::EndpointIsService { .. } => "NR",
         }
     }
 }

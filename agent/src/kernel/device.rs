@@ -1,6 +1,6 @@
 //! The veth that joins a pod to its node, and who else has a hand in it.
 
-use super::{KernelError, netlink, sys};
+use super::{KernelError, netlink, open_netns, sys};
 use aya_obj::generated::bpf_attach_type;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -12,7 +12,6 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -144,7 +143,7 @@ pub fn node_addresses() -> Result<BTreeSet<IpAddr>, KernelError> {
 
 /// The addresses of another network namespace that are more than the loopback's or a link's.
 pub fn addresses_in(netns: &Path) -> io::Result<Vec<IpAddr>> {
-    let netns = File::open(netns)?;
+    let netns = open_netns(netns)?;
     // Nobody else's thread changes places.
     let looking = thread::spawn(move || {
         setns(netns, CloneFlags::CLONE_NEWNET)?;

@@ -5,10 +5,12 @@
 
 use super::{Kernel, KernelError, Unknown, guard, netns_cookie, sys};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use socket2::{Domain, Socket, Type};
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions, metadata};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::thread;
 
@@ -62,13 +64,63 @@ pub fn netns_cookie_at(path: &Path) -> io::Result<u64> {
     netns_at(path).map(|(cookie, _)| cookie)
 }
 
+/// Opens the network namespace of a pod that a path leads to. The path is somebody else's word: what is no namespace is not
+/// opened, since to open a FIFO or a device may take for ever, and the node's own namespace is no pod's.
+///
+/// # Errors
+/// There is no such file, it is none of a namespace, or it is the namespace of this process or of the machine's first one.
+pub fn open_netns(path: &Path) -> io::Result<File> {
+    // Opens nothing, and waits for nobody.
+    let found = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open(path)?;
+    if fstatfs(&found)?.filesystem_type() != NSFS_MAGIC {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no network namespace"));
+    }
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let is_nodes = |own: &str| metadata(own).map(id).ok() == found.metadata().map(id).ok();
+    if ["/proc/self/ns/net", "/proc/1/ns/net"].into_iter().any(is_nodes) {
+        let why = "it is the network namespace of the node itself, and no pod's";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
 /// The network namespace that a path leads to, opened, and its cookie. Takes a thread for a moment.
 pub fn netns_at(path: &Path) -> io::Result<(u64, File)> {
-    let netns = File::open(path)?;
+    let netns = open_netns(path)?;
     let visit = move || {
         setns(&netns, CloneFlags::CLONE_NEWNET)?;
         Ok((netns_cookie(Socket::new(Domain::IPV4, Type::STREAM, None)?)?, netns))
     };
     let visitor = thread::Builder::new().name("netns-cookie".to_owned()).spawn(visit)?;
     visitor.join().map_err(|_| io::Error::other("the thread that looked panicked"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    // proves: SEC-3, ISO-3
+    #[test]
+    fn what_is_no_pods_network_namespace_is_not_opened() {
+        let fifo = std::env::temp_dir().join(format!("pillion-fifo-{}", std::process::id()));
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        // To open it would wait for a writer.
+        let of_fifo = open_netns(&fifo).unwrap_err();
+        std::fs::remove_file(&fifo).unwrap();
+        assert_eq!(of_fifo.to_string(), "it is no network namespace");
+        for path in ["/dev/null", "/proc/version", "/tmp"] {
+            assert_eq!(
+                open_netns(path.as_ref()).unwrap_err().to_string(),
+                "it is no network namespace",
+                "{path}"
+            );
+        }
+        assert_eq!(open_netns("/nowhere".as_ref()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        for path in ["/proc/self/ns/net", "/proc/thread-self/ns/net"] {
+            let error = open_netns(path.as_ref()).unwrap_err().to_string();
+            assert_eq!(error, "it is the network namespace of the node itself, and no pod's", "{path}");
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub use collect::{Collector, Leftovers};
 pub use device::{NoPath, PodDevice, addresses_in, node_addresses, pod_device};
 pub use error::KernelError;
 pub use events::{Denials, Events};
-pub use evidence::{NetnsLife, netns_at, netns_cookie_at};
+pub use evidence::{NetnsLife, netns_at, netns_cookie_at, open_netns};
 pub use flows::{AttestedFlow, FlowEnd, FlowTable};
 pub use guard::Unknown;
 pub use local::Counts;

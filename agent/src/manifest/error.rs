@@ -15,7 +15,7 @@ pub struct Place {
 }
 
 /// What an object was read from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// A file of a manifest directory, or the directory.
@@ -25,7 +25,7 @@ pub enum Origin {
 }
 
 /// One thing that is wrong with the objects. Its `Display` is one sentence for the person who wrote them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ManifestError {
     #[serde(flatten)]
     pub origin: Origin,
@@ -40,6 +40,15 @@ pub struct ManifestError {
 pub(super) struct Wrong {
     pub field: &'static str,
     pub message: String,
+}
+
+impl Origin {
+    /// The namespace of an object of the API server.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        let Self::Object(name) = self else { return None };
+        let (_, name) = name.split_once(' ')?;
+        name.split_once('/').map(|(namespace, _)| namespace)
+    }
 }
 
 impl ManifestError {

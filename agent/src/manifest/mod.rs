@@ -14,6 +14,7 @@ mod complaint;
 mod error;
 mod kept;
 mod last_good;
+mod limit;
 mod metadata;
 pub mod names;
 mod network_policies;

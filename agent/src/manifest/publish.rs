@@ -1,6 +1,7 @@
 //! Publishes a mesh for every state of the objects, wherever they come from, and says what is wrong with them.
 
 use super::last_good::LastGood;
+use super::limit::{limited, new_ones};
 use super::refused::{PolicyKind, Refusal};
 use super::services::CompiledServices;
 use super::{ManifestError, Object, PolicyWarnings, Settings, Sourced, snapshot};
@@ -136,7 +137,7 @@ impl Publisher {
         );
         errors.extend(wrong);
         self.put(&current, mesh);
-        self.report(errors, refused, warnings);
+        self.report(limited(errors), refused, warnings);
     }
 
     /// The mesh stays, and so does what is in force of refused policies.
@@ -194,14 +195,15 @@ impl Publisher {
     fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>, warnings: Vec<PolicyWarnings>) {
         let generation = self.mesh.borrow().generation;
         self.status.send_if_modified(|published| {
-            for error in errors.iter().filter(|error| !published.errors.contains(error)) {
-                tracing::error!("{error}");
-            }
-            for refusal in refused.iter().filter(|refusal| !published.refused.contains(refusal)) {
-                tracing::error!("{refusal}");
-            }
-            for warning in warnings.iter().filter(|warning| !published.warnings.contains(warning)) {
-                tracing::warn!("{warning}");
+            let (new_errors, errors_left_out) = new_ones(&errors, &published.errors);
+            new_errors.iter().for_each(|error| tracing::error!("{error}"));
+            let (new_refusals, refusals_left_out) = new_ones(&refused, &published.refused);
+            new_refusals.iter().for_each(|refusal| tracing::error!("{refusal}"));
+            let (new_warnings, warnings_left_out) = new_ones(&warnings, &published.warnings);
+            new_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            let left_out = errors_left_out + refusals_left_out + warnings_left_out;
+            if left_out > 0 {
+                tracing::error!(left_out, "more is wrong with objects: /config_dump says what");
             }
             published.behind_since = None;
             let watches = published.watches.clone();

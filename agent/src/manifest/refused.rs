@@ -37,7 +37,7 @@ pub struct RefusedPolicy {
 }
 
 /// A refusal, as people are told of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Refusal {
     pub kind: PolicyKind,
     pub namespace: String,
@@ -48,7 +48,7 @@ pub struct Refusal {
 }
 
 /// What is in force of a policy that is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InForce {
     /// Its last form that could be read.

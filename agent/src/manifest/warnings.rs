@@ -11,7 +11,7 @@ use std::fmt;
 const MOST: usize = 20;
 
 /// A policy that is in force, and means less than it seems to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct PolicyWarnings {
     pub kind: PolicyKind,
     pub namespace: String,

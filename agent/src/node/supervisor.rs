@@ -67,6 +67,8 @@ pub struct Supervisor {
     /// When connections that are over were last looked for.
     pub(super) collected: Option<Instant>,
     pub(super) runtime: Runtime,
+    /// Captured pods that run, and of which the container runtime says nothing; since when.
+    pub(super) unplaced: BTreeMap<PodName, Instant>,
     pub(super) rules_of_policies: RulesOfPolicies,
 }
 
@@ -153,6 +155,7 @@ impl Supervisor {
             probes_failing: None,
             collected: None,
             runtime,
+            unplaced: BTreeMap::new(),
             rules_of_policies: RulesOfPolicies::default(),
         };
         (supervisor, inbox)
@@ -165,8 +168,14 @@ impl Supervisor {
         if mesh.generation == 0 {
             return;
         }
+        let captured = || mesh.captured_on(&self.config.node);
         let wanted: Vec<Arc<Workload>> =
-            mesh.captured_on(&self.config.node).filter_map(|workload| self.runtime.place(workload)).collect();
+            captured().filter_map(|workload| self.runtime.place(workload)).collect();
+        // One without an address does not run yet, and one that terminates may have ended.
+        let runs = |pod: &&Arc<Workload>| !pod.addresses.is_empty() && !pod.terminating;
+        let unplaced = captured().filter(runs).filter(|pod| self.runtime.place(pod).is_none());
+        let since = |name: &PodName| self.unplaced.get(name).copied().unwrap_or_else(Instant::now);
+        self.unplaced = unplaced.map(|pod| (pod.name.clone(), since(&pod.name))).collect();
         self.depart(&mesh, &wanted);
         for workload in &wanted {
             self.want(workload);

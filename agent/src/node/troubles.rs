@@ -4,11 +4,12 @@ use super::authority::date;
 use super::ledger::Entry;
 use super::netns::Leads;
 use super::pod::{Fault, State};
+use super::runtime::Link;
 use super::supervisor::Supervisor;
 use crate::cluster::stands_still;
 use crate::mesh::{PodName, Workload};
 use serde::Serialize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 /// Something that is not as it should be.
@@ -37,6 +38,9 @@ pub const REASONS: [&str; 12] = [
     "watch",
     "mesh_behind",
 ];
+
+/// A pod's object may have addresses this long before the container runtime has told of the pod.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A pod, or the namespace of one, that is still there and that nobody speaks of.
 #[derive(Debug, Serialize)]
@@ -85,6 +89,16 @@ impl Supervisor {
             }
             for excess in &pod.excesses {
                 add("over_share", false, format!("pod {name}: {excess}"));
+            }
+        }
+        if matches!(self.runtime.link, Link::There(_)) {
+            let is_late = |since: &Instant| since.elapsed() >= RUNTIME_PATIENCE;
+            for (name, _) in self.unplaced.iter().filter(|(_, since)| is_late(since)) {
+                let detail = format!(
+                    "pod {name}, whose connections are neither captured nor refused: its object says that it runs here, and the \
+                     container runtime says nothing of its sandbox"
+                );
+                add("pod_plain", true, detail);
             }
         }
         for orphan in self.orphans() {

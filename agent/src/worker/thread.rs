@@ -11,7 +11,7 @@ use super::{
     Command, Entered, Ready, Settings, StartError, WorkerError, acceptor, buffers, sample, service, tasks,
 };
 use crate::hbone;
-use crate::kernel::{SocketTable, netns_cookie, pod_device};
+use crate::kernel::{SocketTable, netns_cookie, open_netns, pod_device};
 use crate::mesh::{Mesh, Workload};
 use crate::tally::Tally;
 use crate::telemetry::{AccessLog, WorkerMetrics};
@@ -103,7 +103,7 @@ fn fail(started: Started, netns_cookie: Option<u64>, error: WorkerError) {
 /// Moves this thread into the pod's network namespace, and learns its cookie and its device.
 fn enter(path: &Path, addresses: &[IpAddr]) -> Result<(Ready, File), WorkerError> {
     let error = |source: io::Error| WorkerError::Netns { path: path.to_owned(), source };
-    let netns = File::open(path).map_err(error)?;
+    let netns = open_netns(path).map_err(error)?;
     setns(&netns, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(error)?;
     let netns_cookie = netns_cookie(&socket).map_err(error)?;

@@ -1,5 +1,6 @@
 //! A container runtime that is none: it says by CRI of the bed's pods what a runtime would say, or what a broken one would.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,8 @@ pub struct FakeRuntime {
 struct State {
     mood: Mood,
     sandboxes: Vec<Sandbox>,
+    /// The ids of those whose status is never told.
+    silent: BTreeSet<String>,
     /// How many calls came under this mood.
     calls: usize,
 }
@@ -61,7 +64,12 @@ struct Sandbox {
 impl FakeRuntime {
     /// Listens at this socket, has no sandbox, and is well.
     pub fn start(socket: &Path) -> Result<Self> {
-        let state = Arc::new(Mutex::new(State { mood: Mood::Well, sandboxes: Vec::new(), calls: 0 }));
+        let state = Arc::new(Mutex::new(State {
+            mood: Mood::Well,
+            sandboxes: Vec::new(),
+            silent: BTreeSet::new(),
+            calls: 0,
+        }));
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
@@ -98,7 +106,7 @@ impl FakeRuntime {
     /// The same with the pod's network namespace at this path.
     pub fn add_at(&self, pod: &Pod, uid: &str, netns: PathBuf) {
         let sandbox = Sandbox {
-            id: format!("{:0>64}", uid.replace('-', "")),
+            id: id_of(uid),
             namespace: pod.namespace().to_owned(),
             name: pod.name().to_owned(),
             uid: uid.to_owned(),
@@ -106,6 +114,14 @@ impl FakeRuntime {
             ips: pod.addresses().iter().map(ToString::to_string).collect(),
         };
         self.state.lock().expect("no holder panics").sandboxes.push(sandbox);
+    }
+
+    /// Whether the runtime lists the pod's sandbox, and never answers what it is asked of it.
+    pub fn set_silent_of(&self, pod: &Pod, is_silent: bool) -> Result<()> {
+        let id = id_of(&pod.uid()?);
+        let mut state = self.state.lock().expect("no holder panics");
+        let _ = if is_silent { state.silent.insert(id) } else { state.silent.remove(&id) };
+        Ok(())
     }
 
     pub fn set_mood(&self, mood: Mood) {
@@ -117,6 +133,10 @@ impl FakeRuntime {
     pub fn calls(&self) -> usize {
         self.state.lock().expect("no holder panics").calls
     }
+}
+
+fn id_of(uid: &str) -> String {
+    format!("{:0>64}", uid.replace('-', ""))
 }
 
 async fn listen(listener: UnixListener, state: Arc<Mutex<State>>) {
@@ -159,9 +179,16 @@ async fn answer(
     while let Some(data) = incoming.data().await {
         body.extend_from_slice(&data.ok()?);
     }
-    let sandboxes = state.lock().expect("no holder panics").sandboxes.clone();
+    let (sandboxes, silent) = {
+        let state = state.lock().expect("no holder panics");
+        (state.sandboxes.clone(), state.silent.clone())
+    };
     // A frame's head is five bytes.
-    let said = say(mood, &method, body.get(5..)?, &sandboxes);
+    let asked = body.get(5..)?;
+    if method == "PodSandboxStatus" && silent.contains(&SandboxId::decode(asked).ok()?.pod_sandbox_id) {
+        return pending().await;
+    }
+    let said = say(mood, &method, asked, &sandboxes);
     let head = || Response::builder().header("content-type", "application/grpc");
     match said {
         Ok(message) => {

@@ -81,3 +81,29 @@ fn a_pod_whose_object_is_deleted_by_force_stays_captured_while_the_runtime_has_i
     let healed = day.wait_well(mended).unwrap();
     day.end(healed).unwrap();
 }
+
+// proves: SEC-3, OPS-3
+#[test]
+fn a_sandbox_of_which_the_runtime_says_nothing_keeps_no_other_pod_plain_and_the_node_is_not_ready() {
+    let (day, runtime) = begin("container runtime silent of one sandbox");
+    let pod = |name: &str| day.node().pod(name).captured().known_to_a_runtime().create().unwrap();
+    let (silent, later) = (pod("silent"), pod("later"));
+    runtime.set_silent_of(&silent, true).unwrap();
+    runtime.add(&silent).unwrap();
+    let asked_before = runtime.calls();
+    let asked = || Ok((runtime.calls() > asked_before + 4).then_some(()));
+    wait::until("the agent to ask the runtime", SECONDS_10, asked).unwrap();
+    runtime.add(&later).unwrap();
+    day.near.wait_serving(&later).unwrap();
+    let names_it =
+        |why: &str| why.contains("pod default/silent, whose connections are neither captured nor refused");
+    day.near.wait_not_ready("the pod that is plain", names_it).unwrap();
+    // A next agent as well.
+    day.near.kill().unwrap();
+    day.near.begin_restart().unwrap();
+    day.wait_up_or_ended().unwrap();
+    day.near.wait_serving(&later).unwrap();
+    runtime.set_silent_of(&silent, false).unwrap();
+    day.near.wait_serving(&silent).unwrap();
+    day.near.wait_ready().unwrap();
+}
