@@ -58,11 +58,12 @@ pub(super) struct Strangers {
 }
 
 impl Budgets {
-    pub fn of(node: &Descriptors, metrics: &Arc<WorkerMetrics>) -> Self {
+    /// Of a pod of this namespace.
+    pub fn of(node: &Descriptors, namespace: &str, metrics: &Arc<WorkerMetrics>) -> Self {
         Self {
-            handshakes: Rc::new(Handshakes::new(node.handshakes(metrics))),
-            inbound: node.inbound(metrics),
-            outbound: node.outbound(metrics),
+            handshakes: Rc::new(Handshakes::new(node.handshakes(namespace, metrics))),
+            inbound: node.inbound(namespace, metrics),
+            outbound: node.outbound(namespace, metrics),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address:
     };
     context.metrics.handshake(HandshakeRole::Server, "ok");
     // Taken before the handshake's place is given back.
-    let Ok(_permit) = context.budgets.inbound.take(address.ip()) else { return };
+    let Ok(_permit) = context.budgets.inbound.take(&peer.identity) else { return };
     drop(opening);
     serve(context, server, peer, proof).await;
 }
@@ -149,7 +149,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
         return Record::failed(&context, &began, &parties, "DENY", &judgement.verdict.to_string());
     }
     drop(mesh);
-    let _permit = match context.budgets.inbound.take(peer.address.ip()) {
+    let _permit = match context.budgets.inbound.take(&peer.identity) {
         Ok(permit) => permit,
         Err(e) => {
             request.refuse(StatusCode::SERVICE_UNAVAILABLE);

@@ -134,7 +134,7 @@ async fn work(
     let metrics = spec.metrics;
     let name = spec.workload.name.clone();
     let own = Rc::new(RefCell::new(spec.workload));
-    let budgets = Budgets::of(&spec.settings.descriptors, &metrics);
+    let budgets = Budgets::of(&spec.settings.descriptors, &name.namespace, &metrics);
     let dialer = Rc::new(Dialer::new(spec.sockets, spec.settings, own.clone()));
     let context = Rc::new(Context {
         name,
