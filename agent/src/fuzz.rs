@@ -84,7 +84,7 @@ fn hbone_server(bytes: &[u8]) {
     run(async {
         let (near, far) = duplex(1 << 16);
         let served = async {
-            let Ok(mut server) = Server::handshake(far).await else { return };
+            let Ok(mut server) = Server::handshake(far, "peer").await else { return };
             let mut is_accepted = false;
             while let Some(Ok(request)) = server.next().await {
                 is_accepted = !is_accepted;

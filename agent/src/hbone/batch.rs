@@ -8,12 +8,13 @@
 //! of 11 bytes is 2.5 KiB to it. And whoever else has something to do on this thread has its turn in between.
 
 use super::frames::Frames;
+use super::ledger::Account;
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -30,6 +31,41 @@ struct Inner<T> {
     spare: BytesMut,
     /// The peer takes nothing off the wire: the streams on which something was read meanwhile.
     blocked: Option<HashSet<u32>>,
+    /// What the connection holds besides its streams.
+    account: Rc<Account>,
+    tenant: Tenant,
+}
+
+/// Whose connection it is; those of one tenant know how many they are.
+struct Tenant {
+    name: Rc<str>,
+    connections: Rc<()>,
+}
+
+thread_local! {
+    /// By tenant: each of its connections holds one reference.
+    static TENANTS: RefCell<HashMap<Rc<str>, Weak<()>>> = RefCell::default();
+}
+
+impl Tenant {
+    fn of(name: &str) -> Self {
+        TENANTS.with_borrow_mut(|tenants| {
+            if let Some((name, connections)) = tenants.get_key_value(name)
+                && let Some(connections) = connections.upgrade()
+            {
+                return Self { name: name.clone(), connections };
+            }
+            tenants.retain(|_, connections| connections.strong_count() > 0);
+            let tenant = Self { name: name.into(), connections: Rc::new(()) };
+            tenants.insert(tenant.name.clone(), Rc::downgrade(&tenant.connections));
+            tenant
+        })
+    }
+
+    /// One connection's part of what all of the tenant's have, and one at the least.
+    fn part_of(&self, all: usize) -> usize {
+        (all / Rc::strong_count(&self.connections)).max(1)
+    }
 }
 
 /// How much the engine may still read. See [`Batched::renew_read_budget`].
@@ -45,7 +81,13 @@ struct ReadBudget {
 /// Bytes that the engine may read between two renewals: the largest read of a TLS stream, twice.
 const READ_BUDGET: usize = 256 * 1024;
 
-/// Frames that the engine may read between two renewals. What it makes of so many small ones is less than what it makes of the
+/// What may wait in a TLS stream whose peer takes nothing off the wire (`tls/outgoing.rs`), and in the engine.
+const WHILE_BLOCKED: usize = 128 * 1024;
+
+/// A frame of which less has arrived is not counted: most frames that are cut by a read end with the next one.
+const WORTH_COUNTING: usize = 1024;
+
+/// Frames that the engine may read between two renewals, on all connections of a tenant. What it makes of so many small ones is less than what it makes of the
 /// bytes, and handling them takes a few milliseconds.
 pub(super) const FRAMES_A_TURN: usize = 256;
 
@@ -55,28 +97,42 @@ pub(super) const FRAMES_A_TURN: usize = 256;
 const STREAMS_WHILE_BLOCKED: usize = 4096;
 
 impl ReadBudget {
-    const FULL: Self = Self {
-        bytes_left: READ_BUDGET,
-        frames_left: FRAMES_A_TURN,
-        is_read_put_off: false,
-        is_held_back: false,
-    };
+    fn of(tenant: &Tenant) -> Self {
+        let frames_left = tenant.part_of(FRAMES_A_TURN);
+        Self { bytes_left: READ_BUDGET, frames_left, is_read_put_off: false, is_held_back: false }
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
     /// A connection on which the engine may read [`READ_BUDGET`] bytes and [`FRAMES_A_TURN`] frames, until its owner renews the
     /// budget. The peer's frames follow `preface` bytes.
-    pub fn new(io: T, preface: usize) -> Self {
-        let (budget, frames, spare) = (ReadBudget::FULL, Frames::after(preface), BytesMut::new());
-        Self(Rc::new(RefCell::new(Inner { io, failed: None, budget, frames, spare, blocked: None })))
+    pub fn new(io: T, preface: usize, tenant: &str) -> Self {
+        let tenant = Tenant::of(tenant);
+        let (budget, frames, spare) = (ReadBudget::of(&tenant), Frames::after(preface), BytesMut::new());
+        let account = Account::open(&tenant.name);
+        let (failed, blocked) = (None, None);
+        Self(Rc::new(RefCell::new(Inner { io, failed, budget, frames, spare, blocked, account, tenant })))
+    }
+
+    pub fn account(&self) -> Rc<Account> {
+        self.0.borrow().account.clone()
+    }
+
+    pub fn tenant(&self) -> Rc<str> {
+        self.0.borrow().tenant.name.clone()
+    }
+
+    /// This connection's part of what all connections of its tenant have in a turn, and one at the least.
+    pub fn part_of(&self, all: usize) -> usize {
+        self.0.borrow().tenant.part_of(all)
     }
 
     /// The owner has taken all that was read: the engine may read on. Wakes the task if a read was put off. Says whether
     /// anything was read since the last time.
     pub fn renew_read_budget(&self, cx: &mut Context<'_>) -> bool {
-        let budget = &mut self.0.borrow_mut().budget;
+        let Inner { budget, tenant, .. } = &mut *self.0.borrow_mut();
         let is_held_back = budget.is_held_back;
-        let before = std::mem::replace(budget, ReadBudget { is_held_back, ..ReadBudget::FULL });
+        let before = std::mem::replace(budget, ReadBudget { is_held_back, ..ReadBudget::of(tenant) });
         if before.is_read_put_off {
             cx.waker().wake_by_ref();
         }
@@ -154,6 +210,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
             spare.extend_from_slice(&read[bytes..]);
         }
         buf.set_filled(before + bytes);
+        if begun > 0 {
+            inner.account.was_read();
+        }
+        let cut = frames.arrived();
+        inner.account.set_incoming(if cut < WORTH_COUNTING { 0 } else { cut });
         budget.bytes_left = budget.bytes_left.saturating_sub(bytes);
         budget.frames_left -= begun;
         Poll::Ready(Ok(()))
@@ -163,11 +224,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batched<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Batched<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.with(|io| io.poll_write(cx, buf));
-        let Inner { blocked, budget, .. } = &mut *self.0.borrow_mut();
+        let Inner { blocked, budget, account, .. } = &mut *self.0.borrow_mut();
         if written.is_pending() {
+            if blocked.is_none() {
+                account.add_outgoing(WHILE_BLOCKED);
+            }
             blocked.get_or_insert_default();
         } else {
-            *blocked = None;
+            if blocked.take().is_some() {
+                account.was_sent(WHILE_BLOCKED);
+            }
             if std::mem::take(&mut budget.is_held_back) {
                 cx.waker().wake_by_ref();
             }

@@ -37,6 +37,7 @@ pub struct Client {
     /// Why the connection broke. Its streams are told no more than that it did.
     broke: Rc<OnceCell<String>>,
     shared: Shared,
+    tenant: Rc<str>,
 }
 
 /// Moves a connection's bytes; spawned by whoever made it. Aborting it cuts the connection and its streams.
@@ -45,6 +46,8 @@ pub struct Driver<T> {
     io: Batched<T>,
     broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
+    /// Resolves when the connection has to end for want of memory.
+    evicted: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 /// Why a stream did not open.
@@ -71,8 +74,12 @@ pub enum OpenError {
 
 impl Client {
     /// Speaks HTTP/2's opening over a finished TLS handshake.
-    pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Result<(Self, Driver<T>), h2::Error> {
-        let io = Batched::new(io, 0);
+    /// `tenant` is the peer's namespace, or its address.
+    pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
+        io: T,
+        tenant: &str,
+    ) -> Result<(Self, Driver<T>), h2::Error> {
+        let io = Batched::new(io, 0, tenant);
         let (send, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(INITIAL_WINDOW)
@@ -91,9 +98,12 @@ impl Client {
             send,
             streams: Tally::default(),
             broke: broke.clone(),
+            tenant: io.tenant(),
             shared: Shared { tuner: tuner.clone(), load: Rc::new(Load::default()) },
         };
-        Ok((client, Driver { connection, io, broke, tuner }))
+        let account = io.account();
+        let evicted = Box::pin(async move { account.evicted().await });
+        Ok((client, Driver { connection, io, broke, tuner, evicted }))
     }
 
     /// Whether one more stream may open here; the peer's own limit counts too.
@@ -154,7 +164,7 @@ impl Client {
         let mut send = self.send.clone().ready().await.map_err(before_sent)?;
         let (response, mut outgoing) =
             send.send_request(request(target, source)?, false).map_err(before_sent)?;
-        let account = Account::open();
+        let account = Account::open(&self.tenant);
         let mut response = pin!(response);
         let answered = async {
             tokio::select! {
@@ -225,6 +235,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if this.evicted.as_mut().poll(cx).is_ready() {
+            let e = h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM);
+            let _ = this.broke.set("what the connection holds is more than memory has room for".to_owned());
+            return Poll::Ready(Err(e));
+        }
         // Fails only while an earlier change is not acknowledged.
         this.tuner.poll(cx, |window| this.connection.set_initial_window_size(window).is_ok());
         let polled = this.io.poll(cx, |cx| Pin::new(&mut this.connection).poll(cx));

@@ -10,12 +10,19 @@ pub(super) struct Frames {
     rest: usize,
     /// The stream of the present frame, as far as it is known.
     stream: u32,
+    /// Bytes that follow the present frame's header, and have arrived.
+    arrived: usize,
 }
 
 impl Frames {
     /// Of a direction that begins with `preface` bytes that are no frames.
     pub fn after(preface: usize) -> Self {
-        Self { known: HEADER, rest: preface, stream: 0 }
+        Self { known: HEADER, rest: preface, stream: 0, arrived: 0 }
+    }
+
+    /// Bytes of a frame that has begun and has not come to its end.
+    pub fn arrived(&self) -> usize {
+        if self.known == HEADER && self.rest > 0 { self.arrived } else { 0 }
     }
 
     /// Follows `bytes` to their end, or to the end of the frame after which `limit` frames have begun: how many bytes that are,
@@ -27,6 +34,7 @@ impl Frames {
                 let step = self.rest.min(bytes.len() - at);
                 at += step;
                 self.rest -= step;
+                self.arrived += step;
                 if self.rest > 0 {
                     break;
                 }
@@ -34,7 +42,7 @@ impl Frames {
                     break;
                 }
                 if at < bytes.len() {
-                    self.known = 0;
+                    (self.known, self.arrived) = (0, 0);
                     begun += 1;
                 }
             } else {
@@ -83,6 +91,18 @@ mod tests {
             assert_eq!(begun, lengths.len(), "in pieces of {size}");
             assert_eq!(streams, lengths.map(u32::from), "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn what_has_arrived_of_a_frame_is_known_until_it_ends() {
+        let mut frames = Frames::after(0);
+        let bytes = frame(5000);
+        frames.pass(&bytes[..HEADER + 4999], usize::MAX, drop);
+        assert_eq!(frames.arrived(), 4999);
+        frames.pass(&bytes[HEADER + 4999..], usize::MAX, drop);
+        assert_eq!(frames.arrived(), 0);
+        frames.pass(&frame(10)[..HEADER + 3], usize::MAX, drop);
+        assert_eq!(frames.arrived(), 3);
     }
 
     #[test]

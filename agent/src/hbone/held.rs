@@ -97,7 +97,7 @@ mod tests {
     // proves: ISO-1
     #[test]
     fn small_frames_are_joined_in_order_and_counted_until_they_are_given_up() {
-        let mut held = Held::new(Account::open());
+        let mut held = Held::new(Account::open(&"peer".into()));
         for byte in 0..=99 {
             held.push(Bytes::from(vec![byte]));
         }

@@ -17,12 +17,13 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-/// The most that all streams of a pod may hold. Twice the largest window, so that one stream on a long fat path has all that it
-/// needs.
-const POD_BUDGET: usize = 256 << 20;
+/// The most that all streams of a pod may hold. Three times the largest window, so that one stream on a long fat path has all that
+/// it needs.
+const POD_BUDGET: usize = 192 << 20;
 
-/// The same of all pods of the node: half of the memory that the chart gives the agent.
-const NODE_BUDGET: usize = 512 << 20;
+/// The same of all pods of the node: three eighths of the memory that the chart gives the agent. What connections cost beside
+/// that is bounded by their descriptors (`worker/budget.rs`).
+const NODE_BUDGET: usize = 384 << 20;
 
 /// A stream that holds less is reset only where larger ones are not enough: there is little to be had from it.
 const SMALL: usize = 16 * 1024;
@@ -79,6 +80,8 @@ struct Pod {
 /// What one stream or plain connection holds, in both directions.
 pub struct Account {
     pod: Rc<Pod>,
+    /// Whose it is: the namespace of the peer, which is the tenant's who decides how many there are.
+    tenant: Rc<str>,
     id: u64,
     /// Received, and not passed on by the reader.
     incoming: Side,
@@ -118,7 +121,7 @@ pub fn held_by_pod() -> usize {
     POD.with_borrow(|pod| pod.held())
 }
 
-/// Bytes that the streams of a pod may hold: 256 MiB, but no more than a quarter of the memory that the process may have.
+/// Bytes that the streams of a pod may hold: 192 MiB, but no more than three sixteenths of the memory that the process may have.
 pub fn pod_budget() -> usize {
     POD.with_borrow(|pod| pod.node.pod_budget)
 }
@@ -141,7 +144,7 @@ pub async fn keep_to_budget() {
 impl Node {
     /// Of a process that may use `memory` bytes.
     fn of(memory: usize) -> Self {
-        let budget = NODE_BUDGET.min(memory / 2);
+        let budget = NODE_BUDGET.min(memory / 8 * 3);
         Self {
             budget,
             pod_budget: POD_BUDGET.min(budget / 2),
@@ -229,32 +232,57 @@ impl Pod {
         self.events.get()
     }
 
-    /// Has streams reset until no more than `rest` bytes are held: those whose bytes nobody took for the longest time.
+    /// Has streams reset until no more than `rest` bytes are held: of the tenants that hold most, so that none holds more than the
+    /// others after it; of each those whose bytes nobody took for the longest time.
     fn evict(&self, rest: usize) {
         let now = Instant::now();
         let accounts = self.accounts.borrow();
-        let mut holding: Vec<_> =
-            accounts.values().filter_map(Weak::upgrade).filter(|a| a.held() > 0).collect();
+        let mut by_tenant: HashMap<Rc<str>, (usize, Vec<Rc<Account>>)> = HashMap::new();
+        for account in accounts.values().filter_map(Weak::upgrade).filter(|account| account.held() > 0) {
+            let (held, of_tenant) = by_tenant.entry(account.tenant.clone()).or_default();
+            *held += account.held();
+            of_tenant.push(account);
+        }
         drop(accounts);
-        holding
-            .sort_by_cached_key(|account| (account.held() < SMALL, account.is_fresh(now), account.since()));
-        for account in holding {
-            if self.held() <= rest {
-                break;
+        let most = most_of_each(by_tenant.values().map(|(held, _)| *held).collect(), rest);
+        for (mut held, mut of_tenant) in by_tenant.into_values().filter(|(held, _)| *held > most) {
+            of_tenant.sort_by_cached_key(|account| {
+                (account.held() < SMALL, account.is_fresh(now), account.since())
+            });
+            for account in of_tenant {
+                if held <= most {
+                    break;
+                }
+                held -= account.held();
+                account.evict();
             }
-            account.evict();
         }
     }
 }
 
+/// The most that each may hold, so that all hold no more than `rest` together: who holds less keeps it.
+fn most_of_each(mut held: Vec<usize>, rest: usize) -> usize {
+    held.sort_unstable();
+    let (mut rest, mut others) = (rest, held.len());
+    for of_one in held {
+        if of_one > rest / others {
+            return rest / others;
+        }
+        rest -= of_one;
+        others -= 1;
+    }
+    usize::MAX
+}
+
 impl Account {
-    /// A stream's account with this thread's pod.
-    pub fn open() -> Rc<Self> {
+    /// A stream's or a connection's account with this thread's pod. `tenant` is the peer's namespace.
+    pub fn open(tenant: &Rc<str>) -> Rc<Self> {
         let pod = POD.with_borrow(Rc::clone);
         let id = pod.last.get() + 1;
         pod.last.set(id);
         let account = Rc::new(Self {
             pod: pod.clone(),
+            tenant: tenant.clone(),
             id,
             incoming: Side::default(),
             outgoing: Side::default(),

@@ -1,6 +1,7 @@
 //! The accepting side: CONNECT requests of one peer's connection.
 
 use super::batch::Batched;
+use super::forwarded::parse_forwarded;
 use super::held::Held;
 use super::ledger::Account;
 use super::load::Load;
@@ -13,8 +14,9 @@ use super::{
 };
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Response, StatusCode, header, request};
+use http::{Method, Response, StatusCode, header};
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -22,6 +24,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a client says before its first frame, in bytes (RFC 9113 §3.4).
 const PREFACE: usize = 24;
+
+/// Requests of a tenant that are taken in a turn of the loop: each costs some 0.2 ms, until it is refused or its app is dialled.
+const REQUESTS_A_TURN: usize = 32;
 
 /// A peer's connection. [`next`](Self::next) has to be awaited for anything on it to move.
 pub struct Server<T> {
@@ -32,7 +37,12 @@ pub struct Server<T> {
 
 /// A peer's wish for a connection. It is answered once, by [`accept`](Self::accept) or [`refuse`](Self::refuse).
 pub struct Request {
-    pub head: request::Parts,
+    pub method: Method,
+    /// Where the peer wants to connect to; empty when it did not say.
+    authority: String,
+    /// On whose behalf, as the peer says; the rest of the head is not kept, since it costs more than it looks.
+    pub forwarded: Option<SocketAddr>,
+    peer: Peer,
     body: RecvStream,
     respond: SendResponse<Sending>,
     shared: Shared,
@@ -53,8 +63,10 @@ pub enum Gone {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
-    pub async fn handshake(io: T) -> Result<Self, h2::Error> {
-        let io = Batched::new(io, PREFACE);
+    /// Speaks HTTP/2's opening over a finished TLS handshake. `tenant` is the peer's namespace: connections of one tenant share what
+    /// a turn of the loop has for it, and are counted together where memory is short.
+    pub async fn handshake(io: T, tenant: &str) -> Result<Self, h2::Error> {
+        let io = Batched::new(io, PREFACE, tenant);
         let mut handshake = h2::server::Builder::new()
             .initial_window_size(INITIAL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -101,10 +113,34 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         .map(|accepted| {
             let (request, respond) = accepted?;
             let (head, body) = request.into_parts();
-            let account = Account::open();
+            let forwarded = head.headers.get(header::FORWARDED).and_then(|value| value.to_str().ok());
+            let account = Account::open(&self.io.tenant());
             let held = Held::new(account.clone());
-            Ok(Request { head, body, respond, shared: self.shared.clone(), account, held, has_ended: false })
+            Ok(Request {
+                forwarded: forwarded.and_then(parse_forwarded),
+                peer: Peer::of(&head.headers, header::USER_AGENT),
+                authority: head.uri.authority().map_or_else(String::new, ToString::to_string),
+                method: head.method,
+                body,
+                respond,
+                shared: self.shared.clone(),
+                account,
+                held,
+                has_ended: false,
+            })
         })
+    }
+
+    /// Requests that may be taken before others on this thread have their turn.
+    pub fn requests_a_turn(&self) -> usize {
+        self.io.part_of(REQUESTS_A_TURN)
+    }
+
+    /// Resolves when the connection has to end, because what it holds itself is more than memory has room for: a frame that does not
+    /// come to its end, or what its peer does not take.
+    pub fn evicted(&self) -> impl Future<Output = ()> + use<T> {
+        let account = self.io.account();
+        async move { account.evicted().await }
     }
 
     /// Sends GOAWAY: the peer opens no more streams here, those that are open go on.
@@ -116,12 +152,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
 impl Request {
     /// Where the peer wants to connect to; empty when it did not say.
     pub fn authority(&self) -> &str {
-        self.head.uri.authority().map_or("", |authority| authority.as_str())
+        &self.authority
     }
 
     /// Answers 200: from here on the stream is the connection.
     pub fn accept(mut self) -> Result<Stream, h2::Error> {
-        let peer = Peer::of(&self.head.headers, header::USER_AGENT);
+        let peer = self.peer;
         let mut response = status(StatusCode::OK);
         response.headers_mut().insert(header::SERVER, PRODUCT);
         let outgoing = self.respond.send_response(response, false)?;

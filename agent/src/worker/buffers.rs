@@ -28,6 +28,8 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const SLICE: usize = 128;
 
 thread_local! {
+    /// The tenant of plain connections.
+    static OUTSIDE: Rc<str> = "".into();
     static RELAYS: Relays = Relays::default();
 }
 
@@ -64,7 +66,7 @@ impl Buffers {
 
     /// Of a connection between an app and a plain one.
     pub fn of_plain(app: &TcpStream, far: &TcpStream) -> Self {
-        Self::watch(app, Some(far), Account::open())
+        Self::watch(app, Some(far), Account::open(&OUTSIDE.with(Rc::clone)))
     }
 
     fn watch(app: &TcpStream, far: Option<&TcpStream>, account: Rc<Account>) -> Self {

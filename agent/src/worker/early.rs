@@ -33,7 +33,8 @@ impl<'a> Early<'a> {
             match read_now(&mut self.app, EARLY).await {
                 // A FIN. The relay will see it, too.
                 Some(Ok(bytes)) if bytes.is_empty() => pending().await,
-                Some(Ok(bytes)) => self.bytes = bytes,
+                // A copy: a piece of the shared buffer would keep all of it.
+                Some(Ok(bytes)) => self.bytes = Bytes::copy_from_slice(&bytes),
                 Some(Err(e)) => return Err(e),
                 None => {}
             }

@@ -10,16 +10,17 @@ use super::revocation::peer_revoked;
 use super::socket::reset_on_drop;
 use super::tasks;
 use crate::decide::{self, Connection, inbound, judge, presented};
-use crate::hbone::{self, Gone, Request, Server, parse_forwarded};
+use crate::hbone::{self, Gone, Request, Server};
 use crate::mesh::SpiffeId;
 use crate::telemetry::{AuthorizationLog, ConnectionSecurity, Direction, HandshakeRole, Parties};
 use crate::tls::{self, PeerRole, explain, peer_chain, peer_identity};
-use http::{StatusCode, header};
+use http::StatusCode;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 /// Who is on the other side, and which of the pod's addresses it chose.
 #[derive(Clone)]
@@ -45,7 +46,7 @@ pub(super) async fn connection(context: Rc<Context>, stream: TcpStream, address:
     };
     context.metrics.handshake(HandshakeRole::Server, "ok");
     // Taken before the handshake's place is given back.
-    let Ok(_permit) = context.budgets.inbound.take(&peer.identity) else { return };
+    let Ok(_permit) = context.budgets.inbound.take_connection(&peer.identity) else { return };
     drop(opening);
     serve(context, server, peer, proof).await;
 }
@@ -71,7 +72,7 @@ async fn handshake(
     let tls = tls::accept(config, stream).await.map_err(|e| explain(&e))?;
     let identity = peer_identity(tls.common()).ok_or("the peer showed no identity")?;
     let proof = before.proof(peer_chain(tls.common()), PeerRole::Client);
-    let server = Server::handshake(tls).await.map_err(|e| e.to_string())?;
+    let server = Server::handshake(tls, identity.namespace()).await.map_err(|e| e.to_string())?;
     Ok((server, Peer { address, identity, local }, proof))
 }
 
@@ -79,9 +80,20 @@ async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof:
     let mut go_away = context.go_away.subscribe();
     let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, proof.peer()));
     let (mut over, mut is_over) = (pin!(proof.over()), false);
+    let (mut evicted, mut taken) = (pin!(server.evicted()), 0);
     loop {
+        // Others have their turn, whatever the number of requests that were read.
+        if taken >= server.requests_a_turn() {
+            taken = 0;
+            yield_now().await;
+        }
         tokio::select! {
             () = &mut revoked => return,
+            () = &mut evicted => {
+                context.metrics.budget_refused("memory");
+                tracing::debug!(pod = %context.name, peer = %peer.address, "a connection was ended: memory is short, and it held some that stood still");
+                return;
+            }
             why = &mut over, if !is_over => {
                 tracing::debug!(pod = %context.name, peer = %peer.address, "a connection takes no more streams: {why}");
                 is_over = true;
@@ -95,6 +107,7 @@ async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof:
                     request.turn_away();
                 }
                 Some(Ok(request)) => {
+                    taken += 1;
                     tasks::spawn(stream(context.clone(), request, peer.clone()));
                 }
                 Some(Err(e)) => {
@@ -110,7 +123,7 @@ async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof:
 
 async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
     let _open = context.open.add();
-    let target = match inbound(peer.local, &request.head.method, request.authority()) {
+    let target = match inbound(peer.local, &request.method, request.authority()) {
         Ok(target) => target,
         Err(e) => {
             if let Some(left_out) = context.strangers.requests.next() {
@@ -190,8 +203,7 @@ async fn stream(context: Rc<Context>, mut request: Request, peer: Peer) {
 
 /// The client as the app is to see it.
 fn client_address(request: &Request, peer: &Peer) -> SocketAddr {
-    let named = request.head.headers.get(header::FORWARDED).and_then(|value| value.to_str().ok());
-    presented(named.and_then(parse_forwarded), peer.address)
+    presented(request.forwarded, peer.address)
 }
 
 fn refusal(error: &DialError) -> StatusCode {

@@ -336,8 +336,9 @@ impl Peer {
         means.metrics.handshake(HandshakeRole::Client, if result.is_ok() { "ok" } else { "failed" });
         let tls = result?;
         let proof = Rc::new(before.proof(tls::peer_chain(tls.common()), PeerRole::Server));
-        let (client, driver) =
-            Client::handshake(tls).await.map_err(|source| PeerError::Http2 { address, source })?;
+        let (client, driver) = Client::handshake(tls, key.identity.namespace())
+            .await
+            .map_err(|source| PeerError::Http2 { address, source })?;
         let guard = client.reserve();
         let peer = Rc::downgrade(self);
         let (identity, expected, proven) = (means.identity.clone(), key.identity.clone(), proof.clone());

@@ -1,5 +1,6 @@
 //! Peers that send more frames than anybody needs, or do not keep to the protocol.
 
+use super::super::ledger::{held_by_pod, pod_budget, with_memory};
 use super::super::{Client, FRAMES_A_TURN, Server};
 use super::memory::frame;
 use super::{local, wire};
@@ -26,7 +27,7 @@ fn opening() -> Vec<u8> {
 async fn flooded(words: Vec<u8>) -> (DuplexStream, Server<DuplexStream>) {
     let (mut near, far) = duplex(words.len().max(1 << 16));
     near.write_all(&words).await.unwrap();
-    (near, Server::handshake(far).await.unwrap())
+    (near, Server::handshake(far, "peer").await.unwrap())
 }
 
 /// All of it is there at once: what the engine makes of it at a time is bounded, and nobody is given a request that nobody waits
@@ -97,7 +98,7 @@ async fn a_peer_that_asks_and_never_listens_is_not_listened_to() {
         let (mut listen, mut say) = tokio::io::split(near);
         let saying = spawn_local(async move { say.write_all(&words).await.unwrap() });
         spawn_local(async move {
-            let mut server = Server::handshake(far).await.unwrap();
+            let mut server = Server::handshake(far, "peer").await.unwrap();
             let _request = server.next().await.unwrap().unwrap();
             server.next().await;
         });
@@ -149,13 +150,13 @@ async fn a_peer_that_leaves_a_request_unanswered_is_suspect_until_it_is_heard() 
         let (near, far) = wire(Duration::from_micros(50));
         let (resume, resumed) = tokio::sync::oneshot::channel::<()>();
         spawn_local(async move {
-            let mut server = Server::handshake(far).await.unwrap();
+            let mut server = Server::handshake(far, "peer").await.unwrap();
             let _first = server.next().await;
             // It stands still.
             resumed.await.unwrap();
             let _rest = server.next().await;
         });
-        let (client, driver) = Client::handshake(near).await.unwrap();
+        let (client, driver) = Client::handshake(near, "peer").await.unwrap();
         spawn_local(driver);
         let client = Rc::new(client);
         let opening = client.clone();
@@ -175,4 +176,59 @@ async fn a_peer_that_leaves_a_request_unanswered_is_suspect_until_it_is_heard() 
         assert!(!client.is_suspect());
     })
     .await;
+}
+
+/// Connections of one tenant share what it has in a turn: many of them are no more work than one.
+// proves: ISO-1
+#[tokio::test(start_paused = true)]
+async fn the_connections_of_a_tenant_share_its_turn() {
+    local(async {
+        let open = async |tenant: &str| {
+            let (near, far) = wire(Duration::from_micros(50));
+            let (_client, server) =
+                tokio::join!(Client::handshake(near, tenant), Server::handshake(far, tenant));
+            server.unwrap()
+        };
+        let alone = open("alone").await;
+        assert_eq!(alone.requests_a_turn(), 32);
+        let many = [open("many").await, open("many").await, open("many").await];
+        assert_eq!(many[0].requests_a_turn(), 32 / 3);
+        assert_eq!(alone.requests_a_turn(), 32);
+        drop(many);
+        assert_eq!(open("many").await.requests_a_turn(), 32);
+    })
+    .await;
+}
+
+/// A frame of which the last byte does not come is held by the engine; a connection of such frames goes when memory is short.
+// proves: ISO-1, ISO-3
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_does_not_end_is_counted_and_its_connection_goes_for_want_of_memory() {
+    let _node = with_memory(64 << 20);
+    local(async {
+        let (ended, mut near_ends) = (Rc::<Cell<usize>>::default(), vec![]);
+        for _ in 0..400 {
+            let (mut near, far) = wire(Duration::from_micros(50));
+            let count = ended.clone();
+            spawn_local(async move {
+                let mut server = Server::handshake(far, "peer").await.unwrap();
+                let evicted = server.evicted();
+                tokio::select! {
+                    () = evicted => count.set(count.get() + 1),
+                    () = async { while server.next().await.is_some() {} } => {}
+                }
+            });
+            near.write_all(&opening()).await.unwrap();
+            // A frame of an unknown kind, of 65,000 bytes, without its last one.
+            near.write_all(&[0, 0xfd, 0xe8, 0x99, 0, 0, 0, 0, 0]).await.unwrap();
+            near.write_all(&vec![7; 64_999]).await.unwrap();
+            near_ends.push(near);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(held_by_pod() > pod_budget() / 2, "{} are held", held_by_pod());
+        assert!(held_by_pod() <= pod_budget(), "{} of {}", held_by_pod(), pod_budget());
+        assert!(ended.get() > 100, "{} connections have gone", ended.get());
+    })
+    .await;
+    assert_eq!(held_by_pod(), 0);
 }

@@ -70,7 +70,7 @@ fn serve<F: Future<Output = ()> + 'static>(
     with: impl Fn(usize, server::Request) -> F + 'static,
 ) {
     spawn_local(async move {
-        let mut server = Server::handshake(far).await.unwrap();
+        let mut server = Server::handshake(far, "peer").await.unwrap();
         let mut count = 0;
         while let Some(Ok(request)) = server.next().await {
             spawn_local(with(count, request));
@@ -199,7 +199,7 @@ async fn what_a_peer_does_not_take_off_the_wire_stays_within_the_budget_and_arri
         let (near, far) = tokio::io::duplex(PIECE);
         let (resume, resumed) = oneshot::channel();
         let peer = spawn_local(stall(near, STREAMS, resumed));
-        let (client, driver) = super::Client::handshake(far).await.unwrap();
+        let (client, driver) = super::Client::handshake(far, "peer").await.unwrap();
         spawn_local(driver);
         let sent = Rc::<Cell<usize>>::default();
         let mut streams = Vec::new();

@@ -51,13 +51,13 @@ async fn pair(one_way: Duration) -> (Stream, Stream) {
     let (near, far) = wire(one_way);
     let (give, mut take) = mpsc::channel(1);
     spawn_local(async move {
-        let mut server = Server::handshake(far).await.unwrap();
+        let mut server = Server::handshake(far, "peer").await.unwrap();
         while let Some(Ok(request)) = server.next().await {
             assert_eq!(request.authority(), "10.0.0.2:80");
             let _ = give.send(request.accept().unwrap()).await;
         }
     });
-    let (client, driver) = Client::handshake(near).await.unwrap();
+    let (client, driver) = Client::handshake(near, "peer").await.unwrap();
     spawn_local(driver);
     let (target, source): (SocketAddr, SocketAddr) =
         ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
@@ -175,12 +175,12 @@ async fn what_an_app_says_first_does_not_wait_for_the_answer() {
         let (near, far) = wire(ONE_WAY);
         let (give, mut take) = mpsc::channel(1);
         spawn_local(async move {
-            let mut server = Server::handshake(far).await.unwrap();
+            let mut server = Server::handshake(far, "peer").await.unwrap();
             while let Some(Ok(request)) = server.next().await {
                 let _ = give.send((Instant::now(), request.accept().unwrap())).await;
             }
         });
-        let (client, driver) = Client::handshake(near).await.unwrap();
+        let (client, driver) = Client::handshake(near, "peer").await.unwrap();
         spawn_local(driver);
         let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
         let early = async { Ok(Bytes::from_static(b"hello")) };
@@ -204,7 +204,7 @@ async fn an_app_that_leaves_before_the_answer_takes_its_request_along() {
         let (near, far) = wire(Duration::from_micros(50));
         let (asked, request_is_there) = oneshot::channel();
         let withdrawn = spawn_local(async move {
-            let mut server = Server::handshake(far).await.unwrap();
+            let mut server = Server::handshake(far, "peer").await.unwrap();
             let mut request = server.next().await.unwrap().unwrap();
             asked.send(()).unwrap();
             tokio::select! {
@@ -212,7 +212,7 @@ async fn an_app_that_leaves_before_the_answer_takes_its_request_along() {
                 next = server.next() => panic!("{}", next.is_some()),
             }
         });
-        let (client, driver) = Client::handshake(near).await.unwrap();
+        let (client, driver) = Client::handshake(near, "peer").await.unwrap();
         spawn_local(driver);
         let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
         let left = async {
@@ -231,14 +231,14 @@ async fn with_neighbours(others: impl Fn(super::Request) + 'static) -> (Client, 
     let (near, far) = wire(Duration::from_micros(50));
     let (give, mut take) = mpsc::channel(1);
     spawn_local(async move {
-        let mut server = Server::handshake(far).await.unwrap();
+        let mut server = Server::handshake(far, "peer").await.unwrap();
         let first = server.next().await.unwrap().unwrap();
         give.send(first.accept().unwrap()).await.unwrap();
         while let Some(Ok(request)) = server.next().await {
             others(request);
         }
     });
-    let (client, driver) = Client::handshake(near).await.unwrap();
+    let (client, driver) = Client::handshake(near, "peer").await.unwrap();
     spawn_local(driver);
     let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
     let kept = client.open(target, source, pending(), client.reserve()).await.unwrap();
@@ -304,12 +304,12 @@ async fn many(count: usize) -> (Client, Vec<(Stream, Stream)>) {
     let (near, far) = wire(Duration::from_micros(50));
     let (give, mut take) = mpsc::channel(1);
     spawn_local(async move {
-        let mut server = Server::handshake(far).await.unwrap();
+        let mut server = Server::handshake(far, "peer").await.unwrap();
         while let Some(Ok(request)) = server.next().await {
             let _ = give.send(request.accept().unwrap()).await;
         }
     });
-    let (client, driver) = Client::handshake(near).await.unwrap();
+    let (client, driver) = Client::handshake(near, "peer").await.unwrap();
     spawn_local(async move { driver.await.unwrap() });
     let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
     let mut streams = Vec::new();
@@ -417,7 +417,7 @@ async fn to_another(answers: bool) -> Stream {
             }
         }
     });
-    let (client, driver) = Client::handshake(near).await.unwrap();
+    let (client, driver) = Client::handshake(near, "peer").await.unwrap();
     spawn_local(driver);
     let (target, source) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4711".parse().unwrap());
     client.open(target, source, pending(), client.reserve()).await.unwrap()
