@@ -3,7 +3,7 @@
 //! Windows say what peers may send, and a peer may use all that it was ever promised. So what is *held* is bounded here,
 //! whatever the number of streams and the size of their windows: when a pod holds more than its budget, those of its streams
 //! are reset whose bytes nobody has taken for the longest time. When all pods together hold more than the node's budget, the
-//! pod that holds most does so. A stream whose reader reads has had bytes taken just now, and comes last.
+//! pods that hold most do so. A stream whose reader reads has had bytes taken just now, and comes last.
 //!
 //! What the kernel holds for the sockets of a stream's app, or of a plain connection, counts as well: whoever relays it says how
 //! much it is.
@@ -63,8 +63,8 @@ struct Pods {
 #[derive(Default)]
 struct Share {
     held: AtomicUsize,
-    /// Bytes that the node wants back from this pod.
-    wanted: AtomicUsize,
+    /// What the node lets the pod keep, when it asks.
+    may_keep: AtomicUsize,
     is_asked: Notify,
 }
 
@@ -136,8 +136,7 @@ pub async fn keep_to_budget() {
     let pod = POD.with_borrow(Rc::clone);
     loop {
         pod.share.is_asked.notified().await;
-        let wanted = pod.share.wanted.swap(0, Ordering::Relaxed);
-        pod.evict(pod.held().saturating_sub(wanted));
+        pod.evict(pod.share.may_keep.load(Ordering::Relaxed));
     }
 }
 
@@ -157,25 +156,27 @@ impl Node {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// More is held than may be: asks the pod that holds most. `pod` is on this thread.
+    /// More is held than may be: asks the pods that hold most, so that none holds more than the others after it. `pod` is on this
+    /// thread.
     fn relieve(&self, pod: &Pod) {
-        let largest = {
+        let shares: Vec<(Arc<Share>, usize)> = {
             let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
             if pods.asked.is_some_and(|asked| now.saturating_duration_since(asked) < PATIENCE) {
                 return;
             }
             pods.asked = Some(now);
-            let held = |share: &Arc<Share>| share.held.load(Ordering::Relaxed);
-            pods.shares.iter().filter_map(std::sync::Weak::upgrade).max_by_key(held)
+            let alive = pods.shares.iter().filter_map(std::sync::Weak::upgrade);
+            alive.map(|share| (share.clone(), share.held.load(Ordering::Relaxed))).collect()
         };
-        let wanted = self.held().saturating_sub(lowered(self.budget));
-        match largest {
-            Some(share) if !Arc::ptr_eq(&share, &pod.share) => {
-                share.wanted.store(wanted, Ordering::Relaxed);
+        let most = most_of_each(shares.iter().map(|(_, held)| *held).collect(), lowered(self.budget));
+        for (share, _) in shares.iter().filter(|(_, held)| *held > most) {
+            if Arc::ptr_eq(share, &pod.share) {
+                pod.evict(most);
+            } else {
+                share.may_keep.store(most, Ordering::Relaxed);
                 share.is_asked.notify_one();
             }
-            _ => pod.evict(pod.held().saturating_sub(wanted)),
         }
     }
 }

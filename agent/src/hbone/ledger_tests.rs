@@ -78,6 +78,50 @@ async fn when_the_node_holds_too_much_the_pod_that_holds_most_gives_up() {
     assert!(mine.iter().all(|account| !is_evicted(account)), "a pod that holds less keeps what it has");
 }
 
+/// What is over the node's budget is more than any of them holds.
+// proves: ISO-1, ISO-3
+#[tokio::test]
+async fn of_many_pods_that_hold_much_none_gives_up_more_than_the_others() {
+    let node = with_memory(MEMORY);
+    let (hold, held) = std::sync::mpsc::channel();
+    let others: Vec<_> = (0..39)
+        .map(|_| {
+            let (node, hold) = (node.clone(), hold.clone());
+            let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+            let pod = std::thread::spawn(move || {
+                join(&node);
+                let accounts: Vec<_> = (0..8).map(|_| Account::open(&"peer".into())).collect();
+                accounts.iter().for_each(|account| account.set_incoming(MIB / 10));
+                hold.send(()).unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = keep_to_budget() => {}
+                        _ = finished => {}
+                    }
+                });
+            });
+            (pod, finish)
+        })
+        .collect();
+    others.iter().for_each(|_| held.recv().unwrap());
+    // 31.2 of 32 MiB are held. This pod holds a little more than each of the others.
+    let mine: Vec<_> = (0..10).map(|_| Account::open(&"peer".into())).collect();
+    mine.iter().for_each(|account| account.set_incoming(MIB / 10));
+    let relieved = async {
+        while node.held() > node.budget {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), relieved).await.unwrap();
+    let left = mine.iter().filter(|account| !is_evicted(account)).count();
+    assert!((5..10).contains(&left), "{left} of 10 are left");
+    for (pod, finish) in others {
+        let _ = finish.send(());
+        pod.join().unwrap();
+    }
+}
+
 // proves: ISO-3
 #[test]
 fn budgets_are_shares_of_the_memory_that_there_is() {

@@ -200,6 +200,9 @@ impl Supervisor {
         let Some(pod) = self.pods.get(name) else { return };
         let (cookie, is_released) = (pod.cookie, pod.state == State::Retiring);
         let netns = pod.netns.as_ref().filter(|_| !is_released).map(|(netns, _)| netns.clone());
+        if let Some(worker) = self.pods.get_mut(name).and_then(|pod| pod.worker.take()) {
+            worker.abort();
+        }
         self.forget(name);
         if let Some((cookie, netns)) = cookie.zip(netns)
             && let Err(e) = self.kernel.close(cookie, netns.as_fd())

@@ -162,7 +162,7 @@ mod tests {
 
     /// Of a pod that has room for 50.
     fn handshakes() -> Rc<Handshakes> {
-        Rc::new(Handshakes::new(budget_of(78)))
+        Rc::new(Handshakes::new(budget_of(72)))
     }
 
     fn begin(handshakes: &Rc<Handshakes>, peer: &str) -> Handshake {

@@ -104,6 +104,8 @@ pub(crate) enum Command {
     /// Compare what the worker holds with what it should, mend it, and say what was found.
     Audit(oneshot::Sender<Inspection>),
     Report(oneshot::Sender<Report>),
+    /// The pod is gone: reset all connections, and end.
+    Abort,
     /// Panic, to prove what follows from it.
     Panic(PanicIn),
 }
@@ -308,6 +310,13 @@ impl Worker {
     /// Has the worker panic: a test asks for it.
     pub fn panic(&self, place: PanicIn) {
         self.tell(Command::Panic(place));
+    }
+
+    /// Ends the worker of a pod that is gone: as [`Self::stop`], and resets what is open. Nothing of it can be sent to its end any
+    /// more, and a socket that waits for its peer keeps the network namespace for minutes.
+    pub fn abort(self) {
+        self.tell(Command::Abort);
+        self.stop();
     }
 
     /// Ends the worker now. Blocks until its thread has left the pod, a few milliseconds; a thread that is stuck is
