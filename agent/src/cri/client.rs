@@ -215,8 +215,10 @@ impl Runtime<'_> {
         let response = match status {
             Ok(response) => response,
             Err(GrpcError::Status { code: Code::NotFound, .. }) => return Ok(()),
-            // It has just begun.
-            Err(error @ GrpcError::Status { code: Code::Unavailable, .. }) => return Err(error.into()),
+            // It has just begun, and may say the same of all.
+            Err(error @ GrpcError::Status { code: Code::Unavailable, .. }) if !self.memory.is_told => {
+                return Err(error.into());
+            }
             // The next list, or event, has it asked again.
             Err(error @ (GrpcError::Status { .. } | GrpcError::Late(_) | GrpcError::Answer { .. })) => {
                 tracing::warn!(

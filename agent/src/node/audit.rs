@@ -62,7 +62,7 @@ impl Supervisor {
         self.audit_pods(&mut findings);
         self.audit_effects();
         self.audit_errors = findings.in_kernel.clone();
-        let (inspections, found) = (self.inspect_workers(), self.look_for_leftovers(&mut findings));
+        let (inspections, found) = (self.inspect_workers(), self.look_for_leftovers());
         let events = self.events.clone();
         tokio::spawn(async move {
             let (inspections, found) = tokio::join!(inspections, found);

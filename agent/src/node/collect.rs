@@ -1,6 +1,5 @@
 //! Has the shared tables of attested connections hold open ones only.
 
-use super::audit::Findings;
 use super::supervisor::Supervisor;
 use crate::kernel::{FlowEnd, KernelError, Leftovers};
 use std::collections::{BTreeSet, HashMap};
@@ -18,24 +17,26 @@ pub(super) struct Found {
 }
 
 impl Supervisor {
-    /// At most every 30 s: looks through the tables, off the node core's thread. `None` where it is not time, or where the look
-    /// has failed, which is among the findings then.
+    /// At most every 30 s: looks through the tables, off the node core's thread. `None` where it is not time, or the agent ends.
     pub(super) fn look_for_leftovers(
         &mut self,
-        findings: &mut Findings,
     ) -> impl Future<Output = Option<Result<Found, KernelError>>> + Send + use<> {
         let is_due = self.collected.is_none_or(|at| at.elapsed() >= INTERVAL);
         let look = is_due.then(|| {
             self.collected = Some(Instant::now());
-            let served: BTreeSet<u64> =
-                self.pods.values().filter_map(|pod| pod.worker.as_ref().and(pod.cookie)).collect();
-            let collector = self.kernel.collector();
-            let collector = collector.map_err(|e| findings.errors.push(e.to_string())).ok()?;
-            Some(spawn_blocking(move || collector.look(|netns| served.contains(&netns))))
+            let served = self.pods.values().filter_map(|pod| pod.worker.as_ref().and(pod.cookie));
+            let served: BTreeSet<u64> = served.collect();
+            let collector = self.kernel.collector()?;
+            Ok(spawn_blocking(move || collector.look(|netns| served.contains(&netns))))
         });
         async {
-            let found = look.flatten()?.await.ok()?;
-            Some(found.map(|(leftovers, ends)| Found { leftovers, ends }))
+            match look? {
+                Ok(look) => {
+                    let found = look.await.ok()?;
+                    Some(found.map(|(leftovers, ends)| Found { leftovers, ends }))
+                }
+                Err(e) => Some(Err(e)),
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //! A direction is counted only where it holds more than has passed since it was looked at before. So a fast connection on a
 //! long path, whose buffers are in use, costs its pod nothing, and one that stands still or trickles does.
 
-use super::relay::Traffic;
+use super::traffic::Traffic;
 use crate::hbone::{Account, Towards};
 use crate::kernel::{SocketMemory, socket_memory};
 use std::cell::{Cell, RefCell};

@@ -33,6 +33,7 @@ mod service;
 mod socket;
 mod tasks;
 mod thread;
+mod traffic;
 
 pub use budget::Descriptors;
 pub use certificate::{CertificateState, Failing, Life, SignCall, Signer};

@@ -2,7 +2,8 @@
 
 use super::budget::OverMemory;
 use super::context::Context;
-use super::relay::{Ending, Traffic};
+use super::relay::Ending;
+use super::traffic::Traffic;
 use crate::telemetry::{Direction, OpenConnection, Outcome, Parties};
 use std::cell::Cell;
 use std::rc::Rc;

@@ -22,6 +22,7 @@ use tokio_util::io::poll_read_buf;
 use super::buffers::Buffers;
 use super::passing::{Broken, Passed, pass};
 use super::socket::reset_on_drop;
+use super::traffic::Traffic;
 
 /// Bytes moved at a time. The buffer sizes that were tried (16 to 256 KiB) hardly differ; memory does.
 const CHUNK: usize = 64 * 1024;
@@ -47,12 +48,6 @@ pub(super) enum Ending {
     Revoked(String),
     /// The pod's connections held more than they may, and nobody had taken anything from this one for the longest time.
     OverMemory,
-}
-
-/// Counts bytes while they pass.
-pub(super) trait Traffic {
-    fn sent_by_app(&self, bytes: usize);
-    fn sent_to_app(&self, bytes: usize);
 }
 
 /// The way out of the pod: an HBONE stream or a plain connection.
