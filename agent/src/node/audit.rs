@@ -3,15 +3,14 @@
 //! What is missing is mended and counted. Until then the pod fails closed: without a listener its connections
 //! are refused, and the hooks refuse a member of the mesh that has lost its entry.
 
-use super::collect::Found;
+use super::findings::{Answers, Finding, Findings};
 use super::leave::Fate;
 use super::pod::State;
 use super::supervisor::{Event, Supervisor};
-use crate::kernel::{Incomplete, KernelError};
+use crate::kernel::Incomplete;
 use crate::mesh::PodName;
 use crate::worker::Inspection;
 use futures::future::join_all;
-use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -20,36 +19,6 @@ use tokio::time::timeout;
 
 /// A worker answers between two connections, within microseconds; one that takes this long is stuck.
 const WORKER_PATIENCE: Duration = Duration::from_secs(1);
-
-/// One audit's findings, all mended unless an error says otherwise.
-#[derive(Debug, Default, Serialize)]
-pub struct Findings {
-    pub repairs: Vec<Finding>,
-    /// What could not be compared or mended; the next audit tries again.
-    pub errors: Vec<String>,
-    /// Those of `errors` that concern the kernel's side.
-    #[serde(skip)]
-    pub in_kernel: Vec<String>,
-    /// Pods that are in the mesh and have no worker now, with the reason.
-    pub failed: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Finding {
-    /// The label of `pillion_audit_repairs_total`.
-    pub what: &'static str,
-    pub detail: String,
-}
-
-/// An audit whose last part has come: what others than the node core had to be asked.
-pub struct Answers {
-    findings: Findings,
-    /// `Err` of a worker that does not answer.
-    inspections: Vec<(PodName, Result<Option<Inspection>, Elapsed>)>,
-    found: Option<Result<Found, KernelError>>,
-    /// Who has asked for the audit.
-    reply: Option<oneshot::Sender<Value>>,
-}
 
 impl Supervisor {
     /// Compares and mends what the node core can. Workers are asked meanwhile, and the shared tables looked through:
@@ -167,25 +136,5 @@ impl Supervisor {
         let serving = self.pods.iter().filter(|(_, pod)| pod.state == State::Serving);
         let asked = serving.filter_map(|(name, pod)| Some((name.clone(), pod.worker.as_ref()?.audit())));
         join_all(asked.map(async |(name, answer)| (name, timeout(WORKER_PATIENCE, answer).await)))
-    }
-}
-
-impl Findings {
-    pub(super) fn kernel_error(&mut self, error: String) {
-        self.in_kernel.push(error.clone());
-        self.errors.push(error);
-    }
-
-    fn add(&mut self, pod: &PodName, inspection: Inspection) {
-        for repair in inspection.listeners {
-            let detail = format!("pod {pod}, listener {}", repair.address);
-            match repair.error {
-                None => self.repairs.push(Finding { what: "listener", detail }),
-                Some(e) => self.errors.push(format!("{detail}: {e}")),
-            }
-        }
-        if inspection.certificate_expired {
-            self.errors.push(format!("pod {pod}: its certificate has expired and could not be renewed"));
-        }
     }
 }

@@ -1,20 +1,14 @@
 //! Has the shared tables of attested connections hold open ones only.
 
+use super::findings::Found;
 use super::supervisor::Supervisor;
-use crate::kernel::{FlowEnd, KernelError, Leftovers};
+use crate::kernel::{FlowEnd, KernelError};
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 /// A connection's end is told by the kernel; what is looked for here is rare, and reading the table takes 2 µs an entry.
 const INTERVAL: Duration = Duration::from_secs(30);
-
-/// What the tables hold that may be over.
-pub(super) struct Found {
-    leftovers: Leftovers,
-    /// Ends of connections of pods that have a worker.
-    ends: Vec<FlowEnd>,
-}
 
 impl Supervisor {
     /// At most every 30 s: looks through the tables, off the node core's thread. `None` where it is not time, or the agent ends.

@@ -11,6 +11,7 @@ mod certifier;
 mod collect;
 mod direct;
 mod dump;
+mod findings;
 mod handover;
 mod health;
 mod introspect;

@@ -1,6 +1,6 @@
 //! Pods that the kernel knows, and nobody else: an earlier agent has captured them, and has not written them down.
 
-use super::audit::{Finding, Findings};
+use super::findings::{Finding, Findings};
 use super::supervisor::Supervisor;
 use crate::kernel::{KernelError, NetnsLife, netns_cookie_at};
 use std::collections::{BTreeSet, HashSet};

@@ -1,7 +1,7 @@
 //! Wants and has: which pods should have a worker, which do, and what to do about the difference.
 
-use super::audit::Answers;
 use super::authority::Authority;
+use super::findings::Answers;
 use super::ledger::{Entry, Ledger};
 use super::netns::NetnsId;
 use super::pending::Pending;
