@@ -30,18 +30,26 @@ pub fn allowance() -> usize {
 /// Returns freed memory to the system, for ever. An allocator keeps what was freed for its next use, and glibc's keeps what lies
 /// between two allocations in use until it is told otherwise. jemalloc, which the container image has, gives it back by itself.
 pub async fn give_back() {
-    let mut kept = 0;
+    let mut after_last = 0_usize;
     loop {
         sleep(LOOK_INTERVAL).await;
-        let free = free_heap_bytes();
-        // What was given back still counts as free: only what has been freed since is worth another walk.
-        if free > kept + WORTH_GIVING_BACK {
+        // What was given back still counts as free, and may have been in use again since: only what the process has resident tells.
+        let resident = resident();
+        if free_heap_bytes() > WORTH_GIVING_BACK && resident > after_last.saturating_add(WORTH_GIVING_BACK) {
             give_heap_back();
-            kept = free_heap_bytes();
+            after_last = self::resident();
         } else {
-            kept = kept.min(free);
+            after_last = after_last.min(resident);
         }
     }
+}
+
+/// Bytes of anonymous memory that the process has resident (`RssAnon`); `usize::MAX` where the kernel does not tell.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    kib.map_or(usize::MAX, |kib| kib * 1024)
 }
 
 fn cgroup_limit(root: &Path, own: &str) -> Option<usize> {
