@@ -30,16 +30,19 @@ pub fn allowance() -> usize {
 /// Returns freed memory to the system, for ever. An allocator keeps what was freed for its next use, and glibc's keeps what lies
 /// between two allocations in use until it is told otherwise. jemalloc, which the container image has, gives it back by itself.
 pub async fn give_back() {
-    let mut after_last = 0_usize;
+    let (mut free_after, mut resident_after) = (0_usize, 0_usize);
     loop {
         sleep(LOOK_INTERVAL).await;
-        // What was given back still counts as free, and may have been in use again since: only what the process has resident tells.
-        let resident = resident();
-        if free_heap_bytes() > WORTH_GIVING_BACK && resident > after_last.saturating_add(WORTH_GIVING_BACK) {
+        let (free, now) = (free_heap_bytes(), resident());
+        // What was given back still counts as free. Only what has been freed since is worth another walk, or what was in use again
+        // since, which the resident memory tells.
+        let was_freed = free > free_after.saturating_add(WORTH_GIVING_BACK);
+        let was_used = free > WORTH_GIVING_BACK && now > resident_after.saturating_add(WORTH_GIVING_BACK);
+        if was_freed || was_used {
             give_heap_back();
-            after_last = self::resident();
+            (free_after, resident_after) = (free_heap_bytes(), resident());
         } else {
-            after_last = after_last.min(resident);
+            (free_after, resident_after) = (free_after.min(free), resident_after.min(now));
         }
     }
 }
