@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod cri;
 pub mod decide;
 pub mod direct;
+mod fair;
 pub mod fuzz;
 mod grpc;
 pub mod hbone;

@@ -1,7 +1,7 @@
 //! connect(): turns the connections of captured pods to the worker's listener, or leaves them alone for the direct path.
 
 use crate::{
-    context::{field, ip6_field, port_from_network, port_to_network},
+    context::{field, ip6_field, port_from_network, port_to_network, set_user_ip6},
     device,
     local::{self, Way},
     manner,
@@ -16,7 +16,6 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use core::ptr;
 use pillion_ebpf_common::{
     Address, Ip, OUTBOUND_PORT, PodEntry, SocketRecord,
     flags::FAIL_OPEN,
@@ -146,14 +145,9 @@ unsafe fn on_connect6(ctx: &SockAddrContext) -> i32 {
 /// `address` is the context's.
 #[inline(always)]
 unsafe fn turn6(address: *mut bpf_sock_addr, ip: &Ip, port: u16) {
-    // SAFETY: fields that the verifier lets this program write. Volatile: LLVM would make one copy of 16 bytes out of
-    // the writes.
+    // SAFETY: fields that the verifier lets this program write.
     unsafe {
-        let user_ip6 = &raw mut (*address).user_ip6;
-        ptr::write_volatile(&raw mut (*user_ip6)[0], ip[0]);
-        ptr::write_volatile(&raw mut (*user_ip6)[1], ip[1]);
-        ptr::write_volatile(&raw mut (*user_ip6)[2], ip[2]);
-        ptr::write_volatile(&raw mut (*user_ip6)[3], ip[3]);
+        set_user_ip6(address, ip);
         (*address).user_port = port_to_network(port);
     }
 }

@@ -1,7 +1,10 @@
-//! Reads of the programs' contexts.
+//! Reads of the programs' contexts, and writes.
 
-use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
-use core::ffi::c_void;
+use aya_ebpf::{
+    bindings::{bpf_sock_addr, bpf_sock_ops},
+    programs::SockOpsContext,
+};
+use core::{ffi::c_void, ptr};
 use pillion_ebpf_common::{Address, HandoffKey, Ip, mapped, unmapped};
 
 /// Reads 4 bytes at a constant offset of a context or a socket, as one instruction that LLVM leaves alone.
@@ -61,6 +64,23 @@ pub unsafe fn load_u64<const OFFSET: usize>(base: *const c_void) -> u64 {
     // SAFETY: the caller's promise.
     unsafe {
         base.byte_add(OFFSET).cast::<u64>().read()
+    }
+}
+
+/// Writes the address that a system call shows or takes, in network byte order. Volatile: LLVM would make one copy of 16 bytes out
+/// of the writes.
+///
+/// # Safety
+/// `address` is the context of a program that the verifier lets write the address.
+#[inline(always)]
+pub unsafe fn set_user_ip6(address: *mut bpf_sock_addr, ip: &Ip) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let user_ip6 = &raw mut (*address).user_ip6;
+        ptr::write_volatile(&raw mut (*user_ip6)[0], ip[0]);
+        ptr::write_volatile(&raw mut (*user_ip6)[1], ip[1]);
+        ptr::write_volatile(&raw mut (*user_ip6)[2], ip[2]);
+        ptr::write_volatile(&raw mut (*user_ip6)[3], ip[3]);
     }
 }
 

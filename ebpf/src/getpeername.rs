@@ -1,7 +1,7 @@
 //! getpeername() (and accept(), which shows the same): either app sees the peer that it would see without a mesh.
 
 use crate::{
-    context::{field, ip6_field, is_loopback, port_from_network, port_to_network},
+    context::{field, ip6_field, is_loopback, port_from_network, port_to_network, set_user_ip6},
     maps,
 };
 use aya_ebpf::{
@@ -11,7 +11,6 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use core::ptr;
 use pillion_ebpf_common::{
     Address, HandoffKey, Ip, OUTBOUND_PORT,
     kind::{CLIENT, DIRECT, SERVER, TO_APP},
@@ -39,16 +38,12 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    // SAFETY: as above. Volatile: LLVM would make one copy of 16 bytes out of the writes.
+    // SAFETY: as above.
     unsafe {
         let ip = || ip6_field!(ctx.sock_addr, bpf_sock_addr, user_ip6);
         let local = |socket: *mut bpf_sock| ip6_field!(socket, bpf_sock, src_ip6);
         if let Some(peer) = peer(&ctx, ip, local) {
-            let user_ip6 = &raw mut (*ctx.sock_addr).user_ip6;
-            ptr::write_volatile(&raw mut (*user_ip6)[0], peer.ip[0]);
-            ptr::write_volatile(&raw mut (*user_ip6)[1], peer.ip[1]);
-            ptr::write_volatile(&raw mut (*user_ip6)[2], peer.ip[2]);
-            ptr::write_volatile(&raw mut (*user_ip6)[3], peer.ip[3]);
+            set_user_ip6(ctx.sock_addr, &peer.ip);
             (*ctx.sock_addr).user_port = port_to_network(peer.port as u16);
         }
     }

@@ -2,7 +2,7 @@
 //! so where the app has bound a port alone (`bind4` and `listener6` of the connect hook).
 
 use crate::{
-    context::{field, ip6_field, is_loopback, port_from_network},
+    context::{field, ip6_field, is_loopback, port_from_network, set_user_ip6},
     maps,
 };
 use aya_ebpf::{
@@ -12,7 +12,6 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use core::ptr;
 use pillion_ebpf_common::{Ip, OUTBOUND_PORT, PodEntry, kind::CLIENT, mapped, unmapped};
 
 /// The only answer that the kernel takes here.
@@ -34,7 +33,7 @@ pub fn getsockname4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(getsockname6)]
 pub fn getsockname6(ctx: SockAddrContext) -> i32 {
-    // SAFETY: as above. Volatile: LLVM would make one copy of 16 bytes out of the writes.
+    // SAFETY: as above.
     unsafe {
         let ip = ip6_field!(ctx.sock_addr, bpf_sock_addr, user_ip6);
         let Some(pod) = captured_from_loopback(&ctx, &ip) else { return PASS };
@@ -43,11 +42,7 @@ pub fn getsockname6(ctx: SockAddrContext) -> i32 {
             return PASS;
         }
         let own = if is_mapped { mapped(pod.ip4) } else { pod.ip6 };
-        let user_ip6 = &raw mut (*ctx.sock_addr).user_ip6;
-        ptr::write_volatile(&raw mut (*user_ip6)[0], own[0]);
-        ptr::write_volatile(&raw mut (*user_ip6)[1], own[1]);
-        ptr::write_volatile(&raw mut (*user_ip6)[2], own[2]);
-        ptr::write_volatile(&raw mut (*user_ip6)[3], own[3]);
+        set_user_ip6(ctx.sock_addr, &own);
     }
     PASS
 }

@@ -36,9 +36,6 @@ const PEERS: usize = 4;
 /// What all unfinished handshakes of an agent that has 1 GiB may hold at the most, with what the allocator rounds up.
 const GROWTH: u64 = 64 << 20;
 
-/// Less than this an agent does not give back: it is not worth a walk over the whole heap (`agent/src/memory.rs`).
-const NOT_WORTH_IT: u64 = 1 << 20;
-
 /// A number of bytes from `/proc/…/status`.
 fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -90,7 +87,7 @@ fn strangers_whose_handshakes_never_end_cost_little_memory_and_no_peer_its_own()
     let refused = far.metrics().unwrap().sum("pillion_budget_refused_total", &[("budget", "handshakes")]);
     assert!(refused > 4000.0, "{refused} were pushed out");
     attack.kill().unwrap();
-    let is_back = || Ok((anonymous() <= before + rss / 20 + NOT_WORTH_IT).then_some(()));
+    let is_back = || Ok((anonymous() <= before + rss / 20).then_some(()));
     wait::until("the memory is given back", Duration::from_secs(60), is_back).unwrap();
     println!(
         "{} KiB before, {} KiB more at the most; anonymous: {} KiB before, {} KiB after",

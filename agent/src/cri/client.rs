@@ -108,7 +108,9 @@ async fn serve(
     let mut ticks = every(RESYNC);
     loop {
         if runtime.asked.is_empty() {
-            runtime.tell_all_once().await?;
+            if !runtime.memory.is_told {
+                runtime.tell_all().await?;
+            }
             *was_heard = true;
         }
         tokio::select! {
@@ -247,14 +249,6 @@ impl Runtime<'_> {
             true => self.tell(Call::Found(sandbox)).await,
             false => self.tell_all().await,
         }
-    }
-
-    /// The first time.
-    async fn tell_all_once(&mut self) -> Result<(), ClientError> {
-        if !self.memory.is_told {
-            self.tell_all().await?;
-        }
-        Ok(())
     }
 
     async fn tell_all(&mut self) -> Result<(), ClientError> {

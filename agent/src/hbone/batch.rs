@@ -10,6 +10,7 @@
 use super::frames::Frames;
 use super::ledger::Account;
 use bytes::{Buf, BytesMut};
+use futures::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -87,8 +88,8 @@ const WHILE_BLOCKED: usize = 128 * 1024;
 /// A frame of which less has arrived is not counted: most frames that are cut by a read end with the next one.
 const WORTH_COUNTING: usize = 1024;
 
-/// Frames that the engine may read between two renewals, on all connections of a tenant. What it makes of so many small ones is less than what it makes of the
-/// bytes, and handling them takes a few milliseconds.
+/// Frames that the engine may read between two renewals, on all connections of a tenant. What it makes of so many small ones is
+/// less than what it makes of the bytes, and handling them takes a few milliseconds.
 pub(super) const FRAMES_A_TURN: usize = 256;
 
 /// Streams on which the engine may read something while the peer takes nothing off the wire: what it has to say to each waits
@@ -114,8 +115,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Batched<T> {
         Self(Rc::new(RefCell::new(Inner { io, failed, budget, frames, spare, blocked, account, tenant })))
     }
 
-    pub fn account(&self) -> Rc<Account> {
-        self.0.borrow().account.clone()
+    /// Resolves when the connection has to end, because what it holds itself is more than memory has room for: a frame that does
+    /// not come to its end, or what its peer does not take.
+    pub fn evicted(&self) -> LocalBoxFuture<'static, ()> {
+        let account = self.0.borrow().account.clone();
+        Box::pin(async move { account.evicted().await })
     }
 
     pub fn tenant(&self) -> Rc<str> {
@@ -226,10 +230,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Batched<T> {
         let written = self.with(|io| io.poll_write(cx, buf));
         let Inner { blocked, budget, account, .. } = &mut *self.0.borrow_mut();
         if written.is_pending() {
-            if blocked.is_none() {
+            blocked.get_or_insert_with(|| {
                 account.add_outgoing(WHILE_BLOCKED);
-            }
-            blocked.get_or_insert_default();
+                HashSet::new()
+            });
         } else {
             if blocked.take().is_some() {
                 account.was_sent(WHILE_BLOCKED);

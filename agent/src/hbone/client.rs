@@ -13,6 +13,7 @@ use super::{
 };
 use crate::tally::{Counted, Tally};
 use bytes::Bytes;
+use futures::future::LocalBoxFuture;
 use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use std::cell::OnceCell;
@@ -47,7 +48,7 @@ pub struct Driver<T> {
     broke: Rc<OnceCell<String>>,
     tuner: Rc<Tuner>,
     /// Resolves when the connection has to end for want of memory.
-    evicted: Pin<Box<dyn Future<Output = ()>>>,
+    evicted: LocalBoxFuture<'static, ()>,
 }
 
 /// Why a stream did not open.
@@ -73,8 +74,7 @@ pub enum OpenError {
 }
 
 impl Client {
-    /// Speaks HTTP/2's opening over a finished TLS handshake.
-    /// `tenant` is the peer's namespace, or its address.
+    /// Speaks HTTP/2's opening over a finished TLS handshake. `tenant` is the peer's namespace.
     pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
         io: T,
         tenant: &str,
@@ -101,8 +101,7 @@ impl Client {
             tenant: io.tenant(),
             shared: Shared { tuner: tuner.clone(), load: Rc::new(Load::default()) },
         };
-        let account = io.account();
-        let evicted = Box::pin(async move { account.evicted().await });
+        let evicted = io.evicted();
         Ok((client, Driver { connection, io, broke, tuner, evicted }))
     }
 

@@ -8,6 +8,7 @@
 //! What the kernel holds for the sockets of a stream's app, or of a plain connection, counts as well: whoever relays it says how
 //! much it is.
 
+use crate::fair::most_of_each;
 use crate::memory;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -259,20 +260,6 @@ impl Pod {
             }
         }
     }
-}
-
-/// The most that each may hold, so that all hold no more than `rest` together: who holds less keeps it.
-fn most_of_each(mut held: Vec<usize>, rest: usize) -> usize {
-    held.sort_unstable();
-    let (mut rest, mut others) = (rest, held.len());
-    for of_one in held {
-        if of_one > rest / others {
-            return rest / others;
-        }
-        rest -= of_one;
-        others -= 1;
-    }
-    usize::MAX
 }
 
 impl Account {

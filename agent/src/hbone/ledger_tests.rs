@@ -36,45 +36,61 @@ async fn streams_that_nobody_took_from_for_longest_go_and_one_that_is_read_stays
     assert_eq!(held_by_pod(), 0);
 }
 
-// proves: ISO-1, ISO-3
-#[tokio::test]
-async fn when_the_node_holds_too_much_the_pod_that_holds_most_gives_up() {
-    let node = with_memory(MEMORY);
-    let (hold, held) = std::sync::mpsc::channel();
-    let mut others = Vec::new();
-    for _ in 0..2 {
-        let (node, hold) = (node.clone(), hold.clone());
-        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
-        let pod = std::thread::spawn(move || {
-            join(&node);
-            let accounts: Vec<_> = (0..12).map(|_| Account::open(&"peer".into())).collect();
-            accounts.iter().for_each(|account| account.set_incoming(MIB));
-            hold.send(()).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(async {
-                tokio::select! {
-                    () = keep_to_budget() => {}
-                    _ = finished => {}
-                }
-            });
-            accounts.iter().filter(|account| is_evicted(account)).count()
+/// A pod of the node on a thread of its own, which keeps to its budget until it is told to end.
+struct OtherPod {
+    thread: std::thread::JoinHandle<usize>,
+    finish: tokio::sync::oneshot::Sender<()>,
+}
+
+/// One that has so many accounts, and holds so many bytes in each.
+fn another_pod(node: &Arc<Node>, accounts: usize, each: usize) -> OtherPod {
+    let (node, (hold, held)) = (node.clone(), std::sync::mpsc::channel());
+    let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        join(&node);
+        let accounts: Vec<_> = (0..accounts).map(|_| Account::open(&"peer".into())).collect();
+        accounts.iter().for_each(|account| account.set_incoming(each));
+        hold.send(()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                () = keep_to_budget() => {}
+                _ = finished => {}
+            }
         });
-        others.push((pod, finish));
-        held.recv().unwrap();
+        accounts.iter().filter(|account| is_evicted(account)).count()
+    });
+    held.recv().unwrap();
+    OtherPod { thread, finish }
+}
+
+impl OtherPod {
+    /// How many of its accounts had to go.
+    fn end(self) -> usize {
+        let _ = self.finish.send(());
+        self.thread.join().unwrap()
     }
-    let mine: Vec<_> = (0..9).map(|_| Account::open(&"peer".into())).collect();
-    mine.iter().for_each(|account| account.set_incoming(MIB));
-    let relieved = async {
+}
+
+/// Waits until the node holds no more than it may.
+async fn relieved(node: &Node) {
+    let is_relieved = async {
         while node.held() > node.budget {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), relieved).await.unwrap();
-    let gone = |(pod, finish): (std::thread::JoinHandle<usize>, tokio::sync::oneshot::Sender<()>)| {
-        let _ = finish.send(());
-        pod.join().unwrap()
-    };
-    assert!(others.into_iter().map(gone).sum::<usize>() > 0, "of those that hold most");
+    tokio::time::timeout(Duration::from_secs(10), is_relieved).await.unwrap();
+}
+
+// proves: ISO-1, ISO-3
+#[tokio::test]
+async fn when_the_node_holds_too_much_the_pod_that_holds_most_gives_up() {
+    let node = with_memory(MEMORY);
+    let others = [another_pod(&node, 12, MIB), another_pod(&node, 12, MIB)];
+    let mine: Vec<_> = (0..9).map(|_| Account::open(&"peer".into())).collect();
+    mine.iter().for_each(|account| account.set_incoming(MIB));
+    relieved(&node).await;
+    assert!(others.into_iter().map(OtherPod::end).sum::<usize>() > 0, "of those that hold most");
     assert!(mine.iter().all(|account| !is_evicted(account)), "a pod that holds less keeps what it has");
 }
 
@@ -83,42 +99,15 @@ async fn when_the_node_holds_too_much_the_pod_that_holds_most_gives_up() {
 #[tokio::test]
 async fn of_many_pods_that_hold_much_none_gives_up_more_than_the_others() {
     let node = with_memory(MEMORY);
-    let (hold, held) = std::sync::mpsc::channel();
-    let others: Vec<_> = (0..39)
-        .map(|_| {
-            let (node, hold) = (node.clone(), hold.clone());
-            let (finish, finished) = tokio::sync::oneshot::channel::<()>();
-            let pod = std::thread::spawn(move || {
-                join(&node);
-                let accounts: Vec<_> = (0..8).map(|_| Account::open(&"peer".into())).collect();
-                accounts.iter().for_each(|account| account.set_incoming(MIB / 10));
-                hold.send(()).unwrap();
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = keep_to_budget() => {}
-                        _ = finished => {}
-                    }
-                });
-            });
-            (pod, finish)
-        })
-        .collect();
-    others.iter().for_each(|_| held.recv().unwrap());
+    let others: Vec<_> = (0..39).map(|_| another_pod(&node, 8, MIB / 10)).collect();
     // 31.2 of 32 MiB are held. This pod holds a little more than each of the others.
     let mine: Vec<_> = (0..10).map(|_| Account::open(&"peer".into())).collect();
     mine.iter().for_each(|account| account.set_incoming(MIB / 10));
-    let relieved = async {
-        while node.held() > node.budget {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), relieved).await.unwrap();
+    relieved(&node).await;
     let left = mine.iter().filter(|account| !is_evicted(account)).count();
     assert!((5..10).contains(&left), "{left} of 10 are left");
-    for (pod, finish) in others {
-        let _ = finish.send(());
-        pod.join().unwrap();
+    for pod in others {
+        pod.end();
     }
 }
 
@@ -192,12 +181,4 @@ async fn who_holds_most_gives_back_first_whatever_was_taken_when() {
     assert!(held_by_pod() <= budget);
     assert!(!honest.is_evicted.get());
     assert!(greedy.iter().any(|account| account.is_evicted.get()));
-}
-
-#[test]
-fn each_may_hold_what_those_that_hold_less_leave() {
-    assert_eq!(most_of_each(vec![10, 500, 20], 130), 100);
-    assert_eq!(most_of_each(vec![500, 500], 130), 65);
-    assert_eq!(most_of_each(vec![10, 20], 130), usize::MAX);
-    assert_eq!(most_of_each(vec![], 0), usize::MAX);
 }

@@ -12,6 +12,7 @@ use super::{
     CONNECTION_WINDOW, FRAME_SIZE, HEADER_LIST_SIZE, RESET_STREAMS_REMEMBERED, SEND_BUFFER,
     SMALL_FRAMES_BUDGET, STREAMS_ACCEPTED, WITHDRAWN_REQUESTS,
 };
+use futures::future::LocalBoxFuture;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Response, StatusCode, header};
@@ -136,11 +137,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         self.io.part_of(REQUESTS_A_TURN)
     }
 
-    /// Resolves when the connection has to end, because what it holds itself is more than memory has room for: a frame that does not
-    /// come to its end, or what its peer does not take.
-    pub fn evicted(&self) -> impl Future<Output = ()> + use<T> {
-        let account = self.io.account();
-        async move { account.evicted().await }
+    /// Resolves when the connection has to end for want of memory.
+    pub fn evicted(&self) -> LocalBoxFuture<'static, ()> {
+        self.io.evicted()
     }
 
     /// Sends GOAWAY: the peer opens no more streams here, those that are open go on.

@@ -79,8 +79,7 @@ impl Kernel {
     /// The pods that the tables speak of, and that are neither refused, nor released with direct connections that are still
     /// open, nor anybody's of whom `is_known` knows.
     pub fn strangers(&self, is_known: impl Fn(u64) -> bool) -> Result<BTreeSet<u64>, KernelError> {
-        let mut strangers = self.tables.known()?;
-        strangers.append(&mut self.local.known()?);
+        let mut strangers = self.known()?;
         strangers.retain(|cookie| {
             !self.refused.contains(cookie) && !self.leaving.contains(cookie) && !is_known(*cookie)
         });

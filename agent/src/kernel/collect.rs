@@ -34,7 +34,6 @@ pub struct Collector {
 }
 
 /// What pods have left that no table knew when it was looked for.
-#[derive(Default)]
 pub struct Leftovers {
     handoffs: Vec<HandoffKey>,
     ends: Vec<FlowEnd>,
@@ -65,7 +64,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn collector(&mut self) -> Result<Collector, KernelError> {
+    pub fn collector(&self) -> Result<Collector, KernelError> {
         Ok(Collector { flows: self.flows.clone(), handoffs: self.handoffs.clone(), known: self.known()? })
     }
 
@@ -92,7 +91,8 @@ impl Kernel {
         Ok(())
     }
 
-    fn known(&self) -> Result<BTreeSet<u64>, KernelError> {
+    /// The netns cookies of all pods that the tables speak of.
+    pub(super) fn known(&self) -> Result<BTreeSet<u64>, KernelError> {
         Ok(self.tables.known()?.into_iter().chain(self.local.known()?).collect())
     }
 }

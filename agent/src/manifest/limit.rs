@@ -1,8 +1,8 @@
 //! How much is said of what is wrong with objects: whoever writes them chooses how many are, and in how many ways.
 
 use super::ManifestError;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Display;
+use super::error::Origin;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 /// What is said of one object or file.
@@ -14,35 +14,40 @@ const OF_NAMESPACE: usize = 128;
 /// Lines of the log at a time.
 const LINES: usize = 64;
 
+/// What is said of an object, or of a namespace.
+#[derive(Default)]
+struct Said {
+    count: usize,
+    /// Which of all that is said was the last.
+    last: usize,
+}
+
 /// At most [`OF_ONE`] errors of each object, and [`OF_NAMESPACE`] of each namespace; what is left out is counted in the last one.
 pub(super) fn limited(errors: Vec<ManifestError>) -> Vec<ManifestError> {
     if errors.len() <= OF_ONE {
         return errors;
     }
-    let mut of_one = HashMap::new();
-    let mut of_namespace: BTreeMap<String, usize> = BTreeMap::new();
-    // The last that is said of each, and how many more there are.
+    let (mut objects, mut namespaces): (HashMap<Origin, Said>, HashMap<String, Said>) = Default::default();
+    // How many more errors there are than those that are said, by the last one that is.
     let mut left_out: HashMap<usize, usize> = HashMap::new();
-    let mut last_of_namespace: BTreeMap<String, usize> = BTreeMap::new();
     let mut said: Vec<ManifestError> = Vec::new();
     for error in errors {
-        let namespace = error.origin.namespace().map(str::to_owned);
-        let (count, last) = of_one.entry(error.origin.clone()).or_insert((0, 0));
-        if *count == OF_ONE {
-            *left_out.entry(*last).or_default() += 1;
-            continue;
-        }
-        if let Some(namespace) = namespace {
-            let in_namespace = of_namespace.entry(namespace.clone()).or_default();
-            if *in_namespace == OF_NAMESPACE {
-                *left_out.entry(last_of_namespace[&namespace]).or_default() += 1;
-                continue;
+        let of_object = objects.entry(error.origin.clone()).or_default();
+        let mut of_none = Said::default();
+        let of_namespace = match error.origin.namespace() {
+            Some(namespace) => namespaces.entry(namespace.to_owned()).or_default(),
+            None => &mut of_none,
+        };
+        if of_object.count == OF_ONE {
+            *left_out.entry(of_object.last).or_default() += 1;
+        } else if of_namespace.count == OF_NAMESPACE {
+            *left_out.entry(of_namespace.last).or_default() += 1;
+        } else {
+            for of in [of_object, of_namespace] {
+                *of = Said { count: of.count + 1, last: said.len() };
             }
-            *in_namespace += 1;
-            last_of_namespace.insert(namespace, said.len());
+            said.push(error);
         }
-        (*count, *last) = (*count + 1, said.len());
-        said.push(error);
     }
     for (at, count) in left_out {
         said[at].message += &format!(" (and {count} more errors, which are left out)");
@@ -51,7 +56,7 @@ pub(super) fn limited(errors: Vec<ManifestError>) -> Vec<ManifestError> {
 }
 
 /// Those that were not said before, for the log, and how many are left out.
-pub(super) fn new_ones<'a, T: Eq + Hash + Display>(now: &'a [T], before: &[T]) -> (Vec<&'a T>, usize) {
+pub(super) fn new_ones<'a, T: Eq + Hash>(now: &'a [T], before: &[T]) -> (Vec<&'a T>, usize) {
     if now.is_empty() {
         return (vec![], 0);
     }

@@ -7,6 +7,7 @@ use super::services::CompiledServices;
 use super::{ManifestError, Object, PolicyWarnings, Settings, Sourced, snapshot};
 use crate::mesh::{Mesh, Policy};
 use serde::Serialize;
+use std::hash::Hash;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
@@ -195,13 +196,9 @@ impl Publisher {
     fn report(&self, errors: Vec<ManifestError>, refused: Vec<Refusal>, warnings: Vec<PolicyWarnings>) {
         let generation = self.mesh.borrow().generation;
         self.status.send_if_modified(|published| {
-            let (new_errors, errors_left_out) = new_ones(&errors, &published.errors);
-            new_errors.iter().for_each(|error| tracing::error!("{error}"));
-            let (new_refusals, refusals_left_out) = new_ones(&refused, &published.refused);
-            new_refusals.iter().for_each(|refusal| tracing::error!("{refusal}"));
-            let (new_warnings, warnings_left_out) = new_ones(&warnings, &published.warnings);
-            new_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            let left_out = errors_left_out + refusals_left_out + warnings_left_out;
+            let left_out = log_new(&errors, &published.errors, |error| tracing::error!("{error}"))
+                + log_new(&refused, &published.refused, |refusal| tracing::error!("{refusal}"))
+                + log_new(&warnings, &published.warnings, |warning| tracing::warn!("{warning}"));
             if left_out > 0 {
                 tracing::error!(left_out, "more is wrong with objects: /config_dump says what");
             }
@@ -222,6 +219,13 @@ impl Publisher {
             modified
         });
     }
+}
+
+/// Logs what was not said before; how many are left out.
+fn log_new<T: Eq + Hash>(now: &[T], before: &[T], log: impl Fn(&T)) -> usize {
+    let (new, left_out) = new_ones(now, before);
+    new.into_iter().for_each(log);
+    left_out
 }
 
 /// Says which policies have come into force that speak of HTTP, and so do not mean what they seem to.

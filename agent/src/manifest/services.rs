@@ -237,15 +237,16 @@ fn read_hosts(
     errors: &mut Vec<ManifestError>,
 ) -> Vec<Host> {
     let mut hosts: BTreeMap<IpAddr, Host> = BTreeMap::new();
-    let mut wrong = None;
+    let (mut first_wrong, mut wrong) = (None, 0);
     for (i, endpoint) in slice.endpoints.iter().enumerate() {
         // The API promises that an endpoint's addresses are interchangeable; kube-proxy takes the first.
         let Some(address) = endpoint.addresses.first() else { continue };
         let Some(ip) = address.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() == ipv6) else {
-            let message = format!("{address:?} is no {} address", slice.address_type);
-            let (_, others) =
-                wrong.get_or_insert((place.error(&format!("endpoints[{i}].addresses"), message), -1));
-            *others += 1;
+            wrong += 1;
+            first_wrong.get_or_insert_with(|| {
+                let message = format!("{address:?} is no {} address", slice.address_type);
+                place.error(&format!("endpoints[{i}].addresses"), message)
+            });
             continue;
         };
         let draining = !endpoint.conditions.is_ready();
@@ -258,7 +259,7 @@ fn read_hosts(
         known.node = known.node.take().or_else(|| endpoint.node_name.clone());
     }
     // A slice has a thousand endpoints: one is named.
-    errors.extend(wrong.map(|(first, others)| match others {
+    errors.extend(first_wrong.map(|first| match wrong - 1 {
         0 => first,
         others => {
             ManifestError { message: format!("{}; so are those of {others} more", first.message), ..first }

@@ -1,6 +1,8 @@
 //! Captured pods whose objects are gone: deleted by force, or lost with the API server's last hour.
 
-use crate::mesh::{Mesh, Vanished};
+use crate::fair::most_of_each;
+use crate::mesh::{Mesh, Vanished, Workload};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -10,16 +12,15 @@ const MOST: usize = 16_384;
 /// The pods that `next` does not speak of any more and `previous` did. An object that claims the address, or that says that the
 /// pod is captured no more, is better evidence.
 pub fn vanished(previous: &Mesh, next: &Mesh) -> HashMap<IpAddr, Vanished> {
-    let captured = previous.by_address.iter().filter(|(_, pod)| pod.captured);
-    let anew = captured.map(|(ip, pod)| (*ip, Vanished { workload: pod.clone(), since: next.generation }));
-    let before = previous.vanished.iter().map(|(ip, vanished)| (*ip, vanished.clone()));
-    let is_vanished = |(ip, vanished): &(IpAddr, Vanished)| {
-        let pod = &vanished.workload;
+    let is_vanished = |ip: &IpAddr, pod: &Workload| {
         let is_released =
             next.workloads.get(&pod.name).is_some_and(|now| now.uid == pod.uid && !now.captured);
         !next.by_address.contains_key(ip) && !next.services.contains_key(ip) && !is_released
     };
-    within(MOST, before.chain(anew).filter(is_vanished).collect())
+    let before = previous.vanished.iter().filter(|(ip, vanished)| is_vanished(ip, &vanished.workload));
+    let anew = previous.by_address.iter().filter(|(ip, pod)| pod.captured && is_vanished(ip, pod));
+    let anew = anew.map(|(ip, pod)| (*ip, Vanished { workload: pod.clone(), since: next.generation }));
+    within(MOST, before.map(|(ip, vanished)| (*ip, vanished.clone())).chain(anew).collect())
 }
 
 fn within(most: usize, vanished: HashMap<IpAddr, Vanished>) -> HashMap<IpAddr, Vanished> {
@@ -30,19 +31,13 @@ fn within(most: usize, vanished: HashMap<IpAddr, Vanished>) -> HashMap<IpAddr, V
     for (ip, pod) in vanished {
         by_namespace.entry(pod.workload.name.namespace.clone()).or_default().push((ip, pod));
     }
-    // The smallest namespaces first: what they do not need of their part is the others'.
-    let mut namespaces: Vec<_> = by_namespace.into_values().collect();
-    namespaces.sort_by_key(Vec::len);
-    let (mut room, mut others) = (most, namespaces.len());
-    let mut kept = HashMap::with_capacity(most);
-    for mut pods in namespaces {
-        pods.sort_by_key(|(ip, pod)| (std::cmp::Reverse(pod.since), *ip));
-        pods.truncate(room / others);
-        room -= pods.len();
-        others -= 1;
-        kept.extend(pods);
-    }
-    kept
+    let most = most_of_each(by_namespace.values().map(Vec::len).collect(), most);
+    let newest = by_namespace.into_values().flat_map(|mut pods| {
+        pods.sort_by_key(|(ip, pod)| (Reverse(pod.since), *ip));
+        pods.truncate(most);
+        pods
+    });
+    newest.collect()
 }
 
 #[cfg(test)]

@@ -4,19 +4,13 @@ use super::pod::{Pod, State};
 use super::supervisor::Supervisor;
 use crate::manifest::ManifestStatus;
 use crate::mesh::{Action, Mesh, Policy};
-use crate::worker::Report;
+use crate::worker::{Report, Worker};
 use futures::future::join_all;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-
-/// A worker that does not answer within this time is left out of the dump.
-const WORKER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A worker's line in the dump.
 #[derive(Serialize)]
@@ -61,7 +55,7 @@ impl Supervisor {
     }
 }
 
-fn whole(mut dump: Value, mesh: &Arc<Mesh>, manifests: &ManifestStatus, workers: &[WorkerDump]) -> Value {
+fn whole(mut dump: Value, mesh: &Mesh, manifests: &ManifestStatus, workers: &[WorkerDump]) -> Value {
     let mut workloads: Vec<_> = mesh.workloads.values().collect();
     workloads.sort_by(|a, b| a.name.cmp(&b.name));
     let mut services: Vec<_> = mesh.services.values().collect();
@@ -100,7 +94,7 @@ fn policy_dump(policy: &Policy) -> Value {
 }
 
 fn worker_dump(pod: &Pod) -> impl Future<Output = WorkerDump> + Send + use<> {
-    let report = pod.worker.as_ref().map(|worker| timeout(WORKER_PATIENCE, worker.report()));
+    let report = pod.worker.as_ref().map(Worker::report);
     let name = &pod.workload.name;
     let mut dump = WorkerDump {
         namespace: name.namespace.clone(),
@@ -117,6 +111,7 @@ fn worker_dump(pod: &Pod) -> impl Future<Output = WorkerDump> + Send + use<> {
         report: None,
     };
     async {
+        // A worker that does not answer is left out.
         if let Some(report) = report {
             dump.report = report.await.ok().flatten();
         }

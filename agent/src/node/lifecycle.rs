@@ -292,9 +292,6 @@ struct Node {
     calls: Option<mpsc::Receiver<Call>>,
 }
 
-/// The task of each turn: what is due by time, and what readiness says.
-const LOOK: &str = "look";
-
 /// What the node's core does next.
 enum Turn {
     Mesh,
@@ -302,22 +299,8 @@ enum Turn {
     Call(Call),
     Question(Question),
     Audit,
-    Retry,
-    Health,
-}
-
-impl Turn {
-    /// The label of `pillion_node_core_turn_seconds`.
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Mesh => "mesh",
-            Self::Event(_) => "event",
-            Self::Call(_) => "call",
-            Self::Question(_) => "question",
-            Self::Audit => "audit",
-            Self::Retry | Self::Health => LOOK,
-        }
-    }
+    /// At what is due by time, and what readiness says: that happens in each turn.
+    Look,
 }
 
 impl Node {
@@ -333,7 +316,7 @@ impl Node {
             let retry_at = self.supervisor.retry();
             self.supervisor.admit();
             self.health.serves(self.supervisor.waits_for());
-            self.supervisor.metrics.core_turn(LOOK, begun.elapsed());
+            self.supervisor.metrics.core_turn("look", begun.elapsed());
             let turn = tokio::select! {
                 // In this order, so that whoever has seen a change and asks is answered by what it has changed.
                 biased;
@@ -343,22 +326,35 @@ impl Node {
                 Some(call) = next(&mut self.calls) => Turn::Call(call),
                 Some(question) = self.mail.recv() => Turn::Question(question),
                 _ = audits.tick() => Turn::Audit,
-                () = until(retry_at) => Turn::Retry,
-                _ = turns.tick() => Turn::Health,
+                () = until(retry_at) => Turn::Look,
+                _ = turns.tick() => Turn::Look,
             };
-            let (task, begun) = (turn.name(), Instant::now());
-            match turn {
+            let begun = Instant::now();
+            // As `pillion_node_core_turn_seconds` names it.
+            let task = match turn {
                 Turn::Mesh => {
                     mesh.mark_unchanged();
                     self.supervisor.reconcile();
+                    "mesh"
                 }
-                Turn::Event(event) => self.supervisor.on_event(event),
-                Turn::Call(call) => self.supervisor.on_call(call),
-                Turn::Question(question) => self.supervisor.answer(question),
-                Turn::Audit => self.supervisor.audit(None),
-                // What is due by time is looked at in each turn.
-                Turn::Retry | Turn::Health => continue,
-            }
+                Turn::Event(event) => {
+                    self.supervisor.on_event(event);
+                    "event"
+                }
+                Turn::Call(call) => {
+                    self.supervisor.on_call(call);
+                    "call"
+                }
+                Turn::Question(question) => {
+                    self.supervisor.answer(question);
+                    "question"
+                }
+                Turn::Audit => {
+                    self.supervisor.audit(None);
+                    "audit"
+                }
+                Turn::Look => continue,
+            };
             self.supervisor.metrics.core_turn(task, begun.elapsed());
         }
     }

@@ -168,14 +168,19 @@ impl Supervisor {
         if mesh.generation == 0 {
             return;
         }
-        let captured = || mesh.captured_on(&self.config.node);
-        let wanted: Vec<Arc<Workload>> =
-            captured().filter_map(|workload| self.runtime.place(workload)).collect();
-        // One without an address does not run yet, and one that terminates may have ended.
-        let runs = |pod: &&Arc<Workload>| !pod.addresses.is_empty() && !pod.terminating;
-        let unplaced = captured().filter(runs).filter(|pod| self.runtime.place(pod).is_none());
-        let since = |name: &PodName| self.unplaced.get(name).copied().unwrap_or_else(Instant::now);
-        self.unplaced = unplaced.map(|pod| (pod.name.clone(), since(&pod.name))).collect();
+        let (mut wanted, mut unplaced) = (vec![], BTreeMap::new());
+        for pod in mesh.captured_on(&self.config.node) {
+            match self.runtime.place(pod) {
+                Some(placed) => wanted.push(placed),
+                // One without an address does not run yet, and one that terminates may have ended.
+                None if pod.addresses.is_empty() || pod.terminating => {}
+                None => {
+                    let since = self.unplaced.get(&pod.name).copied().unwrap_or_else(Instant::now);
+                    unplaced.insert(pod.name.clone(), since);
+                }
+            }
+        }
+        self.unplaced = unplaced;
         self.depart(&mesh, &wanted);
         for workload in &wanted {
             self.want(workload);

@@ -1,20 +1,18 @@
 //! What a pod's connections may take of what all pods of the node share: file descriptors of the agent's process.
 //!
-//! There are three kinds, and each has a part that none of the others can use: connections whose peer has not proven who it is yet
-//! (`handshakes.rs`), those of proven peers, and those that the pod's own apps open. Of each kind every pod has a few that nobody
-//! can take from it. Beyond that a namespace's pods may take as long as they have no more than three times what they leave free, and a pod
-//! no more than fifteen times what it leaves to its namespace: whoever makes pods makes them in a namespace, so that many
-//! greedy pods get no more than one does. Of a pod's share the peers of a namespace get seven eighths by the same rule, whatever their
-//! addresses, and an eighth is for those that have few. A reserve is never a pod's: the node core needs it for its endpoints, for the API server, for the runtime, and
-//! for new workers.
+//! There are three kinds, and each has a part that none of the others can use: connections whose peer has not proven who it is
+//! yet (`handshakes.rs`), those of proven peers (`peers.rs`), and those that the pod's own apps open. Of each kind every pod has a
+//! few that nobody can take from it. Beyond that a namespace's pods may take as long as they have no more than three times what
+//! they leave free, and a pod no more than fifteen times what it leaves to its namespace: whoever makes pods makes them in a
+//! namespace, so that many greedy pods get no more than one does. A reserve is never a pod's: the node core needs it for its
+//! endpoints, for the API server, for the runtime, and for new workers.
 
 use crate::memory;
-use crate::mesh::SpiffeId;
 use crate::telemetry::WorkerMetrics;
 use crate::tls::LARGEST_HANDSHAKE;
 use nix::sys::resource::{Resource, getrlimit};
 use prometheus::Gauge;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,16 +27,6 @@ const GREED: usize = 3;
 
 /// A pod may have so many times what it leaves to the other pods of its namespace.
 const GREED_OF_POD: usize = 15;
-
-/// The peers of a namespace may have so many times what they leave of their pod's share.
-const GREED_OF_PEER: usize = 7;
-
-/// A namespace's peers that have no more than so many of a pod's get them as long as the pod has any: a connection and four streams of it.
-const FEW_OF_PEER: usize = 8;
-
-/// For them this part of the pod's share is set apart, but no more than so many.
-const APART_FOR_FEW: usize = 8;
-const MOST_FOR_FEW: usize = 512;
 
 /// What a proven peer's connection costs at the least: its own descriptor, and that of an app's.
 const SMALLEST_INBOUND_FLOOR: usize = 2;
@@ -58,8 +46,8 @@ const CONNECTIONS_PART: usize = 2;
 /// What one handshake that is not finished may hold: its messages in a buffer that grows by doubling, the session and the task.
 const HANDSHAKE_MEMORY: usize = 2 * LARGEST_HANDSHAKE;
 
-/// All handshakes that are not finished may hold this part of the agent's memory: a sixteenth, which is 1,024 handshakes of 1 GiB. A worker
-/// finishes one in about a millisecond, so that 1,000 honest peers that come at once are done in a second.
+/// All handshakes that are not finished may hold this part of the agent's memory: a sixteenth, which is 1,024 handshakes of 1 GiB.
+/// A worker finishes one in about a millisecond, so that 1,000 honest peers that come at once are done in a second.
 const HANDSHAKES_PART: usize = 16;
 
 /// What all pods of the node share.
@@ -72,7 +60,7 @@ pub struct Descriptors {
 
 /// The descriptors of one kind, or of several, without what is set apart for each pod.
 #[derive(Debug)]
-struct Pool {
+pub(super) struct Pool {
     size: usize,
     taken: AtomicUsize,
     /// What each pod has besides, whatever the others have.
@@ -101,22 +89,7 @@ struct Share {
 /// Descriptors that are a connection's, until this is dropped.
 pub(super) struct Permit {
     share: Rc<Share>,
-    count: usize,
-}
-
-/// A pod's way to descriptors for its peers.
-pub(super) struct Inbound {
-    budget: Budget,
-    /// By the namespace of their identity: an address is easily had.
-    by_peer: RefCell<HashMap<String, usize>>,
-}
-
-/// A descriptor that is a peer's, until this is dropped.
-pub(super) struct PeerPermit {
-    inbound: Rc<Inbound>,
-    /// Its namespace.
-    peer: String,
-    permit: Permit,
+    pub count: usize,
 }
 
 /// The pod has its share already.
@@ -139,8 +112,9 @@ impl OverBudget {
 }
 
 impl Descriptors {
-    /// Of a process that may have so many open, and so many bytes of memory: no more than what half of the memory has room for. Handshakes get an eighth of the descriptors, or fewer
-    /// where memory is short; peers and the pods' own connections share the rest, of which each leaves a quarter to the other.
+    /// Of a process that may have so many open, and so many bytes of memory: no more than what half of the memory has room for.
+    /// Handshakes get an eighth of the descriptors, or fewer where memory is short; peers and the pods' own connections share the
+    /// rest, of which each leaves a quarter to the other.
     pub fn new(limit: usize, memory: usize) -> Self {
         let reserve = (limit / 4).clamp(SMALLEST_RESERVE, LARGEST_RESERVE);
         let for_pods = limit.saturating_sub(reserve).min(memory / CONNECTIONS_PART / CONNECTION_MEMORY);
@@ -164,9 +138,8 @@ impl Descriptors {
     }
 
     /// A pod's share for proven peers.
-    pub(super) fn inbound(&self, namespace: &str, metrics: &Arc<WorkerMetrics>) -> Rc<Inbound> {
-        let budget = Budget::new("inbound_descriptors", &self.inbound, namespace, metrics);
-        Rc::new(Inbound { budget, by_peer: RefCell::default() })
+    pub(super) fn inbound(&self, namespace: &str, metrics: &Arc<WorkerMetrics>) -> Budget {
+        Budget::new("inbound_descriptors", &self.inbound, namespace, metrics)
     }
 
     /// A pod's share for what its own apps open.
@@ -204,7 +177,7 @@ impl Pool {
         taken
     }
 
-    fn free(&self) -> usize {
+    pub fn free(&self) -> usize {
         let own = self.size.saturating_sub(self.taken.load(Ordering::Relaxed));
         self.of.as_ref().map_or(own, |whole| own.min(whole.free()))
     }
@@ -252,19 +225,30 @@ impl Budget {
         self.0.taken.get() > self.0.left()
     }
 
+    /// How many the pod may still take, while no other does.
+    pub fn left(&self) -> usize {
+        self.0.left()
+    }
+
+    /// How many the pod may have, while no other takes more.
+    pub fn may_have(&self) -> usize {
+        self.0.taken.get() + self.0.left()
+    }
+
     /// Counts a connection that is refused, or one that ends for it.
     pub fn refuse(&self) -> OverBudget {
-        self.0.refuse(self.0.name)
+        self.refuse_as(self.0.name)
+    }
+
+    /// The same, by the name of a part of the budget.
+    pub fn refuse_as(&self, name: &'static str) -> OverBudget {
+        self.0.metrics.budget_refused(name);
+        self.0.show();
+        OverBudget(name)
     }
 }
 
 impl Share {
-    fn refuse(&self, name: &'static str) -> OverBudget {
-        self.metrics.budget_refused(name);
-        self.show();
-        OverBudget(name)
-    }
-
     fn set_taken(&self, taken: usize) {
         let beyond_floor = |taken: usize| taken.saturating_sub(self.node.floor);
         let (before, now) = (beyond_floor(self.taken.replace(taken)), beyond_floor(taken));
@@ -278,7 +262,6 @@ impl Share {
         self.show();
     }
 
-    /// How many the pod may still take, while no other does.
     fn left(&self) -> usize {
         let (taken, floor) = (self.taken.get(), self.node.floor);
         let of_namespace = left(self.namespace.load(Ordering::Relaxed), self.node.free(), GREED);
@@ -295,58 +278,8 @@ impl Share {
 }
 
 /// How many more somebody may take who has `taken`, may have `greed` times what he leaves, and finds so many free.
-fn left(taken: usize, free: usize, greed: usize) -> usize {
+pub(super) fn left(taken: usize, free: usize, greed: usize) -> usize {
     free.saturating_mul(greed).saturating_sub(taken) / (greed + 1)
-}
-
-impl Inbound {
-    /// Takes the place of a connection of this peer's, which costs as much memory as four others do (30 KiB were measured).
-    ///
-    /// # Errors
-    /// As of [`Self::take`].
-    pub fn take_connection(self: &Rc<Self>, peer: &SpiffeId) -> Result<PeerPermit, OverBudget> {
-        self.take_many(peer, 4)
-    }
-
-    /// Takes a descriptor for a connection to an app on this peer's behalf.
-    ///
-    /// # Errors
-    /// When the pod has its share, or the peer's namespace has its own share of that; both are counted.
-    pub fn take(self: &Rc<Self>, peer: &SpiffeId) -> Result<PeerPermit, OverBudget> {
-        self.take_many(peer, 1)
-    }
-
-    fn take_many(self: &Rc<Self>, peer: &SpiffeId, count: usize) -> Result<PeerPermit, OverBudget> {
-        let peer = format!("{}/{}", peer.trust_domain(), peer.namespace());
-        let taken = self.by_peer.borrow().get(&peer).copied().unwrap_or(0);
-        let free = self.budget.0.left();
-        // Where little is left it costs less, and leaves one to a stream: a few are for certain, and they are fewer than it costs.
-        let count = if taken == 0 { count.min(free.saturating_sub(1).max(1)) } else { count };
-        if taken + count > FEW_OF_PEER
-            && left(taken, free.saturating_sub(self.apart_for_few()), GREED_OF_PEER) < count
-        {
-            return Err(self.budget.0.refuse("peer_descriptors"));
-        }
-        let permit = self.budget.take(count)?;
-        self.by_peer.borrow_mut().insert(peer.clone(), taken + count);
-        Ok(PeerPermit { inbound: self.clone(), peer, permit })
-    }
-
-    /// What of the pod's share is for namespaces whose peers have few.
-    fn apart_for_few(&self) -> usize {
-        let share = self.budget.0.taken.get() + self.budget.0.left();
-        (share / APART_FOR_FEW).min(MOST_FOR_FEW)
-    }
-}
-
-impl Drop for PeerPermit {
-    fn drop(&mut self) {
-        let mut by_peer = self.inbound.by_peer.borrow_mut();
-        match by_peer.get_mut(&self.peer) {
-            Some(taken) if *taken > self.permit.count => *taken -= self.permit.count,
-            _ => drop(by_peer.remove(&self.peer)),
-        }
-    }
 }
 
 impl Drop for Permit {
@@ -363,10 +296,14 @@ pub(super) mod tests {
 
     /// A pod's budget of a kind of which the node has so many.
     pub fn budget_of(size: usize) -> Budget {
-        budget(&Pool::new(size, 0, None), "default")
+        budget(&pool(size), "default")
     }
 
-    fn budget(node: &Arc<Pool>, namespace: &str) -> Budget {
+    pub fn pool(size: usize) -> Arc<Pool> {
+        Pool::new(size, 0, None)
+    }
+
+    pub fn budget(node: &Arc<Pool>, namespace: &str) -> Budget {
         let pod = PodName { namespace: namespace.into(), name: "p".into() };
         let metrics = Arc::new(WorkerMetrics::new(&pod, &LabelSets::new(100)));
         Budget::new("outbound_descriptors", node, namespace, &metrics)
@@ -374,10 +311,6 @@ pub(super) mod tests {
 
     fn all(budget: &Budget) -> Vec<Permit> {
         std::iter::from_fn(|| budget.take(1).ok()).collect()
-    }
-
-    fn peer(namespace: &str) -> SpiffeId {
-        SpiffeId::new(&"cluster.local".parse().unwrap(), namespace, "sa")
     }
 
     // proves: ISO-1, ISO-3
@@ -419,44 +352,6 @@ pub(super) mod tests {
 
     // proves: ISO-1, ISO-3
     #[test]
-    fn a_pod_whose_neighbours_have_everything_serves_a_peer() {
-        for limit in [1_128, 20_000, 1_048_576] {
-            let node = Descriptors::new(limit, 1 << 30);
-            let pod = PodName { namespace: "shop".into(), name: "p".into() };
-            let metrics = Arc::new(WorkerMetrics::new(&pod, &LabelSets::new(100)));
-            let greedy: Vec<_> =
-                (0..249).map(|number| node.inbound(&format!("greedy-{number}"), &metrics)).collect();
-            let all = |pod: &Rc<Inbound>| -> Vec<_> {
-                std::iter::from_fn(|| pod.take(&peer("greedy")).ok()).collect()
-            };
-            let _held: Vec<Vec<_>> = greedy.iter().map(all).collect();
-            let honest = node.inbound("honest", &metrics);
-            let connection = honest.take_connection(&peer("friend"));
-            assert!(connection.is_ok(), "of {limit}");
-            assert!(honest.take(&peer("friend")).is_ok(), "a stream, of {limit}");
-        }
-    }
-
-    // proves: ISO-1, ISO-3
-    #[test]
-    fn however_many_namespaces_are_greedy_the_next_ones_peers_get_a_few_of_their_pod() {
-        let node = Descriptors::new(20_000, 1 << 30);
-        let pod = PodName { namespace: "shop".into(), name: "p".into() };
-        let metrics = Arc::new(WorkerMetrics::new(&pod, &LabelSets::new(100)));
-        let inbound = node.inbound("shop", &metrics);
-        let all = |number: usize| -> Vec<_> {
-            std::iter::from_fn(|| inbound.take(&peer(&format!("greedy-{number}"))).ok()).collect()
-        };
-        let greedy: Vec<Vec<_>> = (0..60).map(all).collect();
-        assert!(greedy[0].len() > 4_000, "{}", greedy[0].len());
-        assert!(greedy[59].len() >= FEW_OF_PEER, "{}", greedy[59].len());
-        let _connection = inbound.take_connection(&peer("honest")).unwrap();
-        let streams: Vec<_> = (0..4).filter_map(|_| inbound.take(&peer("honest")).ok()).collect();
-        assert_eq!(streams.len(), 4);
-    }
-
-    // proves: ISO-1, ISO-3
-    #[test]
     fn each_kind_has_its_own_and_memory_bounds_handshakes() {
         let sizes = |node: &Descriptors| {
             [&node.handshakes, &node.inbound, &node.outbound].map(|pool| (pool.size, pool.floor))
@@ -468,10 +363,6 @@ pub(super) mod tests {
         // 5,000 connections of one pod have room.
         let node = Descriptors::new(20_000, 1 << 30);
         assert!(all(&budget(&node.outbound, "default")).len() > 5_000);
-        let pod = PodName { namespace: "shop".into(), name: "p".into() };
-        let inbound = node.inbound("shop", &Arc::new(WorkerMetrics::new(&pod, &LabelSets::new(100))));
-        let of_one_namespace: Vec<_> = std::iter::from_fn(|| inbound.take(&peer("shop")).ok()).collect();
-        assert!(of_one_namespace.len() > 5_200, "{}", of_one_namespace.len());
     }
 
     // proves: ISO-1, ISO-3
@@ -487,27 +378,5 @@ pub(super) mod tests {
         assert!(inbound.len() > 2_000, "{}", inbound.len());
         drop((held, inbound));
         assert_eq!((whole.free(), node.outbound.free()), (whole.size, node.outbound.size));
-    }
-
-    // proves: ISO-1, ISO-3
-    #[test]
-    fn peers_of_one_namespace_leave_a_part_of_their_pods_share_to_others() {
-        let node = Pool::new(800, 0, None);
-        let inbound = Rc::new(Inbound { budget: budget(&node, "shop"), by_peer: RefCell::default() });
-        let all = |namespace: &str| -> Vec<_> {
-            std::iter::from_fn(|| inbound.take(&peer(namespace)).ok()).collect()
-        };
-        let greedy = all("greedy");
-        assert!(
-            (425..=435).contains(&greedy.len()),
-            "{} of a share of 562, an eighth set apart",
-            greedy.len()
-        );
-        let next = all("next");
-        assert!((50..=70).contains(&next.len()), "{} of what is left", next.len());
-        assert!(inbound.take(&peer("third")).is_ok());
-        drop((greedy, next));
-        assert!(inbound.by_peer.borrow().is_empty());
-        assert_eq!(node.free(), 800);
     }
 }

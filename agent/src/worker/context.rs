@@ -1,11 +1,12 @@
 //! What all tasks of one worker share. One thread: no locks.
 
 use super::admitted::Admitted;
-use super::budget::{Budget, Descriptors, Inbound};
+use super::budget::{Budget, Descriptors};
 use super::certificate::Identity;
 use super::dial::Dialer;
 use super::direct::DirectPath;
 use super::handshakes::Handshakes;
+use super::peers::Inbound;
 use super::pool::Pool;
 use super::seldom::Seldom;
 use crate::mesh::{Mesh, PodName, Workload};
@@ -62,7 +63,7 @@ impl Budgets {
     pub fn of(node: &Descriptors, namespace: &str, metrics: &Arc<WorkerMetrics>) -> Self {
         Self {
             handshakes: Rc::new(Handshakes::new(node.handshakes(namespace, metrics))),
-            inbound: node.inbound(namespace, metrics),
+            inbound: Inbound::new(node.inbound(namespace, metrics)),
             outbound: node.outbound(namespace, metrics),
         }
     }

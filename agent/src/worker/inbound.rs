@@ -80,7 +80,7 @@ async fn serve(context: Rc<Context>, mut server: HboneServer, peer: Peer, proof:
     let mut go_away = context.go_away.subscribe();
     let mut revoked = pin!(peer_revoked(&context.identity, &peer.identity, peer.address, proof.peer()));
     let (mut over, mut is_over) = (pin!(proof.over()), false);
-    let (mut evicted, mut taken) = (pin!(server.evicted()), 0);
+    let (mut evicted, mut taken) = (server.evicted(), 0);
     loop {
         // Others have their turn, whatever the number of requests that were read.
         if taken >= server.requests_a_turn() {

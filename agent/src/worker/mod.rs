@@ -22,6 +22,7 @@ mod listeners;
 mod opened;
 mod outbound;
 mod passing;
+mod peers;
 mod pool;
 mod proof;
 mod record;
@@ -53,9 +54,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 /// Where captured connections arrive in the pod (Istio's number).
 pub const OUTBOUND_PORT: u16 = 15001;
+
+/// A worker answers between two connections, within microseconds; one that takes this long is stuck.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the node core waits for a worker that was told to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
@@ -289,23 +295,24 @@ impl Worker {
         judged.failing.clone().map_or(Ok(judged.generation), Err)
     }
 
-    /// `None` when the worker has ended. It is asked now, whenever its answer is waited for.
-    pub fn audit(&self) -> impl Future<Output = Option<Inspection>> + Send + use<> {
+    /// `None` when the worker has ended, an error when it does not answer within [`PATIENCE`]. It is asked now, whenever its
+    /// answer is waited for.
+    pub fn audit(&self) -> impl Future<Output = Result<Option<Inspection>, Elapsed>> + Send + use<> {
         self.ask(Command::Audit)
     }
 
     /// As [`Self::audit`].
-    pub fn report(&self) -> impl Future<Output = Option<Report>> + Send + use<> {
+    pub fn report(&self) -> impl Future<Output = Result<Option<Report>, Elapsed>> + Send + use<> {
         self.ask(Command::Report)
     }
 
     fn ask<T: Send>(
         &self,
         question: fn(oneshot::Sender<T>) -> Command,
-    ) -> impl Future<Output = Option<T>> + Send + use<T> {
+    ) -> impl Future<Output = Result<Option<T>, Elapsed>> + Send + use<T> {
         let (reply, answer) = oneshot::channel();
         self.tell(question(reply));
-        async { answer.await.ok() }
+        async { Ok(timeout(PATIENCE, answer).await?.ok()) }
     }
 
     /// Has the worker panic: a test asks for it.
